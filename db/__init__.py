@@ -1,0 +1,1 @@
+"""Postgres: the schema, the charging transaction, appointments, coupons, the audit. Knows nothing of HTTP or locks."""

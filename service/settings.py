@@ -1,0 +1,205 @@
+"""Every address and every limit, and the only reader of the environment.
+
+Each setting is CHARGEONCE_<NAME>. Limits that are not set follow from those that are; those that are set are checked
+against each other before the first request.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "CHARGEONCE_"
+MIN_SECRET_BYTES = 32
+
+Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used; the message names it and fits on one line."""
+
+
+def _upper_hex(value: object) -> object:
+    return value.strip() if isinstance(value, str) else value
+
+
+AgoraKey = Annotated[str, BeforeValidator(_upper_hex), Field(pattern=r"^[0-9A-Fa-f]{32}$")]
+
+
+class Settings(BaseSettings):
+    """What an operator can choose. Secrets are SecretStr, so that no log or error shows them."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    # Where things are. None means embedded: our own Postgres and Valkey in data_dir.
+    database_url: SecretStr | None = None
+    redis_url: SecretStr | None = None
+    data_dir: Path = Path(".chargeonce")
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    workers: int = Field(2, ge=1, le=256)
+    instance_id: str = Field("", max_length=200, pattern=r"^[A-Za-z0-9._:-]*$")
+
+    # Who may call, and the keys of the video rooms.
+    jwt_secret: SecretStr | None = None
+    jwt_public_key: SecretStr | None = None
+    agora_app_id: AgoraKey | None = None
+    agora_app_certificate: SecretStr | None = None
+    room_token_ttl_s: int = Field(3600, ge=1, le=86400)
+    caller_cache_size: int = Field(10_000, ge=0, le=10_000_000)
+
+    # What an entry costs, and who pays.
+    payer: Literal["entrant", "inviter"] = "entrant"
+    default_coupon_count: int = Field(1, ge=0, le=1_000_000_000)
+
+    # The lock.
+    lease_ttl_s: Seconds = Field(2.0, ge=0.1)
+    lock_wait_s: Seconds = 3.0
+    lock_outage: Literal["proceed", "refuse"] = "proceed"
+    lock_command_timeout_s: Seconds | None = None
+    max_waiters: int = Field(10_000, ge=1, le=1_000_000)
+    outage_charges: int = Field(8, ge=1, le=1000)
+    outage_waiting: int = Field(200, ge=0, le=100_000)
+
+    # The charge.
+    charge_lanes: int = Field(2, ge=1, le=64)
+    charge_batch_size: int = Field(64, ge=1, le=1000)
+    charge_solo_lanes: int = Field(2, ge=1, le=64)
+    max_waiting_charges: int = Field(2000, ge=1, le=1_000_000)
+    charge_timeout_s: Seconds = 5.0
+    read_threads: int = Field(2, ge=1, le=64)
+    statement_timeout_s: Seconds = 2.0
+    row_lock_timeout_s: Seconds = 1.0
+    idle_in_transaction_timeout_s: Seconds = 2.0
+    database_connect_timeout_s: Seconds = 2.0
+
+    # HTTP.
+    max_body_bytes: int = Field(64 * 1024, ge=1024, le=16 * 1024 * 1024)
+    request_timeout_s: Seconds | None = None
+    max_requests_in_flight: int = Field(4000, ge=1, le=1_000_000)
+    max_listed_entries: int = Field(1000, ge=1, le=100_000)
+    drain_timeout_s: Seconds = 15.0
+    health_interval_s: Seconds = 0.5
+
+    # Logs.
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "console"] = "auto"
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres_only(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.match(r"^(postgres|postgresql|postgresql\+psycopg2)://.", value.get_secret_value()):
+            raise ValueError("must start with postgresql://")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_only(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return value
+        scheme = value.get_secret_value().partition("://")[0]
+        if scheme in ("redis+sentinel", "redis+cluster"):
+            raise ValueError(f"{scheme}:// is not built yet; use redis:// or rediss://")
+        if scheme not in ("redis", "rediss"):
+            raise ValueError("must start with redis:// or rediss://")
+        return value
+
+    @field_validator("agora_app_certificate")
+    @classmethod
+    def _certificate_is_hex(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.match(r"^[0-9A-Fa-f]{32}$", value.get_secret_value()):
+            raise ValueError("must be 32 hex digits")
+        return value
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _secret_is_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < MIN_SECRET_BYTES:
+            raise ValueError(f"must be {MIN_SECRET_BYTES} bytes or more")
+        return value
+
+    @model_validator(mode="after")
+    def _limits_fit_each_other(self) -> Self:
+        if self.jwt_secret is not None and self.jwt_public_key is not None:
+            raise ValueError("JWT_SECRET and JWT_PUBLIC_KEY are both set; choose one")
+        _below(self, "lease_ttl_s", "lock_wait_s")
+        if self.lock_command_timeout_s is not None:
+            _below(self, "lock_command_timeout_s", "lease_ttl_s")
+        _below(self, "row_lock_timeout_s", "charge_timeout_s")
+        _below(self, "statement_timeout_s", "charge_timeout_s")
+        if self.request_timeout_s is not None and self.request_timeout_s <= self.lock_wait_s + self.charge_timeout_s:
+            raise ValueError("REQUEST_TIMEOUT_S must be longer than LOCK_WAIT_S + CHARGE_TIMEOUT_S")
+        return self
+
+    @property
+    def embedded_database(self) -> bool:
+        """Whether Postgres is our own child process."""
+        return self.database_url is None
+
+    @property
+    def embedded_redis(self) -> bool:
+        """Whether Valkey is our own child process."""
+        return self.redis_url is None
+
+    @property
+    def command_timeout_s(self) -> float:
+        """How long a Redis command may go unanswered; a quarter of the lease where nobody chose."""
+        return self.lock_command_timeout_s or min(0.5, self.lease_ttl_s / 4)
+
+    @property
+    def whole_request_s(self) -> float:
+        """How long one request may take in all."""
+        return self.request_timeout_s or self.lock_wait_s + self.charge_timeout_s + 2.0
+
+    def worker_instance_id(self, number: int) -> str:
+        """The name shown wherever a holder is shown: <host>-<pid>, or the chosen one, numbered when there are several."""
+        if not self.instance_id:
+            return f"{socket.gethostname()}-{os.getpid()}"
+        return self.instance_id if self.workers == 1 else f"{self.instance_id}-{number}"
+
+
+def load_settings(**flags: object) -> Settings:
+    """Settings from the environment; flags that are not None win. Raises SettingsError with one line that names the setting."""
+    chosen = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**chosen)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from None
+
+
+def unknown_settings() -> list[str]:
+    """CHARGEONCE_ variables that nothing reads: most likely misspelt, so the start warns of them."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+
+
+def environment_for_child(resolved: Settings) -> dict[str, str]:
+    """The environment that makes a child process read these very settings."""
+    child = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    for name in Settings.model_fields:
+        value = getattr(resolved, name)
+        if value is not None and value != "":
+            child[PREFIX + name.upper()] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    return child
+
+
+def _below(settings: Settings, smaller: str, larger: str) -> None:
+    if getattr(settings, smaller) >= getattr(settings, larger):
+        raise ValueError(
+            f"{smaller.upper()} ({getattr(settings, smaller):g}) must be shorter than"
+            f" {larger.upper()} ({getattr(settings, larger):g})"
+        )
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["loc"]:
+        return f"{PREFIX}{str(first['loc'][0]).upper()}: {message}"
+    return PREFIX + message
