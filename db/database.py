@@ -126,12 +126,13 @@ def _translated_at_commit(error: DBAPIError) -> DatabaseError:
 
 
 def _server_leaving(code: str | None) -> bool:
-    return code is not None and (code.startswith("57P0") or code.startswith("08"))
+    return code is not None and code.startswith(("57P0", "08"))
 
 
 def _session_options(limits: DatabaseLimits) -> str:
     return (
-        f"-c statement_timeout={round(limits.statement_timeout_s * 1000)}"
+        "-c timezone=UTC"
+        f" -c statement_timeout={round(limits.statement_timeout_s * 1000)}"
         f" -c lock_timeout={round(limits.row_lock_timeout_s * 1000)}"
         f" -c idle_in_transaction_session_timeout={round(limits.idle_in_transaction_timeout_s * 1000)}"
     )

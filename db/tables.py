@@ -1,7 +1,8 @@
 """The schema as SQLAlchemy Core tables. Names follow the origin's; invariants stand in constraints where they can.
 
-No foreign key leads from `user_coupon` or `user_consume` to `coupon_info` or `prop_info`: every charge would take a share
-lock on the one champagne row. None leads to `appointment_info` either: the charge has locked and checked that very row.
+No foreign key leads from `user_coupon` or `user_consume` to `coupon_info` or `prop_info`: every charge would take a
+share lock on the one champagne row. None leads to `appointment_info` either: the charge has locked and checked that
+very row.
 """
 
 from __future__ import annotations
@@ -9,7 +10,17 @@ from __future__ import annotations
 from enum import IntEnum
 
 import sqlalchemy as sa
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, DateTime, Identity, Index, SmallInteger, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    SmallInteger,
+    Text,
+)
 
 metadata = sa.MetaData(
     naming_convention={

@@ -35,7 +35,9 @@ AgoraKey = Annotated[str, BeforeValidator(_upper_hex), Field(pattern=r"^[0-9A-Fa
 class Settings(BaseSettings):
     """What an operator can choose. Secrets are SecretStr, so that no log or error shows them."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     # Where things are. None means embedded: our own Postgres and Valkey in data_dir.
     database_url: SecretStr | None = None
@@ -94,7 +96,9 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _postgres_only(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not re.match(r"^(postgres|postgresql|postgresql\+psycopg2)://.", value.get_secret_value()):
+        if value is not None and not re.match(
+            r"^(postgres|postgresql|postgresql\+psycopg2)://.", value.get_secret_value()
+        ):
             raise ValueError("must start with postgresql://")
         return value
 
@@ -158,19 +162,37 @@ class Settings(BaseSettings):
         return self.request_timeout_s or self.lock_wait_s + self.charge_timeout_s + 2.0
 
     def worker_instance_id(self, number: int) -> str:
-        """The name shown wherever a holder is shown: <host>-<pid>, or the chosen one, numbered when there are several."""
+        """The name shown wherever a holder is: <host>-<pid>, or the chosen one, numbered when there are several."""
         if not self.instance_id:
             return f"{socket.gethostname()}-{os.getpid()}"
         return self.instance_id if self.workers == 1 else f"{self.instance_id}-{number}"
 
 
 def load_settings(**flags: object) -> Settings:
-    """Settings from the environment; flags that are not None win. Raises SettingsError with one line that names the setting."""
+    """Settings from the environment; flags that are not None win. Raises SettingsError, which names the setting."""
     chosen = {name: value for name, value in flags.items() if value is not None}
     try:
         return Settings(**chosen)  # type: ignore[arg-type]
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from None
+
+
+def resolved(settings: Settings, **found: str | None) -> Settings:
+    """The settings with what was found or generated for those that nobody set."""
+    update: dict[str, object] = {}
+    for name, value in found.items():
+        if value is not None and getattr(settings, name) is None:
+            update[name] = value if name == "agora_app_id" else SecretStr(value)
+    return settings.model_copy(update=update)
+
+
+def require_secrets(settings: Settings) -> None:
+    """Raises SettingsError when something is missing that is generated only beside embedded servers."""
+    if settings.jwt_secret is None and settings.jwt_public_key is None:
+        raise SettingsError(f"{PREFIX}JWT_SECRET (or JWT_PUBLIC_KEY) must be set where the servers are not embedded")
+    for name in ("agora_app_id", "agora_app_certificate"):
+        if getattr(settings, name) is None:
+            raise SettingsError(f"{PREFIX}{name.upper()} must be set where the servers are not embedded")
 
 
 def unknown_settings() -> list[str]:

@@ -1,0 +1,138 @@
+"""Appointments: made, shown with their charge and entries, opened and closed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from db.database import Database
+from db.records import ChargeRecord
+from db.tables import ActionType, AppointmentStatus, appointment_action, appointment_info, user_consume
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRecord:
+    """One entry into an appointment: one ENTER row of appointment_action."""
+
+    user_id: int
+    entered_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Appointment:
+    """An appointment as it stood at one moment, with its charge, and its entries oldest first."""
+
+    id: int
+    user_id: int
+    invitee_user_id: int
+    prepare_id: int | None
+    status: AppointmentStatus
+    is_consume: bool
+    charge: ChargeRecord | None
+    entries: list[EntryRecord]
+
+
+def create_appointment(
+    database: Database, *, user_id: int, invitee_user_id: int, prepare_id: int | None = None
+) -> Appointment:
+    """Makes an open appointment in which nobody has entered yet. Two calls make two appointments."""
+    insert = (
+        sa.insert(appointment_info)
+        .values(user_id=user_id, invitee_user_id=invitee_user_id, prepare_id=prepare_id)
+        .returning(appointment_info)
+    )
+    row = database.transaction(lambda connection: connection.execute(insert).one())
+    return Appointment(
+        id=row.id,
+        user_id=row.user_id,
+        invitee_user_id=row.invitee_user_id,
+        prepare_id=row.prepare_id,
+        status=AppointmentStatus(row.status),
+        is_consume=row.is_consume,
+        charge=None,
+        entries=[],
+    )
+
+
+def find_appointment(database: Database, appointment_id: int, *, entry_limit: int) -> Appointment | None:
+    """The appointment with its newest `entry_limit` entries, all of one moment; None when there is none."""
+    return database.transaction(lambda connection: _read(connection, appointment_id, entry_limit))
+
+
+def set_status(
+    database: Database, appointment_id: int, status: AppointmentStatus, *, entry_limit: int
+) -> Appointment | None:
+    """Opens, ends or cancels the appointment, and returns it as it then is; None when there is none."""
+    # The update is the first touch of the row and locks it: a charge under way is over before the read below.
+    update = sa.update(appointment_info).where(appointment_info.c.id == appointment_id).values(status=status)
+
+    def work(connection: sa.Connection) -> Appointment | None:
+        connection.execute(update)
+        return _read(connection, appointment_id, entry_limit)
+
+    return database.transaction(work)
+
+
+def _read(connection: sa.Connection, appointment_id: int, entry_limit: int) -> Appointment | None:
+    rows = connection.execute(_appointment_with_entries(appointment_id, entry_limit)).all()
+    return _appointment(rows) if rows else None
+
+
+def _appointment_with_entries(appointment_id: int, entry_limit: int) -> sa.Select[*tuple[object, ...]]:
+    """One statement, so that flag, charge and entries are of one moment. A row per entry, or one without."""
+    action = appointment_action.c
+    newest = (
+        sa.select(action.id, action.appointment_id, action.user_id, action.created_at)
+        .where(action.appointment_id == appointment_id, action.type == ActionType.ENTER)
+        .order_by(action.created_at.desc(), action.id.desc())
+        .limit(entry_limit)
+        .subquery("newest")
+    )
+    charge = user_consume.c
+    return (
+        sa.select(
+            appointment_info,
+            charge.id.label("charge_id"),
+            charge.user_id.label("payer_id"),
+            charge.coupon_id,
+            charge.prop_id,
+            charge["count"].label("charged_count"),
+            charge.created_at.label("charged_at"),
+            newest.c.user_id.label("entrant_id"),
+            newest.c.created_at.label("entered_at"),
+        )
+        .outerjoin(user_consume, charge.appointment_id == appointment_info.c.id)
+        .outerjoin(newest, newest.c.appointment_id == appointment_info.c.id)
+        .where(appointment_info.c.id == appointment_id)
+        .order_by(newest.c.created_at, newest.c.id)
+    )
+
+
+def _appointment(rows: Sequence[sa.Row[*tuple[object, ...]]]) -> Appointment:
+    first = rows[0]
+    return Appointment(
+        id=first.id,
+        user_id=first.user_id,
+        invitee_user_id=first.invitee_user_id,
+        prepare_id=first.prepare_id,
+        status=AppointmentStatus(first.status),
+        is_consume=first.is_consume,
+        charge=_charge(first),
+        entries=[EntryRecord(row.entrant_id, row.entered_at) for row in rows if row.entrant_id is not None],
+    )
+
+
+def _charge(row: sa.Row[*tuple[object, ...]]) -> ChargeRecord | None:
+    if row.charge_id is None:
+        return None
+    return ChargeRecord(
+        id=row.charge_id,
+        payer_id=row.payer_id,
+        coupon_id=row.coupon_id,
+        prop_id=row.prop_id,
+        count=row.charged_count,
+        charged_at=row.charged_at,
+    )

@@ -1,0 +1,353 @@
+"""The charge: many requests in one transaction. Lock rows, decide, write, COMMIT; each request learns its own outcome.
+
+Locks are taken in one order everywhere, appointments ascending, then coupons ascending: batches cannot deadlock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import BigInteger
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from db.database import Database
+from db.decisions import (
+    AppointmentRow,
+    ChargeRequest,
+    Decisions,
+    LetIn,
+    LockedRows,
+    NewCharge,
+    Outcome,
+    Refusal,
+    Rules,
+    decide,
+    payers_due,
+)
+from db.errors import CommitUnknown, DatabaseDown, TimedOut
+from db.events import Committed, Committing, Listener, RowsLocked, Settled, ignore
+from db.records import ChargeRecord
+from db.tables import (
+    CHAMPAGNE,
+    ActionType,
+    appointment_action,
+    appointment_info,
+    coupon_price,
+    user_consume,
+    user_coupon,
+)
+
+SETTLE_PAUSE_S = 0.05
+RUNS_PER_BATCH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry that was let in and stands in the tables. `charge` is this one's, the earlier one, or None when free."""
+
+    outcome: Outcome
+    charge: ChargeRecord | None
+    entered_at: datetime
+
+
+class HeldElsewhere(Refusal):
+    """Another session holds the appointment's row; nothing was decided. Ask again alone, which waits."""
+
+
+Verdict = Entry | Refusal
+
+
+class Charges:
+    """Charges on one database. Blocking: called from the service's bounded pool, one call a transaction."""
+
+    def __init__(
+        self, database: Database, rules: Rules, *, settle_within_s: float = 2.0, listener: Listener = ignore
+    ) -> None:
+        self._database = database
+        self._rules = rules
+        self._settle_within_s = settle_within_s
+        self._emit = listener
+
+    def charge_batch(self, requests: Sequence[ChargeRequest]) -> list[Verdict]:
+        """One verdict a request, in their order; rows that others hold are not waited for (HeldElsewhere).
+
+        Raises DatabaseDown, TimedOut, Conflict (nothing was written) or CommitUnknown (it could not be settled).
+        """
+        return self._charge(requests, _LOCK_FREE_APPOINTMENTS)
+
+    def charge_alone(self, request: ChargeRequest) -> Verdict:
+        """The verdict on one request, which waits for its row, at most the row lock's limit. Raises as charge_batch."""
+        return self._charge([request], _LOCK_APPOINTMENTS)[0]
+
+    def _charge(self, requests: Sequence[ChargeRequest], lock_appointments: sa.Select[Any]) -> list[Verdict]:
+        for run in range(RUNS_PER_BATCH):
+            batch = _Batch(requests, lock_appointments, self._rules, self._emit)
+            started_at_s = time.monotonic()
+            try:
+                verdicts = self._database.transaction(batch.run)
+            except CommitUnknown:
+                if self._had_committed(batch):
+                    return batch.verdicts
+                continue  # nothing was written, so it may run again
+            except DatabaseDown:
+                # A pooled connection may have died long ago; a new one costs one try.
+                if run + 1 == RUNS_PER_BATCH:
+                    raise
+                continue
+            charges = len(batch.new_charges)
+            self._emit(Committed(batch.entry_count, charges, time.monotonic() - started_at_s))
+            return verdicts
+        raise DatabaseDown("the connection was lost during COMMIT, and nothing was written")
+
+    def _had_committed(self, batch: _Batch) -> bool:
+        """Settles by reading whether the batch is in the tables. Raises CommitUnknown when that cannot be read in time."""
+        give_up_at_s = time.monotonic() + self._settle_within_s
+        while True:
+            try:
+                had_committed = self._database.transaction(batch.is_in_the_tables)
+            except (DatabaseDown, TimedOut, CommitUnknown) as error:
+                if time.monotonic() >= give_up_at_s:
+                    raise CommitUnknown("the connection was lost during COMMIT, and could not be settled") from error
+                time.sleep(SETTLE_PAUSE_S)
+            else:
+                self._emit(Settled(batch.appointment_ids, had_committed))
+                return had_committed
+
+
+class _Batch:
+    """One transaction's work. It may run more than once, so every run starts from nothing."""
+
+    def __init__(
+        self, requests: Sequence[ChargeRequest], lock_appointments: sa.Select[Any], rules: Rules, emit: Listener
+    ) -> None:
+        self._requests = requests
+        self._lock_appointments = lock_appointments
+        self._rules = rules
+        self._emit = emit
+        self.appointment_ids = sorted({request.appointment_id for request in requests})
+        self._start()
+
+    def _start(self) -> None:
+        self.verdicts: list[Verdict] = []
+        self.new_charges: Mapping[int, NewCharge] = {}
+        self.entry_count = 0
+        self._entry_ids: list[int] = []
+        self._entered_at: datetime | None = None
+
+    def run(self, connection: sa.Connection) -> list[Verdict]:
+        self._start()
+        appointments = self._locked_appointments(connection)
+        held_elsewhere = self._held_elsewhere(connection, appointments)
+        self._emit(RowsLocked(list(appointments), held_elsewhere))
+        requests = [request for request in self._requests if request.appointment_id not in held_elsewhere]
+        balances = _locked_balances(connection, payers_due(appointments, requests, self._rules))
+        charges = _earlier_charges(connection, [row.id for row in appointments.values() if row.is_consume])
+        decisions = decide(LockedRows(appointments, balances, charges), requests, self._rules)
+        verdicts = iter(self._written(connection, requests, decisions))
+        self.verdicts = [
+            HeldElsewhere() if request.appointment_id in held_elsewhere else next(verdicts)
+            for request in self._requests
+        ]
+        self._emit(Committing(self.appointment_ids))
+        return self.verdicts
+
+    def is_in_the_tables(self, connection: sa.Connection) -> bool:
+        if not self._entry_ids:
+            return True  # only refusals, which write nothing
+        # The row locks wait until a COMMIT that is still under way has ended, one way or the other.
+        connection.execute(_LOCK_APPOINTMENTS, {"ids": self.appointment_ids})
+        # Ids alone do not do: after a crash a sequence may give the same id again.
+        found = connection.execute(_FIND_ENTRIES, {"ids": self._entry_ids, "entered_at": self._entered_at}).scalar_one()
+        return bool(found)
+
+    def _locked_appointments(self, connection: sa.Connection) -> dict[int, AppointmentRow]:
+        rows = connection.execute(self._lock_appointments, {"ids": self.appointment_ids})
+        return {row[0]: AppointmentRow(*row) for row in rows}
+
+    def _held_elsewhere(self, connection: sa.Connection, appointments: Mapping[int, AppointmentRow]) -> list[int]:
+        missing = [id_ for id_ in self.appointment_ids if id_ not in appointments]
+        if not missing or self._lock_appointments is _LOCK_APPOINTMENTS:
+            return []
+        return list(connection.execute(_EXISTING_APPOINTMENTS, {"ids": missing}).scalars())
+
+    def _written(
+        self, connection: sa.Connection, requests: Sequence[ChargeRequest], decisions: Decisions
+    ) -> list[Verdict]:
+        self.new_charges = decisions.new_charges
+        records = _write_charges(connection, decisions)
+        entrants = [
+            request for request, verdict in zip(requests, decisions.verdicts, strict=True) if isinstance(verdict, LetIn)
+        ]
+        if entrants:
+            self._write_entries(connection, entrants)
+        return [
+            _entry(verdict, records, self._entered_at) if isinstance(verdict, LetIn) else verdict
+            for verdict in decisions.verdicts
+        ]
+
+    def _write_entries(self, connection: sa.Connection, entrants: Sequence[ChargeRequest]) -> None:
+        rows = connection.execute(
+            _INSERT_ENTRIES,
+            {
+                "appointment_ids": [request.appointment_id for request in entrants],
+                "user_ids": [request.user_id for request in entrants],
+            },
+        ).all()
+        self._entry_ids = [row[0] for row in rows]
+        self._entered_at = rows[0][1]
+        self.entry_count = len(rows)
+
+
+def _locked_balances(connection: sa.Connection, payer_ids: list[int]) -> dict[int, int]:
+    if not payer_ids:
+        return {}
+    return {row[0]: row[1] for row in connection.execute(_LOCK_COUPONS, {"payer_ids": payer_ids})}
+
+
+def _earlier_charges(connection: sa.Connection, appointment_ids: list[int]) -> dict[int, ChargeRecord]:
+    if not appointment_ids:
+        return {}
+    # A statement of its own: joined to the locking one it would be read as of before the wait for the lock.
+    return {row[0]: ChargeRecord(*row[1:]) for row in connection.execute(_FIND_CHARGES, {"ids": appointment_ids})}
+
+
+def _write_charges(connection: sa.Connection, decisions: Decisions) -> dict[int, ChargeRecord]:
+    charges = list(decisions.new_charges.values())
+    if not charges:
+        return {}
+    fences = [charge.lock_fence for charge in charges]
+    ids = [charge.appointment_id for charge in charges]
+    connection.execute(_SPEND_COUPONS, {"payer_ids": list(decisions.spent), "counts": list(decisions.spent.values())})
+    rows = connection.execute(
+        _INSERT_CHARGES,
+        {
+            "appointment_ids": ids,
+            "payer_ids": [charge.payer_id for charge in charges],
+            "other_user_ids": [charge.other_user_id for charge in charges],
+            "counts": [charge.count for charge in charges],
+            "fences": fences,
+        },
+    )
+    written = {row[0]: ChargeRecord(*row[1:]) for row in rows}
+    connection.execute(_MARK_CONSUMED, {"ids": ids, "fences": fences})
+    return written
+
+
+def _entry(verdict: LetIn, records: Mapping[int, ChargeRecord], entered_at: datetime | None) -> Entry:
+    assert entered_at is not None
+    charge = verdict.charge
+    record = records[charge.appointment_id] if isinstance(charge, NewCharge) else charge
+    return Entry(verdict.outcome, record, entered_at)
+
+
+def _array(name: str) -> sa.ColumnElement[Any]:
+    return sa.cast(sa.bindparam(name), ARRAY(BigInteger))
+
+
+def _rows_of(alias: str, **columns: str) -> Any:
+    """A table in the statement, one column for each array parameter: unnest(:a, :b)."""
+    return sa.func.unnest(*[_array(parameter) for parameter in columns.values()]).table_valued(*columns, name=alias)
+
+
+def _select_appointments() -> sa.Select[Any]:
+    row = appointment_info.c
+    inviter_price, invitee_price = coupon_price.alias("inviter_price"), coupon_price.alias("invitee_price")
+    return (
+        sa.select(
+            row.id,
+            row.user_id,
+            row.invitee_user_id,
+            row.status,
+            row.is_consume,
+            row.lock_fence,
+            inviter_price.c["count"],
+            invitee_price.c["count"],
+        )
+        .outerjoin(inviter_price, inviter_price.c.other_user_id == row.user_id)
+        .outerjoin(invitee_price, invitee_price.c.other_user_id == row.invitee_user_id)
+        .where(row.id == sa.any_(_array("ids")))
+        .order_by(row.id)
+    )
+
+
+_LOCK_APPOINTMENTS = _select_appointments().with_for_update(of=appointment_info)
+_LOCK_FREE_APPOINTMENTS = _select_appointments().with_for_update(of=appointment_info, skip_locked=True)
+_EXISTING_APPOINTMENTS = sa.select(appointment_info.c.id).where(appointment_info.c.id == sa.any_(_array("ids")))
+
+_LOCK_COUPONS = (
+    sa.select(user_coupon.c.user_id, user_coupon.c["count"])
+    .where(user_coupon.c.coupon_id == CHAMPAGNE, user_coupon.c.user_id == sa.any_(_array("payer_ids")))
+    .order_by(user_coupon.c.user_id)
+    .with_for_update()
+)
+
+_CHARGE_COLUMNS = (
+    user_consume.c.appointment_id,
+    user_consume.c.id,
+    user_consume.c.user_id,
+    user_consume.c.coupon_id,
+    user_consume.c.prop_id,
+    user_consume.c["count"],
+    user_consume.c.created_at,
+)
+_FIND_CHARGES = sa.select(*_CHARGE_COLUMNS).where(user_consume.c.appointment_id == sa.any_(_array("ids")))
+
+_spent = _rows_of("spent", payer_id="payer_ids", spent_count="counts")
+_SPEND_COUPONS = (
+    sa.update(user_coupon)
+    .values(count=user_coupon.c["count"] - _spent.c.spent_count)
+    .where(user_coupon.c.coupon_id == CHAMPAGNE, user_coupon.c.user_id == _spent.c.payer_id)
+)
+
+_charge = _rows_of(
+    "charge",
+    appointment_id="appointment_ids",
+    payer_id="payer_ids",
+    other_user_id="other_user_ids",
+    price="counts",
+    fence="fences",
+)
+_INSERT_CHARGES = (
+    sa.insert(user_consume)
+    .from_select(
+        ["appointment_id", "user_id", "other_user_id", "coupon_id", "prop_id", "count", "lock_fence"],
+        sa.select(
+            _charge.c.appointment_id,
+            _charge.c.payer_id,
+            _charge.c.other_user_id,
+            sa.literal_column(str(CHAMPAGNE)),
+            sa.literal_column(str(CHAMPAGNE)),
+            _charge.c.price,
+            _charge.c.fence,
+        ),
+    )
+    .returning(*_CHARGE_COLUMNS)
+)
+
+_consumed = _rows_of("consumed", appointment_id="ids", fence="fences")
+_MARK_CONSUMED = (
+    sa.update(appointment_info)
+    .values(is_consume=sa.true(), lock_fence=_consumed.c.fence)
+    .where(appointment_info.c.id == _consumed.c.appointment_id)
+)
+
+_entrant = _rows_of("entrant", appointment_id="appointment_ids", user_id="user_ids")
+_INSERT_ENTRIES = (
+    sa.insert(appointment_action)
+    .from_select(
+        ["appointment_id", "user_id", "type"],
+        sa.select(_entrant.c.appointment_id, _entrant.c.user_id, sa.literal_column(str(int(ActionType.ENTER)))),
+    )
+    .returning(appointment_action.c.id, appointment_action.c.created_at)
+)
+_FIND_ENTRIES = sa.select(
+    sa.exists().where(
+        appointment_action.c.id == sa.any_(_array("ids")),
+        appointment_action.c.created_at == sa.bindparam("entered_at"),
+    )
+)

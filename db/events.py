@@ -1,0 +1,46 @@
+"""Facts that a charging transaction emits, from the thread that runs it. A listener must not raise, and must be thread-safe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RowsLocked:
+    """The transaction holds these appointments' rows; `held_elsewhere` are those that another session holds."""
+
+    appointment_ids: Sequence[int]
+    held_elsewhere: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Committing:
+    """Everything is written; COMMIT goes out next."""
+
+    appointment_ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The transaction has ended: so many entries and charges in it, so many seconds from its first statement."""
+
+    entries: int
+    charges: int
+    transaction_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A connection was lost during COMMIT, and reading has told what became of it."""
+
+    appointment_ids: Sequence[int]
+    had_committed: bool
+
+
+ChargeEvent = RowsLocked | Committing | Committed | Settled
+Listener = Callable[[ChargeEvent], None]
+
+
+def ignore(event: ChargeEvent) -> None:
+    """The listener of those who do not listen."""

@@ -1,0 +1,18 @@
+"""What is read from the tables, as values that others may keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeRecord:
+    """The one charge of an appointment: one row of user_consume."""
+
+    id: int
+    payer_id: int
+    coupon_id: int
+    prop_id: int
+    count: int
+    charged_at: datetime

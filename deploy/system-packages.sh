@@ -1,0 +1,50 @@
+#!/bin/sh
+# Installs the Debian packages that some tests need, starting none of their services; does nothing where all are there.
+# Where it cannot install, it says which tests will be skipped. With CI=true that is an error, for there nothing is skipped.
+set -eu
+
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+POLICY=/usr/sbin/policy-rc.d
+
+# Command, package, the tests that need it: one line each.
+needed() {
+    cat <<'LIST'
+redis-server redis-server the tests against Redis as a second kind of server
+haproxy haproxy the check of deploy/haproxy.cfg
+LIST
+}
+
+missing() {
+    needed | while read -r command package tests; do
+        command -v "$command" >/dev/null 2>&1 || echo "$package $tests"
+    done
+}
+
+install() {
+    export DEBIAN_FRONTEND=noninteractive
+    if [ ! -e "$POLICY" ]; then
+        # Debian asks this program before it starts a service: 101 means no.
+        printf '#!/bin/sh\nexit 101\n' >"$POLICY"
+        chmod 755 "$POLICY"
+        trap 'rm -f "$POLICY"' EXIT
+        trap 'exit 1' HUP INT TERM
+    fi
+    echo "system-packages: installing $*"
+    apt-get update -qq >/dev/null &&
+        apt-get install -qq -y --no-install-recommends "$@" >/dev/null
+}
+
+lacking=$(missing)
+[ -n "$lacking" ] || exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    # shellcheck disable=SC2046  # package names hold no spaces
+    install $(echo "$lacking" | cut -d ' ' -f 1) || echo "system-packages: apt-get failed" >&2
+    lacking=$(missing)
+    [ -n "$lacking" ] || exit 0
+fi
+
+echo "$lacking" | while read -r package tests; do
+    echo "system-packages: $package is not installed; skipped: $tests" >&2
+done
+[ "${CI:-}" != true ]

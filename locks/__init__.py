@@ -1,0 +1,22 @@
+"""Leases on named locks in Redis: fair, fenced, kept extended, and truthful about their loss.
+
+async with Locker.connect("redis://localhost", instance_id="api-3") as locker:
+    async with locker.hold("appointment:42", lease_ttl_s=10.0, wait_s=3.0) as lease:
+        ...  # under lease.fencing_token; cancelled when the lease is lost
+"""
+
+from locks.errors import LeaseLost, LockBusy, LocksError, LockStoreDown, LossReason, TooManyWaiters
+from locks.lease import Lease
+from locks.locker import Hold, Locker
+
+__all__ = [
+    "Hold",
+    "Lease",
+    "LeaseLost",
+    "LockBusy",
+    "LockStoreDown",
+    "Locker",
+    "LocksError",
+    "LossReason",
+    "TooManyWaiters",
+]

@@ -1,0 +1,50 @@
+"""What can go wrong with a lock. Each class is one fact."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class LossReason(StrEnum):
+    """Why a lease ended without its holder's release."""
+
+    EXPIRED = "expired"  # its time ran out, and nobody extended it
+    TAKEN = "taken"  # another holder has the lock
+    DELETED = "deleted"  # the key is gone before its time: reset, DEL, FLUSHALL, a restart without data
+    UNREACHABLE = "unreachable"  # its time ran out while Redis did not answer the renewals
+
+
+class LocksError(Exception):
+    """Anything that this package raises."""
+
+
+class LockBusy(LocksError):
+    """Another holder kept the lock for as long as the caller was willing to wait."""
+
+    def __init__(self, name: str, *, waited_s: float, expires_in_s: float | None) -> None:
+        super().__init__(f"lock {name!r} is held by another after {waited_s:.3f} s of waiting")
+        self.name = name
+        self.waited_s = waited_s
+        self.expires_in_s = expires_in_s
+
+
+class LeaseLost(LocksError):
+    """The lease ended before its holder released it; whatever was done since is not protected by it."""
+
+    def __init__(self, name: str, *, reason: LossReason, fencing_token: int) -> None:
+        super().__init__(f"lease on {name!r} (fencing token {fencing_token}) was lost: {reason}")
+        self.name = name
+        self.reason = reason
+        self.fencing_token = fencing_token
+
+
+class LockStoreDown(LocksError):
+    """Redis is out of reach, does not answer in time, or refuses the command."""
+
+
+class LockStoreRefused(LockStoreDown):
+    """Redis answers, but not with what was asked: no permission, no memory, a replica, a key of another type."""
+
+
+class TooManyWaiters(LocksError):
+    """This process already has as many waiters as it may; nothing was queued."""

@@ -1,0 +1,108 @@
+"""Facts that the locks emit, as they happen. Whoever listens counts, logs or shows them; a listener must not raise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from locks.errors import LossReason
+
+
+class WakeSource(StrEnum):
+    """What made a waiter look again, or not wait at all."""
+
+    NONE = "none"  # the first call got the lock
+    HANDOVER = "handover"  # the releasing holder's script granted the lock
+    MESSAGE = "message"  # told that the lock is free
+    TIMER = "timer"  # the holder's lease should have run out
+    HEARTBEAT = "heartbeat"  # the regular sign of life found the lock free
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A caller has joined the queue of a held lock."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    """A lease was granted. `takeover`: its predecessor lapsed while this waiter stood in the queue.
+
+    `handoff_s`: from the message of a hand-over to its confirmed lease, None where there was no such message.
+    """
+
+    name: str
+    fencing_token: int
+    waited_s: float
+    wake_source: WakeSource
+    takeover: bool
+    handoff_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class GaveUp:
+    """A caller stopped waiting: its time was over, it was cancelled, or the store went out of reach."""
+
+    name: str
+    waited_s: float
+    outcome: str  # busy, cancelled, store-down
+    queued: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """A lease got more time."""
+
+    name: str
+    fencing_token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A renewal went unanswered: the old deadline stands."""
+
+    name: str
+    fencing_token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A holder has found out that its lease is gone."""
+
+    name: str
+    fencing_token: int
+    held_s: float
+    reason: LossReason
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A holder gave its lease back. `handed_over`: straight to the next waiter; `still_ours`: it had not lapsed."""
+
+    name: str
+    fencing_token: int
+    held_s: float
+    still_ours: bool
+    handed_over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUp:
+    """Redis answers again, or for the first time."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLost:
+    """The connection to Redis broke, or Redis stopped answering."""
+
+    reason: str
+
+
+LockEvent = Waiting | Acquired | GaveUp | Extended | Unknown | Lost | Released | StoreUp | StoreLost
+Listener = Callable[[LockEvent], None]
+
+
+def ignore(event: LockEvent) -> None:
+    """The listener of those who do not listen."""

@@ -1,0 +1,141 @@
+"""A lease: the right to act under a lock for a time, and the truth about its end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from locks.errors import LeaseLost, LossReason
+from locks.keys import LockKeys
+
+
+class LeaseKeeper(Protocol):
+    """What a lease asks of the locker that granted it."""
+
+    async def extend(self, lease: Lease, lease_ttl_s: float) -> None: ...
+
+    async def release(self, lease: Lease) -> bool: ...
+
+
+class Lease:
+    """One grant of one lock, by this process's monotonic clock, read before the command that granted it was sent."""
+
+    __slots__ = (
+        "_keeper",
+        "_lost_event",
+        "_on_lost",
+        "acquired_at_s",
+        "deadline_s",
+        "ended",
+        "fencing_token",
+        "keep_extended",
+        "keys",
+        "lease_id",
+        "lease_ttl_s",
+        "look_number",
+        "loss_reason",
+        "name",
+        "renewal_unanswered",
+        "renewing",
+        "stood_in_line",
+        "waited_s",
+    )
+
+    def __init__(
+        self,
+        keeper: LeaseKeeper,
+        name: str,
+        keys: LockKeys,
+        lease_id: str,
+        *,
+        fencing_token: int,
+        lease_ttl_s: float,
+        sent_at_s: float,
+        waited_s: float,
+        stood_in_line: bool,
+        keep_extended: bool,
+    ) -> None:
+        self._keeper = keeper
+        self._lost_event: asyncio.Event | None = None
+        self._on_lost: Callable[[], None] | None = None
+        self.name = name
+        self.keys = keys
+        self.lease_id = lease_id
+        self.fencing_token = fencing_token
+        self.lease_ttl_s = lease_ttl_s
+        self.keep_extended = keep_extended
+        self.waited_s = waited_s
+        self.stood_in_line = stood_in_line
+        self.acquired_at_s = sent_at_s
+        self.deadline_s = sent_at_s + lease_ttl_s - margin_s(lease_ttl_s)
+        self.ended = False
+        self.loss_reason: LossReason | None = None
+        self.renewing = False
+        self.renewal_unanswered = False
+        self.look_number = 0
+
+    @property
+    def lost(self) -> asyncio.Event:
+        """Set when the lease ended without its holder's release."""
+        if self._lost_event is None:
+            self._lost_event = asyncio.Event()
+            if self.loss_reason is not None:
+                self._lost_event.set()
+        return self._lost_event
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the lease ended without its holder's release: found out already, or by the clock just now."""
+        return self.loss_reason is not None or (not self.ended and self.remaining_s() <= 0)
+
+    def remaining_s(self) -> float:
+        """Seconds for which the lease is certainly ours, by the local clock; 0.0 when it is not."""
+        if self.ended:
+            return 0.0
+        return max(0.0, self.deadline_s - time.monotonic())
+
+    def raise_if_lost(self) -> None:
+        """Raises LeaseLost when the lease is gone."""
+        if self.is_lost:
+            raise self.loss()
+
+    def loss(self) -> LeaseLost:
+        """The error that says how this lease was lost."""
+        return LeaseLost(self.name, reason=self.loss_reason or LossReason.EXPIRED, fencing_token=self.fencing_token)
+
+    async def extend(self, lease_ttl_s: float) -> None:
+        """Gives the lease `lease_ttl_s` from now; the fencing token stays.
+
+        Raises LeaseLost, or LockStoreDown (then the old end stands).
+        """
+        await self._keeper.extend(self, lease_ttl_s)
+
+    async def release(self) -> bool:
+        """Gives the lock back, to the next waiter if one stands. True while it was still ours. Raises LockStoreDown."""
+        return await self._keeper.release(self)
+
+    def when_lost(self, tell: Callable[[], None]) -> None:
+        """Calls `tell` once the loss is known; one listener, the holder's."""
+        self._on_lost = tell
+
+    def extended(self, *, sent_at_s: float, lease_ttl_s: float) -> None:
+        """Redis has confirmed the extension that was sent at `sent_at_s`."""
+        self.lease_ttl_s = lease_ttl_s
+        self.deadline_s = sent_at_s + lease_ttl_s - margin_s(lease_ttl_s)
+        self.renewal_unanswered = False
+
+    def declare_lost(self, reason: LossReason) -> None:
+        """The lease is gone; its holder is told."""
+        self.ended = True
+        self.loss_reason = reason
+        if self._lost_event is not None:
+            self._lost_event.set()
+        if self._on_lost is not None:
+            self._on_lost()
+
+
+def margin_s(lease_ttl_s: float) -> float:
+    """What two clocks may drift apart during a lease, and the holder's time to stop: 1 % and 2 ms."""
+    return 0.01 * lease_ttl_s + 0.002

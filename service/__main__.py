@@ -1,0 +1,208 @@
+"""The command line: chargeonce, or python -m service."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated, NoReturn
+
+import typer
+
+from service.settings import (
+    Settings,
+    SettingsError,
+    load_settings,
+)
+
+# What a command needs is imported when it runs: `chargeonce token` need not load a web server.
+
+app = typer.Typer(
+    name="chargeonce",
+    help="Charges exactly once, however many clients race for one appointment.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+COULD_NOT = 1
+COULD_NOT_LOOK = 2
+DEMO_TOKEN_TTL_S = 24 * 3600
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="CHARGEONCE_HOST")] = None,
+    port: Annotated[int | None, typer.Option(help="CHARGEONCE_PORT; 0 takes a free one")] = None,
+    workers: Annotated[int | None, typer.Option(help="CHARGEONCE_WORKERS")] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="seed demo data, print a curl line to try")] = False,
+) -> None:
+    """The API: migrates embedded databases, serves until Ctrl-C or SIGTERM, then drains."""
+    from service.embedded import EmbeddedError
+    from service.serving import serve as serve_until_stopped
+    from service.workers import StartFailed
+
+    settings = _settings(host=host, port=port, workers=workers)
+    try:
+        raise typer.Exit(serve_until_stopped(settings, demo=demo))
+    except SettingsError as error:
+        _fail(str(error), COULD_NOT_LOOK)
+    except (StartFailed, EmbeddedError) as error:
+        _fail(str(error), COULD_NOT)
+
+
+@app.command()
+def migrate() -> None:
+    """Brings the schema to head, and says what it did."""
+    from db.errors import DatabaseError
+    from db.migrate import migrate as bring_to_head
+
+    with _database_url(_settings()) as url:
+        try:
+            report = bring_to_head(url)
+        except DatabaseError as error:
+            _fail(str(error), COULD_NOT)
+    for revision in report.applied:
+        print(f"applied {revision.revision}: {revision.title}")
+    if not report.applied:
+        print(f"nothing to do: the schema is at {report.to_revision}")
+
+
+@app.command()
+def seed(
+    appointments: Annotated[int, typer.Option(min=0)] = 100,
+    users: Annotated[int, typer.Option(min=0)] = 50,
+    coupons: Annotated[int, typer.Option(min=0, help="for each user")] = 100,
+) -> None:
+    """Demo data; doing it again adds nothing but what is missing."""
+    from db.database import Database
+    from db.demo import seed as seed_demo
+    from db.errors import DatabaseError
+    from db.migrate import migrate as bring_to_head
+
+    settings = _settings()
+    with _database_url(settings) as url:
+        database = Database(url)
+        try:
+            if settings.embedded_database:
+                bring_to_head(url)
+            report = seed_demo(database, appointments=appointments, users=users, coupons=coupons)
+        except (DatabaseError, ValueError) as error:
+            _fail(str(error), COULD_NOT)
+        finally:
+            database.close()
+    print(
+        f"added {report.created_appointments} appointments, coupons for {report.granted_users} users and"
+        f" {report.created_prices} prices; there are {report.demo_appointments} demo appointments"
+    )
+
+
+@app.command()
+def token(
+    user: Annotated[int, typer.Option(help="the user id")],
+    scope: Annotated[str, typer.Option(help="space-separated: service, locks, monitor, operator")] = "",
+    ttl_s: Annotated[int, typer.Option("--ttl-s", min=1, help="seconds until it expires")] = 3600,
+) -> None:
+    """Prints a signed access token."""
+    from service.callers import sign_token
+    from service.embedded import EmbeddedError
+
+    settings = _settings()
+    try:
+        settings = _with_secrets(settings)
+    except EmbeddedError as error:
+        _fail(str(error), COULD_NOT)
+    if settings.jwt_secret is None:
+        _fail("CHARGEONCE_JWT_SECRET must be set: a public key verifies tokens, but cannot sign them", COULD_NOT_LOOK)
+    try:
+        print(
+            sign_token(
+                settings.jwt_secret.get_secret_value(), user_id=user, scopes=scope.split(), ttl_s=ttl_s, now=time.time()
+            )
+        )
+    except ValueError as error:
+        _fail(f"--user: {error}", COULD_NOT_LOOK)
+
+
+@app.command()
+def audit(as_json: Annotated[bool, typer.Option("--json", help="as one JSON object")] = False) -> None:
+    """Checks every invariant of the tables: exit 0 when all hold, 1 when one is broken, 2 when it could not look."""
+    from db.audit import audit as look
+    from db.database import Database
+    from db.errors import DatabaseError
+
+    with _database_url(_settings()) as url:
+        database = Database(url)
+        try:
+            report = look(database)
+        except DatabaseError as error:
+            _fail(str(error), COULD_NOT_LOOK)
+        finally:
+            database.close()
+    if as_json:
+        print(json.dumps({"holds": report.holds, **asdict(report)}, default=str))
+    else:
+        for invariant in report.invariants:
+            print(f"{'holds ' if invariant.holds else 'BROKEN'}  {invariant.sentence}")
+            for example in invariant.examples:
+                print(f"        {example}")
+        totals = ", ".join(f"{count} {name}" for name, count in asdict(report.totals).items())
+        print(f"looked at {totals}")
+    raise typer.Exit(0 if report.holds else COULD_NOT)
+
+
+@app.command(hidden=True)
+def worker(number: int, listening_fd: int, supervisor_fd: int) -> None:
+    """One worker process; the supervisor starts it."""
+    from service.observe import set_up_logs
+    from service.workers import work
+
+    settings = _settings()
+    set_up_logs(settings.log_level, settings.log_format)
+    work(settings, number=number, listening_fd=listening_fd, supervisor_fd=supervisor_fd)
+
+
+def main() -> None:
+    """The console command."""
+    app()
+
+
+def _settings(**flags: object) -> Settings:
+    try:
+        return load_settings(**flags)
+    except SettingsError as error:
+        _fail(str(error), COULD_NOT_LOOK)
+
+
+def _with_secrets(settings: Settings) -> Settings:
+    from service.serving import with_generated_secrets
+
+    return with_generated_secrets(settings)
+
+
+@contextmanager
+def _database_url(settings: Settings) -> Iterator[str]:
+    """The database's URL; an embedded one is attached to where it runs, else started for the duration."""
+    from service.embedded import EmbeddedError, open_servers
+
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    try:
+        with open_servers(settings.data_dir, postgres=True, valkey=False) as addresses:
+            assert addresses.database_url is not None
+            yield addresses.database_url
+    except EmbeddedError as error:
+        _fail(str(error), COULD_NOT_LOOK)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"chargeonce: {message}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()

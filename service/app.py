@@ -1,0 +1,275 @@
+"""Builds the clients, the locker and the database of one instance, and hands them to the handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import orjson
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from db.charging import Charges
+from db.database import Database, DatabaseLimits
+from db.decisions import Payer, Rules
+from locks import Locker
+from service.callers import Callers
+from service.charging import Charging
+from service.entering import Entering, OutageRule, ProceedOnRowLock, RefuseWithoutLock
+from service.handlers.appointments import AppointmentHandlers
+from service.handlers.coupons import CouponHandlers
+from service.handlers.entries import EntryHandlers
+from service.handlers.running import RunningHandlers
+from service.health import Health
+from service.observe import Metrics, Observer
+from service.openapi import openapi, status_of_codes
+from service.problems import BUG, problem_answer, problem_of
+from service.reading import Reading
+from service.refusals import Draining, MethodNotAllowed, NotFound, Overloaded, TooLarge
+from service.routes import Route, routes
+from service.rtc_token import RoomTokenMint
+from service.settings import Settings
+
+log = structlog.get_logger("chargeonce.http")
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+HEALTH_THREADS = 1
+
+Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What is under way, and whether new work is taken."""
+
+    draining: bool = False
+    in_flight: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One running instance: its HTTP application, and what tells when it may stop."""
+
+    app: web.Application
+    traffic: Traffic
+
+    async def drain(self, wait_s: float) -> bool:
+        """Takes no new work and waits for what is under way; False when it took longer."""
+        self.traffic.draining = True
+        if self.traffic.in_flight == 0:
+            return True
+        self.traffic.idle.clear()
+        try:
+            await asyncio.wait_for(self.traffic.idle.wait(), wait_s)
+        except TimeoutError:
+            return False
+        return True
+
+
+@asynccontextmanager
+async def running_instance(settings: Settings, *, instance_id: str) -> AsyncIterator[Instance]:
+    """An instance with everything it needs, from settings whose addresses and secrets are all there."""
+    metrics = Metrics(status_of_codes())
+    observer = Observer(metrics)
+    database = _database(settings)
+    # One pool for each kind of work, so that no kind can take the threads of another.
+    charge_threads = ThreadPoolExecutor(settings.charge_lanes + settings.charge_solo_lanes, "charge")
+    read_threads = ThreadPoolExecutor(settings.read_threads, "read")
+    health_threads = ThreadPoolExecutor(HEALTH_THREADS, "health")
+    locker = _locker(settings, instance_id, observer)
+    health = Health(database, health_threads, locker, metrics, interval_s=settings.health_interval_s)
+    locker.open()
+    await locker.up_within(settings.command_timeout_s)
+    await health.start()
+    try:
+        charging = _charging(settings, database, charge_threads, observer)
+        entering = _entering(settings, locker, charging)
+        reading = Reading(
+            database, read_threads, max_waiting=settings.max_waiting_charges, timeout_s=settings.charge_timeout_s
+        )
+        traffic = Traffic()
+        yield Instance(_application(settings, instance_id, traffic, entering, reading, health, metrics), traffic)
+    finally:
+        await health.stop()
+        await locker.close()
+        for threads in (charge_threads, read_threads, health_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
+        database.close()
+
+
+def _application(
+    settings: Settings,
+    instance_id: str,
+    traffic: Traffic,
+    entering: Entering,
+    reading: Reading,
+    health: Health,
+    metrics: Metrics,
+) -> web.Application:
+    callers = Callers(
+        secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
+        public_key=settings.jwt_public_key.get_secret_value() if settings.jwt_public_key else None,
+        cache_size=settings.caller_cache_size,
+    )
+    assert settings.agora_app_id is not None
+    running = RunningHandlers(
+        health,
+        instance_id=instance_id,
+        needs_lock_store=settings.lock_outage == "refuse",
+        is_draining=lambda: traffic.draining,
+    )
+    table = routes(
+        EntryHandlers(entering, callers, metrics, app_id=settings.agora_app_id),
+        AppointmentHandlers(reading, callers, entry_limit=settings.max_listed_entries),
+        CouponHandlers(reading, callers),
+        running,
+    )
+    running.openapi_json = orjson.dumps(openapi(table))
+    edge = _edge(traffic, metrics, table, settings)
+    app = web.Application(middlewares=[edge], client_max_size=settings.max_body_bytes)
+    for route in table:
+        if route.method == "GET":
+            app.router.add_get(route.path, route.handler)  # and HEAD
+        else:
+            app.router.add_route(route.method, route.path, route.handler)
+    return app
+
+
+def _edge(traffic: Traffic, metrics: Metrics, table: Iterable[Route], settings: Settings) -> Middleware:
+    """The outermost layer: request ids, limits, draining, and refusals into problems."""
+    public = {route.path for route in table if route.public}
+
+    async def bounded(request: web.Request, handler: Next, path: str | None) -> web.StreamResponse:
+        if request.content_length is not None and request.content_length > settings.max_body_bytes:
+            raise TooLarge(f"the body is larger than {settings.max_body_bytes} bytes")
+        if path is None or path in public:
+            return await handler(request)
+        if traffic.draining:
+            raise Draining("this instance is about to stop")
+        if traffic.in_flight >= settings.max_requests_in_flight:
+            raise Overloaded(f"{traffic.in_flight} requests are under way already")
+        traffic.in_flight += 1
+        try:
+            return await handler(request)
+        finally:
+            traffic.in_flight -= 1
+            if traffic.in_flight == 0:
+                traffic.idle.set()
+
+    @web.middleware
+    async def edge(request: web.Request, handler: Next) -> web.StreamResponse:
+        started_at_s = time.perf_counter()
+        request_id = request["id"] = _request_id(request)
+        resource = request.match_info.route.resource
+        path = resource.canonical if resource else None
+        try:
+            response = await bounded(request, handler, path)
+        except Exception as error:
+            response = _refused(_translated(error), request_id, request.method, path)
+        response.headers["X-Request-Id"] = request_id
+        if traffic.draining:
+            response.force_close()
+        metrics.request_seconds.labels(request.method if path else "other", path or "other", response.status).observe(
+            time.perf_counter() - started_at_s
+        )
+        return response
+
+    _show_from_the_start(metrics, table)
+    return edge
+
+
+def _refused(error: Exception, request_id: str, method: str, path: str | None) -> web.Response:
+    if problem_of(error) is BUG:
+        log.error("request failed", request_id=request_id, method=method, route=path, exc_info=error)
+    return problem_answer(error, request_id)
+
+
+def _translated(error: Exception) -> Exception:
+    """aiohttp's own refusals in our words."""
+    match error:
+        case web.HTTPNotFound():
+            return NotFound("there is no such route")
+        case web.HTTPMethodNotAllowed():
+            return MethodNotAllowed(error.method, sorted(error.allowed_methods))
+        case web.HTTPRequestEntityTooLarge():
+            return TooLarge("the body is too large")
+        case _:
+            return error
+
+
+def _show_from_the_start(metrics: Metrics, table: Iterable[Route]) -> None:
+    statuses = status_of_codes()
+    for route in table:
+        for status in {*route.answers, *(statuses[code] for code in route.problems)}:
+            metrics.request_seconds.labels(route.method, route.path, status)
+
+
+def _request_id(request: web.Request) -> str:
+    given = request.headers.get("X-Request-Id")
+    if given is not None and _SANE_REQUEST_ID.fullmatch(given):
+        return given
+    return secrets.token_hex(12)
+
+
+def _database(settings: Settings) -> Database:
+    assert settings.database_url is not None
+    threads = settings.charge_lanes + settings.charge_solo_lanes + settings.read_threads + HEALTH_THREADS
+    return Database(
+        settings.database_url.get_secret_value(),
+        limits=DatabaseLimits(
+            pool_size=threads,
+            connect_timeout_s=settings.database_connect_timeout_s,
+            statement_timeout_s=settings.statement_timeout_s,
+            row_lock_timeout_s=settings.row_lock_timeout_s,
+            idle_in_transaction_timeout_s=settings.idle_in_transaction_timeout_s,
+        ),
+    )
+
+
+def _locker(settings: Settings, instance_id: str, observer: Observer) -> Locker:
+    assert settings.redis_url is not None
+    return Locker(
+        settings.redis_url.get_secret_value(),
+        instance_id=instance_id,
+        command_timeout_s=settings.command_timeout_s,
+        max_waiters=settings.max_waiters,
+        listener=observer.on_lock_event,
+    )
+
+
+def _charging(settings: Settings, database: Database, threads: ThreadPoolExecutor, observer: Observer) -> Charging:
+    return Charging(
+        Charges(
+            database,
+            Rules(Payer(settings.payer), settings.default_coupon_count),
+            settle_within_s=settings.charge_timeout_s / 2,
+            listener=observer.on_charge_event,
+        ),
+        threads,
+        lanes=settings.charge_lanes,
+        solo_lanes=settings.charge_solo_lanes,
+        batch_size=settings.charge_batch_size,
+        max_waiting=settings.max_waiting_charges,
+        timeout_s=settings.charge_timeout_s,
+        on_batch=observer.metrics.batch_size.observe,
+    )
+
+
+def _entering(settings: Settings, locker: Locker, charging: Charging) -> Entering:
+    assert settings.agora_app_id is not None
+    assert settings.agora_app_certificate is not None
+    outage: OutageRule = RefuseWithoutLock()
+    if settings.lock_outage == "proceed":
+        outage = ProceedOnRowLock(concurrent=settings.outage_charges, waiting=settings.outage_waiting)
+    mint = RoomTokenMint(
+        settings.agora_app_id, settings.agora_app_certificate.get_secret_value(), settings.room_token_ttl_s
+    )
+    return Entering(locker, charging, mint, outage, lease_ttl_s=settings.lease_ttl_s, lock_wait_s=settings.lock_wait_s)

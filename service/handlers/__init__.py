@@ -1,0 +1,1 @@
+"""Request in, use case, response out."""

@@ -1,0 +1,108 @@
+"""POST /v1/appointments/{appointment_id}/entries, and the origin's /agoraToken: the main job."""
+
+from __future__ import annotations
+
+import structlog
+from aiohttp import web
+
+from db.charging import Entry
+from db.decisions import Outcome
+from service.callers import Caller, Callers
+from service.entering import Entered, Entering, EntryRequest
+from service.handlers.http import answer, caller_of, json_or_form_body, path_id
+from service.models import AgoraTokenRequest, ChargeAnswer, EntryAnswer, RoomAnswer
+from service.observe import Metrics
+from service.problems import problem_of
+
+log = structlog.get_logger("chargeonce.entries")
+
+
+class EntryHandlers:
+    """Entering, once by its own route and once by the origin's."""
+
+    def __init__(self, entering: Entering, callers: Callers, metrics: Metrics, *, app_id: str) -> None:
+        self._entering = entering
+        self._callers = callers
+        self._metrics = metrics
+        self._app_id = app_id
+
+    async def enter(self, request: web.Request) -> web.Response:
+        """Charges once, and answers with the key to the room."""
+        caller = caller_of(request, self._callers)
+        return await self._enter(request, caller, EntryRequest(path_id(request, "appointment_id"), caller.user_id))
+
+    async def enter_as_before(self, request: web.Request) -> web.Response:
+        """The same under the origin's URL; somebody else than the partner as otherUserid is an illegal request."""
+        caller = caller_of(request, self._callers)
+        body = await json_or_form_body(request, AgoraTokenRequest)
+        return await self._enter(request, caller, EntryRequest(body.appointmentId, caller.user_id, body.otherUserid))
+
+    async def _enter(self, request: web.Request, caller: Caller, wanted: EntryRequest) -> web.Response:
+        try:
+            entered = await self._entering.enter(wanted)
+        except Exception as error:
+            problem = problem_of(error)
+            self._metrics.charges.labels(problem.code).inc()
+            log.info(
+                "entry refused",
+                request_id=request["id"],
+                appointment_id=wanted.appointment_id,
+                user_id=caller.user_id,
+                outcome=problem.code,
+                charged=problem.charged,
+            )
+            raise
+        self._note(request, wanted, entered)
+        status = 201 if entered.entry.outcome is Outcome.CHARGED else 200
+        return answer(self._answer(wanted, entered), status)
+
+    def _note(self, request: web.Request, wanted: EntryRequest, entered: Entered) -> None:
+        outcome = entered.entry.outcome
+        metrics = self._metrics
+        metrics.charges.labels(outcome.value).inc()
+        metrics.charge_seconds.labels("lock").observe(entered.lock_wait_s)
+        metrics.charge_seconds.labels("queue").observe(entered.queued_s)
+        metrics.charge_seconds.labels("transaction").observe(entered.transaction_s)
+        metrics.charge_seconds.labels("total").observe(entered.lock_wait_s + entered.queued_s + entered.transaction_s)
+        if outcome is Outcome.ALREADY_CHARGED:
+            metrics.duplicates_prevented.labels(entered.guarded_by).inc()
+        log.info(
+            "entry",
+            request_id=request["id"],
+            appointment_id=wanted.appointment_id,
+            user_id=wanted.user_id,
+            outcome=outcome.value,
+            lock_wait_ms=round(entered.lock_wait_s * 1000, 2),
+            queued_ms=round(entered.queued_s * 1000, 2),
+            transaction_ms=round(entered.transaction_s * 1000, 2),
+        )
+
+    def _answer(self, wanted: EntryRequest, entered: Entered) -> EntryAnswer:
+        return EntryAnswer(
+            appointment_id=wanted.appointment_id,
+            user_id=wanted.user_id,
+            outcome=entered.entry.outcome.value,
+            charge=_charge(entered.entry),
+            entered_at=entered.entry.entered_at,
+            room=RoomAnswer(
+                app_id=self._app_id,
+                channel=entered.channel,
+                uid=str(wanted.user_id),
+                token=entered.room_token.token,
+                expires_at=entered.room_token.expires_at,
+            ),
+        )
+
+
+def _charge(entry: Entry) -> ChargeAnswer | None:
+    charge = entry.charge
+    if charge is None:
+        return None
+    return ChargeAnswer(
+        id=charge.id,
+        payer_id=charge.payer_id,
+        coupon_id=charge.coupon_id,
+        prop_id=charge.prop_id,
+        count=charge.count,
+        charged_at=charge.charged_at,
+    )

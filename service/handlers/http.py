@@ -1,0 +1,122 @@
+"""What handlers share: reading what a client sent, and answering with a model."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from service.callers import Caller, Callers
+from service.models import MAX_ID
+from service.refusals import Forbidden, InvalidRequest, TooLarge
+
+Model = TypeVar("Model", bound=BaseModel)
+
+BODY_WAIT_S = 10.0
+JSON = "application/json"
+FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+_ID = re.compile(r"[1-9][0-9]{0,18}")
+
+
+def caller_of(request: web.Request, callers: Callers) -> Caller:
+    """Who is calling. Raises Unauthenticated."""
+    return callers.identify(request.headers.get("Authorization"), now=time.time())
+
+
+def caller_with(request: web.Request, callers: Callers, scope: str) -> Caller:
+    """Who is calling, who must have the scope. Raises Unauthenticated, Forbidden."""
+    caller = caller_of(request, callers)
+    if not caller.may(scope):
+        raise Forbidden(scope)
+    return caller
+
+
+def path_id(request: web.Request, name: str) -> int:
+    """An id in the path. Raises InvalidRequest."""
+    text = request.match_info[name]
+    if not _ID.fullmatch(text) or (value := int(text)) > MAX_ID:
+        raise InvalidRequest(name, f"must be an integer from 1 to {MAX_ID}")
+    return value
+
+
+def query_value(request: web.Request, name: str, read: Callable[[str], Any], default: Any) -> Any:
+    """A query parameter, or the default where there is none. Raises InvalidRequest."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    try:
+        return read(text)
+    except ValueError as error:
+        raise InvalidRequest(name, str(error)) from error
+
+
+def page_limit(text: str) -> int:
+    """How many a page shows. Raises ValueError."""
+    if not _ID.fullmatch(text) or not 1 <= int(text) <= 200:
+        raise ValueError("must be an integer from 1 to 200")
+    return int(text)
+
+
+async def json_body(request: web.Request, model: type[Model]) -> Model:
+    """The body as the model. Raises InvalidRequest, which names the field, or TooLarge."""
+    if request.content_type not in (JSON, "application/octet-stream"):
+        raise InvalidRequest("Content-Type", f"must be {JSON}")
+    return validated(model, _parsed(await _bytes(request)))
+
+
+async def json_or_form_body(request: web.Request, model: type[Model]) -> Model:
+    """The body as the model, from JSON or from a form. Raises as json_body."""
+    if request.content_type not in FORMS:
+        return await json_body(request, model)
+    try:
+        async with asyncio.timeout(BODY_WAIT_S):
+            fields = await request.post()
+    except web.HTTPRequestEntityTooLarge as error:
+        raise TooLarge("the body is too large") from error
+    except TimeoutError as error:
+        raise InvalidRequest("body", f"did not arrive within {BODY_WAIT_S:g} s") from error
+    except (ValueError, AssertionError, RuntimeError) as error:
+        raise InvalidRequest("body", "is not a readable form") from error
+    return validated(model, {name: value for name, value in fields.items() if isinstance(value, str)})
+
+
+def validated(model: type[Model], value: Any) -> Model:
+    """The value as the model. Raises InvalidRequest, which names the field."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "body"
+        raise InvalidRequest(field, first["msg"].removeprefix("Value error, ")) from error
+
+
+def answer(model: BaseModel, status: int = 200) -> web.Response:
+    """The model as JSON."""
+    return web.Response(
+        body=model.__pydantic_serializer__.to_json(model),
+        status=status,
+        headers={"Content-Type": JSON, "Cache-Control": "no-store"},
+    )
+
+
+async def _bytes(request: web.Request) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_WAIT_S):
+            return await request.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        raise TooLarge("the body is too large") from error
+    except TimeoutError as error:
+        raise InvalidRequest("body", f"did not arrive within {BODY_WAIT_S:g} s") from error
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest("body", f"is not JSON: {error.msg}") from error

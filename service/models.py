@@ -1,0 +1,205 @@
+"""The shapes of requests and answers. The same models validate, answer, and make the OpenAPI document."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+MAX_ID = 2**63 - 1
+MAX_COUNT = 1_000_000_000
+
+
+def _whole_number(value: Any) -> Any:
+    """JSON integers and their decimal digits; not 1.0, not true, not "1e3"."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("must be an integer")
+    if isinstance(value, str) and not (value.isascii() and value.isdigit() and len(value) <= 19):
+        raise ValueError("must be an integer in decimal digits")
+    return value
+
+
+Id = Annotated[
+    int,
+    BeforeValidator(_whole_number),
+    Field(ge=1, le=MAX_ID),
+    WithJsonSchema({"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID}),
+]
+Count = Annotated[
+    int,
+    BeforeValidator(_whole_number),
+    Field(ge=1, le=MAX_COUNT),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_COUNT}),
+]
+Status = Literal["open", "ended", "cancelled"]
+
+
+class Body(BaseModel):
+    """What a client sends; a field that nobody knows is refused rather than ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Answer(BaseModel):
+    """What the service sends."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_mode_override="serialization")
+
+
+class NewAppointment(Body):
+    """Two people who are to meet."""
+
+    user_id: Id = Field(description="the inviter")
+    invitee_user_id: Id
+    prepare_id: Id | None = None
+
+    @model_validator(mode="after")
+    def _two_people(self) -> NewAppointment:
+        if self.user_id == self.invitee_user_id:
+            raise ValueError("invitee_user_id must be somebody else than user_id")
+        return self
+
+
+class AppointmentChange(Body):
+    """What may be changed of an appointment."""
+
+    status: Status
+
+
+class NewGrant(Body):
+    """Coupons for a user. The same reference again grants nothing more."""
+
+    coupon_id: Id
+    count: Count
+    reference: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
+
+
+class AgoraTokenRequest(BaseModel):
+    """The origin's fields, as JSON or as a form; others are ignored, as they were there."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    appointmentId: Id
+    otherUserid: Id
+
+
+class ChargeAnswer(Answer):
+    """The appointment's one charge."""
+
+    id: int
+    payer_id: int
+    coupon_id: int
+    prop_id: int
+    count: int
+    charged_at: datetime
+
+
+class RoomAnswer(Answer):
+    """The key to the video room: an Agora AccessToken2 for `uid`, with the rights to join and to publish."""
+
+    app_id: str
+    channel: str
+    uid: str
+    token: str
+    expires_at: datetime
+
+
+class EntryAnswer(Answer):
+    """An entry that stands in the tables. `charge` is this one's, the earlier one, or null when the entry is free."""
+
+    appointment_id: int
+    user_id: int
+    outcome: Literal["charged", "already_charged", "free"]
+    charge: ChargeAnswer | None
+    entered_at: datetime
+    room: RoomAnswer
+
+
+class EntryListed(Answer):
+    """One ENTER row."""
+
+    user_id: int
+    entered_at: datetime
+
+
+class AppointmentAnswer(Answer):
+    """An appointment, its charge if there is one, and its entries, oldest first."""
+
+    id: int
+    user_id: int
+    invitee_user_id: int
+    prepare_id: int | None
+    status: Status
+    is_consume: bool
+    charge: ChargeAnswer | None
+    entries: list[EntryListed]
+
+
+class GrantAnswer(Answer):
+    """A grant of coupons, and how many of them the user has now."""
+
+    id: int
+    user_id: int
+    coupon_id: int
+    count: int
+    reference: str
+    granted_at: datetime
+    balance: int
+
+
+class CouponAnswer(Answer):
+    """How many of one coupon a user has."""
+
+    coupon_id: int
+    count: int
+
+
+class MovementAnswer(Answer):
+    """One grant (count above zero, with its reference) or one charge (below zero, with its appointment)."""
+
+    kind: Literal["grant", "charge"]
+    id: int
+    coupon_id: int
+    count: int
+    at: datetime
+    reference: str | None
+    appointment_id: int | None
+
+
+class CouponsAnswer(Answer):
+    """A user's coupons and a page of movements, newest first. `next_cursor` is null on the last page."""
+
+    user_id: int
+    coupons: list[CouponAnswer]
+    movements: list[MovementAnswer]
+    next_cursor: str | None
+
+
+class AliveAnswer(Answer):
+    """The process is there."""
+
+    status: Literal["alive"]
+
+
+class ReadyAnswer(Answer):
+    """This instance takes traffic; `dependencies` says up, down or unknown for each."""
+
+    status: Literal["ready"]
+    instance: str
+    dependencies: dict[str, Literal["up", "down"]]
+
+
+class ProblemAnswer(BaseModel):
+    """Why a request was refused (RFC 9457). `charged` says whether this very request charged."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    retryable: bool
+    charged: bool | Literal["unknown"]

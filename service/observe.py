@@ -1,0 +1,236 @@
+"""Lock and charge events to metrics and logs. A lock's name is never a label: `resource` is its part before the `:`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, MutableMapping
+from typing import Any, Literal, TextIO
+
+import orjson
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from db.decisions import Outcome
+from db.events import ChargeEvent, Committed, Committing, RowsLocked, Settled
+from locks import LossReason, events
+from locks.events import LockEvent, WakeSource
+from locks.keys import resource_of
+
+APPOINTMENT = "appointment"
+DEPENDENCIES = ("database", "lock_store")
+LAYERS = ("lock", "is_consume", "row_lock", "fence")
+STAGES = ("lock", "queue", "transaction", "total")
+GAVE_UP_OUTCOMES = ("busy", "cancelled", "store-down")
+ACQUIRE_OUTCOMES = ("acquired", *GAVE_UP_OUTCOMES)
+
+_FINE_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+log = structlog.get_logger("chargeonce")
+
+
+class Metrics:
+    """The series of contract section 6, each label set there with 0 from the start."""
+
+    def __init__(self, refusal_codes: Iterable[str]) -> None:
+        # Not registered anywhere: what /metrics shows is read from the files that all workers of this serve write.
+        private = CollectorRegistry()
+        self.charges = Counter("chargeonce_charges", "Entries by what became of them", ["outcome"], registry=private)
+        self.charge_seconds = Histogram(
+            "chargeonce_charge_seconds", "Time of an entry by stage", ["stage"], registry=private, buckets=_FINE_S
+        )
+        self.batch_size = Histogram(
+            "chargeonce_charge_batch_size",
+            "Charges that share a transaction",
+            registry=private,
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+        )
+        self.duplicates_prevented = Counter(
+            "chargeonce_duplicates_prevented",
+            "Entries that found the appointment charged, by the layer that kept them from charging again",
+            ["layer"],
+            registry=private,
+        )
+        self.lock_acquire = Counter(
+            "chargeonce_lock_acquire", "Ends of attempts to acquire", ["resource", "outcome"], registry=private
+        )
+        self.lock_wait_seconds = Histogram(
+            "chargeonce_lock_wait_seconds",
+            "Time until an attempt to acquire ended",
+            ["resource", "outcome"],
+            registry=private,
+            buckets=_FINE_S,
+        )
+        self.lock_held_seconds = Histogram(
+            "chargeonce_lock_held_seconds", "Time a lease was held", ["resource"], registry=private, buckets=_FINE_S
+        )
+        self.lock_handoff_seconds = Histogram(
+            "chargeonce_lock_handoff_seconds",
+            "Time from a hand-over's message to its confirmed lease",
+            registry=private,
+            buckets=_FINE_S,
+        )
+        self.lock_waiters = Gauge(
+            "chargeonce_lock_waiters", "Callers in a queue", ["resource"], registry=private, multiprocess_mode="livesum"
+        )
+        self.lock_holders = Gauge(
+            "chargeonce_lock_holders", "Leases held", ["resource"], registry=private, multiprocess_mode="livesum"
+        )
+        self.leases_lost = Counter(
+            "chargeonce_lock_leases_lost", "Leases lost", ["resource", "reason"], registry=private
+        )
+        self.takeovers = Counter(
+            "chargeonce_lock_takeovers", "Leases acquired after their predecessor lapsed", registry=private
+        )
+        self.wakeups = Counter("chargeonce_lock_wakeups", "Waiters woken, by what", ["source"], registry=private)
+        self.forced_releases = Counter(
+            "chargeonce_lock_forced_releases", "Locks released by an operator", registry=private
+        )
+        self.dependency_up = Gauge(
+            "chargeonce_dependency_up",
+            "1 while every worker reaches it",
+            ["dependency"],
+            registry=private,
+            multiprocess_mode="livemin",
+        )
+        self.transaction_seconds = Histogram(
+            "chargeonce_db_transaction_seconds", "Time of a charging transaction", registry=private, buckets=_FINE_S
+        )
+        self.loop_lag_seconds = Histogram(
+            "chargeonce_event_loop_lag_seconds", "How late the event loop was", registry=private, buckets=_FINE_S
+        )
+        self.request_seconds = Histogram(
+            "chargeonce_http_server_request_duration_seconds",
+            "Time of HTTP requests",
+            ["http_request_method", "http_route", "http_response_status_code"],
+            registry=private,
+            buckets=_FINE_S,
+        )
+        self._show_all_from_the_start(refusal_codes)
+
+    def _show_all_from_the_start(self, refusal_codes: Iterable[str]) -> None:
+        for outcome in (*Outcome, *refusal_codes):
+            self.charges.labels(str(outcome))
+        for stage in STAGES:
+            self.charge_seconds.labels(stage)
+        for layer in LAYERS:
+            self.duplicates_prevented.labels(layer)
+        for outcome in ACQUIRE_OUTCOMES:
+            self.lock_acquire.labels(APPOINTMENT, outcome)
+            self.lock_wait_seconds.labels(APPOINTMENT, outcome)
+        self.lock_held_seconds.labels(APPOINTMENT)
+        self.lock_waiters.labels(APPOINTMENT)
+        self.lock_holders.labels(APPOINTMENT)
+        for reason in LossReason:
+            self.leases_lost.labels(APPOINTMENT, str(reason))
+        for source in WakeSource:
+            if source is not WakeSource.NONE:
+                self.wakeups.labels(str(source))
+        for dependency in DEPENDENCIES:
+            self.dependency_up.labels(dependency)
+
+
+class Observer:
+    """Listens to locks/ and db/, counts, and logs what somebody may have to act on."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+
+    def on_lock_event(self, event: LockEvent) -> None:
+        """A listener for a Locker."""
+        match event:
+            case events.Acquired():
+                self._acquired(event)
+            case events.Released():
+                resource = resource_of(event.name)
+                self.metrics.lock_holders.labels(resource).dec()
+                self.metrics.lock_held_seconds.labels(resource).observe(event.held_s)
+            case events.Waiting():
+                self.metrics.lock_waiters.labels(resource_of(event.name)).inc()
+            case events.GaveUp():
+                self._gave_up(event)
+            case events.Lost():
+                self._lost(event)
+            case events.Unknown():
+                log.warning("lease renewal unanswered", lock=event.name, fencing_token=event.fencing_token)
+            case events.StoreLost():
+                log.error("lock store lost", reason=event.reason)
+            case events.StoreUp():
+                log.info("lock store up")
+            case events.Extended():
+                pass
+
+    def on_charge_event(self, event: ChargeEvent) -> None:
+        """A listener for Charges; called from its threads."""
+        match event:
+            case Committed():
+                self.metrics.transaction_seconds.observe(event.transaction_s)
+            case Settled():
+                log.warning(
+                    "lost COMMIT settled", appointment_ids=event.appointment_ids, had_committed=event.had_committed
+                )
+            case RowsLocked() | Committing():
+                pass
+
+    def _acquired(self, event: events.Acquired) -> None:
+        metrics, resource = self.metrics, resource_of(event.name)
+        metrics.lock_acquire.labels(resource, "acquired").inc()
+        metrics.lock_wait_seconds.labels(resource, "acquired").observe(event.waited_s)
+        metrics.lock_holders.labels(resource).inc()
+        if event.wake_source is not WakeSource.NONE:
+            metrics.lock_waiters.labels(resource).dec()
+            metrics.wakeups.labels(event.wake_source.value).inc()
+            if event.handoff_s is not None:
+                metrics.lock_handoff_seconds.observe(event.handoff_s)
+        if event.takeover:
+            metrics.takeovers.inc()
+            log.warning("lock taken over", lock=event.name, fencing_token=event.fencing_token, waited_s=event.waited_s)
+
+    def _gave_up(self, event: events.GaveUp) -> None:
+        metrics, resource = self.metrics, resource_of(event.name)
+        metrics.lock_acquire.labels(resource, event.outcome).inc()
+        metrics.lock_wait_seconds.labels(resource, event.outcome).observe(event.waited_s)
+        if event.queued:
+            metrics.lock_waiters.labels(resource).dec()
+
+    def _lost(self, event: events.Lost) -> None:
+        metrics, resource = self.metrics, resource_of(event.name)
+        metrics.leases_lost.labels(resource, event.reason.value).inc()
+        metrics.lock_holders.labels(resource).dec()
+        metrics.lock_held_seconds.labels(resource).observe(event.held_s)
+        log.warning(
+            "lease lost",
+            lock=event.name,
+            fencing_token=event.fencing_token,
+            reason=event.reason.value,
+            held_s=event.held_s,
+        )
+
+
+def metrics_text() -> tuple[bytes, str]:
+    """Every series as totals over all workers of this serve, and the content type."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+def set_up_logs(level: str, format_: Literal["auto", "json", "console"], stream: TextIO = sys.stderr) -> None:
+    """One line an event on standard error: JSON when it is not a terminal."""
+    as_json = format_ == "json" or (format_ == "auto" and not stream.isatty())
+    shared: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[Any] = (
+        [structlog.processors.format_exc_info, _as_json_line] if as_json else [structlog.dev.ConsoleRenderer()]
+    )
+    structlog.configure(
+        processors=shared + last,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.BytesLoggerFactory(stream.buffer) if as_json else structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _as_json_line(logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
+    return orjson.dumps(event, default=str)

@@ -1,0 +1,149 @@
+"""Refusals as answers: one table, and the one place where an exception becomes an HTTP status (RFC 9457)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Literal
+
+import orjson
+import structlog
+from aiohttp import web
+
+from db.coupons import BalanceTooLarge, ReferenceReused, UnknownCoupon, UnstorableReference
+from db.decisions import AppointmentNotOpen, IllegalRequest, InsufficientCoupons
+from db.errors import CommitUnknown, Conflict, DatabaseDown, TimedOut
+from locks import LockStoreDown, TooManyWaiters
+from service.callers import Unauthenticated
+from service.refusals import (
+    ChargeInProgress,
+    ChargeUnknown,
+    Draining,
+    Forbidden,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    TooLarge,
+)
+
+log = structlog.get_logger("chargeonce.http")
+
+RETRY_AFTER_S = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """How one kind of refusal is answered."""
+
+    code: str
+    status: HTTPStatus
+    title: str
+    retryable: bool = False
+    charged: bool | Literal["unknown"] = False
+    retry_after_s: int | None = None
+
+
+BAD = HTTPStatus.BAD_REQUEST
+AWAY = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def _away(code: str, title: str, charged: bool | Literal["unknown"] = False) -> Problem:
+    return Problem(code, AWAY, title, retryable=True, charged=charged, retry_after_s=RETRY_AFTER_S)
+
+
+PROBLEMS: Mapping[type[BaseException], Problem] = {
+    InvalidRequest: Problem("invalid-request", BAD, "The request cannot be read"),
+    UnknownCoupon: Problem("invalid-request", BAD, "The request cannot be read"),
+    UnstorableReference: Problem("invalid-request", BAD, "The request cannot be read"),
+    BalanceTooLarge: Problem("invalid-request", BAD, "The request cannot be read"),
+    Unauthenticated: Problem("unauthenticated", HTTPStatus.UNAUTHORIZED, "No valid access token"),
+    Forbidden: Problem("forbidden", HTTPStatus.FORBIDDEN, "The access token does not allow this"),
+    InsufficientCoupons: Problem("insufficient-coupons", HTTPStatus.PAYMENT_REQUIRED, "Not enough coupons"),
+    IllegalRequest: Problem("illegal-request", HTTPStatus.FORBIDDEN, "No such appointment of yours"),
+    NotFound: Problem("not-found", HTTPStatus.NOT_FOUND, "There is no such thing"),
+    MethodNotAllowed: Problem("method-not-allowed", HTTPStatus.METHOD_NOT_ALLOWED, "Not with this method"),
+    AppointmentNotOpen: Problem("appointment-not-open", HTTPStatus.CONFLICT, "The appointment is not open"),
+    ReferenceReused: Problem("reference-reused", HTTPStatus.CONFLICT, "The reference was used for another grant"),
+    ChargeInProgress: Problem(
+        "charge-in-progress", HTTPStatus.CONFLICT, "Another entry is under way", retryable=True, retry_after_s=1
+    ),
+    TooLarge: Problem("too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
+    Overloaded: _away("overloaded", "Too much is under way"),
+    TooManyWaiters: _away("overloaded", "Too much is under way"),
+    TimedOut: _away("overloaded", "Too much is under way"),
+    Conflict: _away("overloaded", "Too much is under way"),
+    Draining: _away("draining", "This instance is about to stop"),
+    DatabaseDown: _away("database-down", "The database is out of reach"),
+    LockStoreDown: _away("lock-store-down", "The lock store is out of reach"),
+    ChargeUnknown: _away("charge-unknown", "Whether this was charged is not known yet", "unknown"),
+    CommitUnknown: _away("charge-unknown", "Whether this was written is not known yet", "unknown"),
+}
+# A bug answers 500. What it did not finish it may have charged, so nobody is told otherwise.
+BUG = Problem(
+    "internal-error", HTTPStatus.INTERNAL_SERVER_ERROR, "Something is wrong with the service", True, "unknown"
+)
+
+
+def problem_of(error: BaseException) -> Problem:
+    """The row of the table for this error, or for the nearest class it comes from."""
+    for kind in type(error).__mro__:
+        if kind in PROBLEMS:
+            return PROBLEMS[kind]
+    return BUG
+
+
+def problem_answer(error: BaseException, request_id: str, **more: Any) -> web.Response:
+    """The answer to a request that ended with this error."""
+    problem = problem_of(error)
+    detail = problem.title if problem is BUG else str(error) or problem.title
+    body = {
+        "type": "about:blank" if problem is BUG else f"urn:chargeonce:problem:{problem.code}",
+        "title": problem.title,
+        "status": int(problem.status),
+        "detail": detail,
+        "code": problem.code,
+        "request_id": request_id,
+        "retryable": problem.retryable,
+        "charged": problem.charged,
+        **_members(error),
+        **more,
+    }
+    return web.Response(
+        status=problem.status,
+        body=orjson.dumps(body),
+        headers={"Content-Type": "application/problem+json", "Cache-Control": "no-store", **_headers(error, problem)},
+    )
+
+
+def _members(error: BaseException) -> dict[str, Any]:
+    """What a refusal says beyond the members that all have."""
+    match error:
+        case InvalidRequest():
+            return {"field": error.field}
+        case UnknownCoupon():
+            return {"field": "coupon_id"}
+        case UnstorableReference():
+            return {"field": "reference"}
+        case BalanceTooLarge():
+            return {"field": "count"}
+        case InsufficientCoupons():
+            return {"required": error.required, "available": error.available, "coupon_id": error.coupon_id}
+        case AppointmentNotOpen():
+            return {"appointment_status": error.status.name.lower()}
+        case _:
+            return {}
+
+
+def _headers(error: BaseException, problem: Problem) -> dict[str, str]:
+    match error:
+        case Unauthenticated():
+            return {"WWW-Authenticate": 'Bearer realm="chargeonce"'}
+        case MethodNotAllowed():
+            return {"Allow": ", ".join(error.allowed)}
+        case ChargeInProgress():
+            return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+        case _:
+            return {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}

@@ -1,0 +1,41 @@
+"""Everything but the charge that needs the database: one transaction, one hop to a bounded pool of threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TypeVar
+
+from db.database import Database
+from db.errors import DatabaseDown
+from service.refusals import Overloaded
+
+Result = TypeVar("Result")
+
+
+class Reading:
+    """Runs short database work off the event loop."""
+
+    def __init__(self, database: Database, executor: Executor, *, max_waiting: int, timeout_s: float) -> None:
+        self._database = database
+        self._executor = executor
+        self._room = max_waiting
+        self._timeout_s = timeout_s
+
+    async def run(self, work: Callable[[Database], Result]) -> Result:
+        """What `work` returns. Raises what it raises, Overloaded, or DatabaseDown when it takes too long."""
+        if self._room == 0:
+            raise Overloaded("too many requests wait for the database")
+        self._room -= 1
+        future = asyncio.get_running_loop().run_in_executor(self._executor, work, self._database)
+        future.add_done_callback(self._leave)
+        done, _ = await asyncio.wait([future], timeout=self._timeout_s)
+        if not done:
+            raise DatabaseDown("the database has not answered in time")
+        return future.result()
+
+    def _leave(self, future: asyncio.Future[Result]) -> None:
+        self._room += 1
+        if not future.cancelled():
+            future.exception()

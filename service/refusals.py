@@ -1,0 +1,59 @@
+"""What the service itself refuses, beside what locks/ and db/ do. problems.py says how each one is answered."""
+
+from __future__ import annotations
+
+
+class ServiceRefusal(Exception):
+    """A request that is answered with a problem."""
+
+
+class InvalidRequest(ServiceRefusal):
+    """A path, query, header or body that cannot be read; `field` names the place."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+
+
+class Forbidden(ServiceRefusal):
+    """The caller's token lacks the scope that this takes."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"this takes the scope {scope!r}")
+        self.scope = scope
+
+
+class NotFound(ServiceRefusal):
+    """No such route, or no such object."""
+
+
+class MethodNotAllowed(ServiceRefusal):
+    """The route exists, with other methods."""
+
+    def __init__(self, method: str, allowed: list[str]) -> None:
+        super().__init__(f"{method} is not possible here, but {', '.join(allowed)} is")
+        self.allowed = allowed
+
+
+class TooLarge(ServiceRefusal):
+    """The body is larger than it may be."""
+
+
+class ChargeInProgress(ServiceRefusal):
+    """Somebody else held the appointment for as long as this request could wait."""
+
+    def __init__(self, detail: str, *, retry_after_s: float) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(ServiceRefusal):
+    """More is under way than may be; nothing was charged."""
+
+
+class Draining(ServiceRefusal):
+    """This instance is about to stop and takes no new work."""
+
+
+class ChargeUnknown(ServiceRefusal):
+    """The charge was under way when its answer failed to come in time; retrying is safe."""

@@ -1,0 +1,148 @@
+"""chargeonce serve, from the settings to the exit status: bind, embedded servers, schema, workers, drain."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from importlib.metadata import version
+
+import structlog
+
+from db.database import Database
+from db.demo import next_open_appointment, seed
+from db.errors import DatabaseDown, DatabaseError
+from db.migrate import migrate, schema_state
+from service.callers import Callers, sign_token
+from service.embedded import EmbeddedServers, load_or_make_secrets
+from service.observe import set_up_logs
+from service.settings import Settings, SettingsError, require_secrets, resolved, unknown_settings
+from service.workers import StartFailed, Supervisor, bind
+
+log = structlog.get_logger("chargeonce")
+
+DEMO_APPOINTMENTS, DEMO_USERS, DEMO_COUPONS = 100, 50, 100
+DEMO_TOKEN_TTL_S = 24 * 3600
+ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 for the banner, not for binding
+
+
+def serve(settings: Settings, *, demo: bool) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit status.
+
+    Raises StartFailed, EmbeddedError or SettingsError, each with one clear line.
+    """
+    set_up_logs(settings.log_level, settings.log_format)
+    for name in unknown_settings():
+        log.warning("unknown setting ignored", name=name)
+    with ExitStack() as stack:
+        # The port first: a second start by mistake should fail before it touches anything.
+        listening = stack.enter_context(bind(settings.host, settings.port))
+        settings, servers = _with_servers(settings, stack)
+        _check(settings)
+        _see_to_schema(settings, embedded=servers is not None and servers.addresses.database_url is not None)
+        curl = _demo_curl(settings, listening.getsockname()[1]) if demo else None
+        supervisor = Supervisor(settings, listening, look_after=_Reporter(servers))
+        return supervisor.run(lambda: _greet(settings, listening.getsockname()[1], curl))
+
+
+def with_generated_secrets(settings: Settings) -> Settings:
+    """Beside embedded servers, what nobody set is generated once and kept in the data folder."""
+    if not (settings.embedded_database or settings.embedded_redis):
+        return settings
+    secrets = load_or_make_secrets(settings.data_dir)
+    return resolved(
+        settings,
+        jwt_secret=secrets.jwt_secret if settings.jwt_public_key is None else None,
+        agora_app_id=secrets.agora_app_id,
+        agora_app_certificate=secrets.agora_app_certificate,
+    )
+
+
+def _with_servers(settings: Settings, stack: ExitStack) -> tuple[Settings, EmbeddedServers | None]:
+    if not (settings.embedded_database or settings.embedded_redis):
+        return settings, None
+    servers = stack.enter_context(
+        EmbeddedServers.start(settings.data_dir, postgres=settings.embedded_database, valkey=settings.embedded_redis)
+    )
+    addresses = servers.addresses
+    settings = with_generated_secrets(settings)
+    return resolved(settings, database_url=addresses.database_url, redis_url=addresses.redis_url), servers
+
+
+def _check(settings: Settings) -> None:
+    """What can be found out before the first request should be."""
+    require_secrets(settings)
+    if settings.jwt_public_key is not None:
+        try:
+            Callers(secret=None, public_key=settings.jwt_public_key.get_secret_value(), cache_size=0)
+        except ValueError as error:
+            raise SettingsError(f"CHARGEONCE_JWT_PUBLIC_KEY: {error}") from None
+
+
+def _see_to_schema(settings: Settings, *, embedded: bool) -> None:
+    assert settings.database_url is not None
+    url = settings.database_url.get_secret_value()
+    try:
+        if embedded:
+            migrate(url)
+        elif not (state := schema_state(url)).at_head:
+            raise StartFailed(f"the schema is at {state.revision}, not at {state.head}: run chargeonce migrate first")
+    except DatabaseDown as error:
+        # It may come up later than we do; until then /readyz says so.
+        log.warning("database out of reach at the start", reason=str(error))
+    except DatabaseError as error:
+        raise StartFailed(str(error)) from error
+
+
+class _Reporter:
+    """Reports a dead embedded server, once."""
+
+    def __init__(self, servers: EmbeddedServers | None) -> None:
+        self._servers = servers
+        self._reported: str | None = None
+
+    def __call__(self) -> None:
+        report = self._servers.poll() if self._servers else None
+        if report is not None and report != self._reported:
+            log.error("embedded server died", report=report)
+        self._reported = report
+
+
+def _demo_curl(settings: Settings, port: int) -> str | None:
+    """Seeds, and makes a line that enters an appointment which is still to be charged."""
+    assert settings.database_url is not None
+    database = Database(settings.database_url.get_secret_value())
+    try:
+        seed(database, appointments=DEMO_APPOINTMENTS, users=DEMO_USERS, coupons=DEMO_COUPONS)
+        found = next_open_appointment(database, default_coupon_count=settings.default_coupon_count)
+    except DatabaseError as error:
+        raise StartFailed(f"cannot seed demo data: {error}") from error
+    finally:
+        database.close()
+    if found is None or settings.jwt_secret is None:
+        return None
+    appointment_id, user_id = found
+    secret = settings.jwt_secret.get_secret_value()
+    token = sign_token(secret, user_id=user_id, scopes=(), ttl_s=DEMO_TOKEN_TTL_S, now=time.time())
+    address = _address(settings, port)
+    return f"curl -sS -X POST {address}/v1/appointments/{appointment_id}/entries -H 'Authorization: Bearer {token}'"
+
+
+def _greet(settings: Settings, port: int, curl: str | None) -> None:
+    address = _address(settings, port)
+    lines = [f"chargeonce {version('chargeonce')} on {address} with {settings.workers} workers; Ctrl-C stops it"]
+    if curl is not None:
+        lines += [
+            f"dashboard: {address}/dashboard (the page is not built yet; {address}/metrics is)",
+            "enter an appointment's room, charged once however often you paste it:",
+            "",
+            curl,
+            "",
+        ]
+    print("\n".join(lines), flush=True)
+
+
+def _address(settings: Settings, port: int) -> str:
+    host = settings.host
+    if host in ANY_ADDRESS:
+        host = "localhost"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
