@@ -105,7 +105,7 @@ class Charges:
         raise DatabaseDown("the connection was lost during COMMIT, and nothing was written")
 
     def _had_committed(self, batch: _Batch) -> bool:
-        """Settles by reading whether the batch is in the tables. Raises CommitUnknown when that cannot be read in time."""
+        """Settles by reading whether the batch is in the tables. Raises CommitUnknown when that takes too long."""
         give_up_at_s = time.monotonic() + self._settle_within_s
         while True:
             try:
@@ -251,7 +251,11 @@ def _array(name: str) -> sa.ColumnElement[Any]:
 
 def _rows_of(alias: str, **columns: str) -> Any:
     """A table in the statement, one column for each array parameter: unnest(:a, :b)."""
-    return sa.func.unnest(*[_array(parameter) for parameter in columns.values()]).table_valued(*columns, name=alias)
+    return (
+        sa.func.unnest(*[_array(parameter) for parameter in columns.values()])
+        .table_valued(*columns, name=alias)
+        .render_derived()
+    )
 
 
 def _select_appointments() -> sa.Select[Any]:

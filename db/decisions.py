@@ -1,4 +1,4 @@
-"""Who pays, who enters, who is refused: pure functions over rows that are locked. No I/O, so thousands of cases a second."""
+"""Who pays, who enters, who is refused: pure functions over locked rows, thousands of cases a second."""
 
 from __future__ import annotations
 

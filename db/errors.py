@@ -14,7 +14,7 @@ class CommitUnknown(DatabaseError):
 
 
 class Conflict(DatabaseError):
-    """The transaction lost against others (deadlock, serialization) more often than it is retried: nothing was written."""
+    """The transaction lost against others (deadlock, serialization) too often: nothing was written."""
 
 
 class TimedOut(DatabaseError):

