@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -114,7 +113,7 @@ def _audit(ground: Ground) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "service", "audit", "--json"],
         cwd=ROOT,
-        env=os.environ | {"CHARGEONCE_DATABASE_URL": ground.database_url},
+        env=ground.environment(),
         capture_output=True,
         text=True,
         timeout=AUDIT_LIMIT_S,

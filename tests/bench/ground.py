@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -112,6 +113,15 @@ class Ground:
             postmaster_pid = parent_of(connection.info.backend_pid)
         roots = {"valkey": [int(self._valkey_info()["process_id"])]}
         return roots if postmaster_pid is None else roots | {"postgres": [postmaster_pid]}
+
+    def environment(self) -> dict[str, str]:
+        """For a program of this repository: these servers, a data folder of the bench's own, no setting of the caller's."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHARGEONCE_")}
+        return inherited | {
+            "CHARGEONCE_DATABASE_URL": self.database_url,
+            "CHARGEONCE_REDIS_URL": self.redis_url,
+            "CHARGEONCE_DATA_DIR": str(self.folder / "data"),
+        }
 
     def libpq_environment(self) -> dict[str, str]:
         """The address for libpq programs, so that no password stands on a command line."""

@@ -93,11 +93,7 @@ class HttpCandidate:
         return ground.folder / f"{self.name}.log"
 
     def _environment(self, ground: Ground, port: int) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHARGEONCE_")}
-        return inherited | {
-            "CHARGEONCE_DATABASE_URL": ground.database_url,
-            "CHARGEONCE_REDIS_URL": ground.redis_url,
-            "CHARGEONCE_DATA_DIR": str(ground.folder / "data"),
+        return ground.environment() | {
             "CHARGEONCE_PORT": str(port),
             "CHARGEONCE_JWT_SECRET": self._jwt_secret,
             "CHARGEONCE_AGORA_APP_ID": self._agora_app_id,

