@@ -166,7 +166,7 @@ class OwnRedis:
 
     def start(self) -> None:
         """Returns once it answers."""
-        command = [self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command = [str(self._binary), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         self.process = subprocess.Popen(
             command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -228,7 +228,8 @@ class Rows:
     def grant(self, user_id: int, count: int) -> None:
         """Coupons with their grant, so that the audit adds up."""
         self.run(
-            "INSERT INTO coupon_grant (user_id, coupon_id, count, reference) VALUES (%s, 1, %s, gen_random_uuid()::text)",
+            "INSERT INTO coupon_grant (user_id, coupon_id, count, reference)"
+            " VALUES (%s, 1, %s, gen_random_uuid()::text)",
             user_id,
             count,
         )

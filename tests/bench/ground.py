@@ -115,7 +115,7 @@ class Ground:
         return roots if postmaster_pid is None else roots | {"postgres": [postmaster_pid]}
 
     def environment(self) -> dict[str, str]:
-        """For a program of this repository: these servers, a data folder of the bench's own, no setting of the caller's."""
+        """For a program of this repository: these servers, a data folder of its own, no setting of the caller's."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHARGEONCE_")}
         return inherited | {
             "CHARGEONCE_DATABASE_URL": self.database_url,

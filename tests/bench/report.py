@@ -76,10 +76,13 @@ def print_tables(console: Console, rounds: Sequence[Round], judged: Sequence[Rat
     for each in rounds:
         for fault in each.faults:
             console.print(f"fault in a round of {each.candidate}: {fault}", style="red", markup=False)
-        if _disturbed(each):
-            console.print(
-                f"note: other programs or the kernel used much CPU in a round of {each.candidate}", style="yellow"
-            )
+    disturbed = sum(_disturbed(each) for each in rounds)
+    if disturbed:
+        console.print(
+            f"note: in {disturbed} of {len(rounds)} rounds, others used over {DISTURBED_SHARE:.0%} of the CPU:"
+            " the ratios lean towards whoever has the most processes; repeat on a quiet machine",
+            style="yellow",
+        )
     for ratio in judged:
         console.print(_sentence(ratio), highlight=False)
 
