@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import sys
+import threading
 from collections.abc import Iterable, MutableMapping
-from typing import Any, Literal, TextIO
+from typing import Any, BinaryIO, Literal, TextIO
 
 import orjson
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from db.decisions import Outcome
@@ -214,6 +217,42 @@ def metrics_text() -> tuple[bytes, str]:
     return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
+def count_for_this_process() -> None:
+    """Before the first Metrics of a worker. Saves the question for the pid that prometheus_client asks at each step."""
+    pid = os.getpid()
+    values.ValueClass = values.MultiProcessValue(lambda: pid)  # type: ignore[no-untyped-call]
+
+
+class TickStream:
+    """Writes the lines of one event loop tick at once; without a running loop, each line at once."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lines: list[bytes] = []
+        self._lock = threading.Lock()
+
+    def write(self, line: bytes) -> int:
+        """Keeps the line until the tick ends."""
+        with self._lock:
+            self._lines.append(line)
+            first = len(self._lines) == 1
+        if first:
+            try:
+                asyncio.get_running_loop().call_soon(self._write_all)
+            except RuntimeError:  # another thread, or no loop any more
+                self._write_all()
+        return len(line)
+
+    def flush(self) -> None:
+        """Nothing: the tick's end writes."""
+
+    def _write_all(self) -> None:
+        with self._lock:
+            lines, self._lines = self._lines, []
+        self._stream.write(b"".join(lines))
+        self._stream.flush()
+
+
 def set_up_logs(level: str, format_: Literal["auto", "json", "console"], stream: TextIO = sys.stderr) -> None:
     """One line an event on standard error: JSON when it is not a terminal."""
     as_json = format_ == "json" or (format_ == "auto" and not stream.isatty())
@@ -227,7 +266,9 @@ def set_up_logs(level: str, format_: Literal["auto", "json", "console"], stream:
     structlog.configure(
         processors=shared + last,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.BytesLoggerFactory(stream.buffer) if as_json else structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.BytesLoggerFactory(TickStream(stream.buffer))
+        if as_json
+        else structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
 

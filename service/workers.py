@@ -22,6 +22,7 @@ from aiohttp import web
 from prometheus_client.multiprocess import mark_process_dead
 
 from service.app import running_instance
+from service.observe import count_for_this_process
 from service.settings import Settings, environment_for_child
 
 log = structlog.get_logger("chargeonce.workers")
@@ -217,6 +218,7 @@ class _Worker:
 
 def work(settings: Settings, *, number: int, listening_fd: int, supervisor_fd: int) -> None:
     """The life of one worker process: serve until SIGTERM or the supervisor's end, then drain."""
+    count_for_this_process()
     uvloop.run(_work(settings, number, socket.socket(fileno=listening_fd), socket.socket(fileno=supervisor_fd)))
 
 

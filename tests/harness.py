@@ -166,7 +166,17 @@ class OwnRedis:
 
     def start(self) -> None:
         """Returns once it answers."""
-        command = [str(self._binary), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command = [
+            str(self._binary),
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]
         self.process = subprocess.Popen(
             command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -178,6 +188,11 @@ class OwnRedis:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+    def flush(self) -> None:
+        """Empties it, as an operator's FLUSHALL does."""
+        with redis.Redis(port=self.port, socket_timeout=5) as client:
+            client.flushall()
 
     def signal(self, number: signal.Signals) -> None:
         """SIGSTOP freezes it, SIGCONT lets it go on."""

@@ -286,7 +286,8 @@ def test_nobody_keeps_only_the_capability_that_reaching_the_programs_takes(
             addresses = running_addresses(made_dir)
             assert addresses is not None
             write_both(addresses, "kept")
-            kept = {int(status_of(pid)["CapEff"], 16) for pid in processes_in(made_dir)}
+            sets = ("CapInh", "CapPrm", "CapEff", "CapAmb")
+            kept = {int(status_of(pid)[name], 16) for pid in processes_in(made_dir) for name in sets}
             programs = {program_of(pid) for pid in processes_in(made_dir)}
 
         assert kept == {0 if capability is None else 1 << capability}
@@ -340,22 +341,20 @@ def test_others_find_the_addresses_exactly_while_an_owner_lives(made_dir: Path) 
 def test_looking_for_an_owner_never_stands_in_the_way_of_one(data_dir: Path) -> None:
     load_or_make_secrets(data_dir)
     (data_dir / "embedded.json").write_text(json.dumps({"pid": 1, "database_url": None, "redis_url": None}))
-    (data_dir / "owner.lock").touch()
+    (data_dir / "owner.lock").write_text(str(os.getpid()))
     done = threading.Event()
 
     def look() -> None:
         while not done.is_set():
             running_addresses(data_dir)
 
-    lookers = [threading.Thread(target=look) for _ in range(2)]
-    for looker in lookers:
-        looker.start()
+    looker = threading.Thread(target=look)
+    looker.start()
     try:
         EmbeddedServers.start(data_dir, postgres=False).stop()
     finally:
         done.set()
-        for looker in lookers:
-            looker.join()
+        looker.join()
 
 
 def test_a_command_uses_the_running_servers_and_leaves_them_running(made_dir: Path) -> None:
@@ -420,6 +419,16 @@ def test_nothing_is_left_after_a_start_killed_in_initdb(data_dir: Path, script: 
         process.kill()
         process.wait()
         wait_until(lambda: not processes_in(data_dir))
+
+
+@needs_proc
+def test_a_watcher_ends_with_its_server(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_process, "start_child", child_process.start_tied_by_watcher)
+    with EmbeddedServers.start(data_dir, postgres=False):
+        assert {program_of(pid).name for pid in processes_in(data_dir)} > {"valkey-server"}
+        open_files = len(list(Path("/proc/self/fd").iterdir()))
+    assert processes_in(data_dir) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) < open_files
 
 
 @needs_proc
