@@ -56,7 +56,7 @@ class Entry:
 
 
 class HeldElsewhere(Refusal):
-    """Another session holds the appointment's row; nothing was decided. Ask again alone, which waits."""
+    """Another session holds the appointment's row; nothing was decided. Ask again, alone, with charge_waiting."""
 
 
 Verdict = Entry | Refusal
@@ -80,9 +80,9 @@ class Charges:
         """
         return self._charge(requests, _LOCK_FREE_APPOINTMENTS)
 
-    def charge_alone(self, request: ChargeRequest) -> Verdict:
-        """The verdict on one request, which waits for its row, at most the row lock's limit. Raises as charge_batch."""
-        return self._charge([request], _LOCK_APPOINTMENTS)[0]
+    def charge_waiting(self, requests: Sequence[ChargeRequest]) -> list[Verdict]:
+        """As charge_batch, but waits for rows that others hold, at most the row lock's limit (TimedOut)."""
+        return self._charge(requests, _LOCK_APPOINTMENTS)
 
     def _charge(self, requests: Sequence[ChargeRequest], lock_appointments: sa.Select[Any]) -> list[Verdict]:
         for run in range(RUNS_PER_BATCH):

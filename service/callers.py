@@ -153,7 +153,7 @@ class _Verified:
 
 def _claims(payload: bytes) -> Mapping[str, Any]:
     try:
-        claims = orjson.loads(payload)
+        claims = orjson.loads(payload)  # refuses NaN, Infinity and numbers too large to be one
     except orjson.JSONDecodeError as error:
         raise Unauthenticated("the access token's claims are not JSON") from error
     if not isinstance(claims, dict):
@@ -178,7 +178,7 @@ def _judged(claims: Mapping[str, Any]) -> _Verified:
 
 
 def _time(value: object, claim: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value in (math.inf, -math.inf):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise Unauthenticated(f"the access token's {claim} is not a time")
     return value
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import TypeVar
 
 from db.charging import Charges, Entry, HeldElsewhere, Verdict
 from db.decisions import ChargeRequest
@@ -15,10 +14,9 @@ from db.errors import CommitUnknown, DatabaseError, TimedOut
 from locks import Lease
 from service.refusals import ChargeInProgress, ChargeUnknown, Overloaded
 
-SWEEP_S = 0.1
+SWEEP_S = 0.02
+SLOW_BATCH_S = 0.02
 ROW_HELD_RETRY_AFTER_S = 1.0
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +45,16 @@ class Charging:
     ) -> None:
         self._charges = charges
         self._executor = executor
-        self._free_lanes = lanes
-        self._free_solo_lanes = solo_lanes
+        self._lanes = lanes
+        self._solo_lanes = solo_lanes
         self._batch_size = batch_size
         self._max_waiting = max_waiting
         self._timeout_s = timeout_s
         self._on_batch = on_batch
         self._waiting: deque[_Item] = deque()
         self._waiting_alone: deque[_Item] = deque()
-        self._in_flight: set[_Item] = set()
+        self._batches: set[_Batch] = set()
+        self._alone: set[_Batch] = set()
         self._loop = asyncio.get_running_loop()
         self._start_scheduled = False
         self._sweeper: asyncio.TimerHandle | None = None
@@ -71,78 +70,58 @@ class Charging:
         now_s = self._loop.time()
         item = _Item(request, lease, self._loop.create_future(), now_s, now_s + self._timeout_s)
         self._waiting.append(item)
-        self._start_soon()
-        return item.future
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits and nothing is in flight."""
-        return not (self._waiting or self._waiting_alone or self._in_flight)
-
-    def _start_soon(self) -> None:
-        # At the end of this loop tick, so that what came in together goes together.
         if not self._start_scheduled:
+            # At the end of this loop tick, so that what came in together goes together.
             self._start_scheduled = True
             self._loop.call_soon(self._start)
+        return item.future
 
     def _start(self) -> None:
         self._start_scheduled = False
-        while self._free_lanes and (batch := _next(self._waiting, self._batch_size)):
-            self._free_lanes -= 1
-            self._run(batch, self._charges.charge_batch, [item.request for item in batch], self._batch_done)
-        while self._free_solo_lanes and (alone := _next(self._waiting_alone, 1)):
-            self._free_solo_lanes -= 1
-            self._run(alone, self._charges.charge_alone, alone[0].request, self._alone_done)
-        if self._sweeper is None and not self.idle:
+        while self._lane_is_worth_it() and (items := _next(self._waiting, self._batch_size)):
+            self._run(items, self._batches, self._charges.charge_batch)
+        while len(self._alone) < self._solo_lanes and (items := _next(self._waiting_alone, 1)):
+            self._run(items, self._alone, self._charges.charge_waiting)
+        if self._sweeper is None and (self._batches or self._alone):
             self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
-    def _run(
-        self,
-        batch: list[_Item],
-        work: Callable[[Result], object],
-        argument: Result,
-        done: Callable[[list[_Item], Future[object]], None],
-    ) -> None:
+    def _lane_is_worth_it(self) -> bool:
+        """An idle service goes at once. Beside a batch in flight only as many again are worth a lane of their own,
+        unless that batch is slow: who knows whom it waits for.
+        """
+        if not self._waiting or len(self._batches) >= self._lanes:
+            return False
         now_s = self._loop.time()
-        for item in batch:
-            item.begun_at_s = now_s
-        self._in_flight.update(batch)
-        self._on_batch(len(batch))
-        future = self._executor.submit(work, argument)
-        future.add_done_callback(lambda ended: self._loop.call_soon_threadsafe(done, batch, ended))
+        return all(
+            len(self._waiting) >= len(batch.items) or now_s - batch.begun_at_s >= SLOW_BATCH_S
+            for batch in self._batches
+        )
 
-    def _batch_done(self, batch: list[_Item], ended: Future[object]) -> None:
-        self._free_lanes += 1
-        self._in_flight.difference_update(batch)
+    def _run(
+        self, items: list[_Item], lane: set[_Batch], charge: Callable[[list[ChargeRequest]], list[Verdict]]
+    ) -> None:
+        batch = _Batch(items, self._loop.time())
+        lane.add(batch)
+        self._on_batch(len(items))
+        future = self._executor.submit(charge, [item.request for item in items])
+        future.add_done_callback(lambda ended: self._loop.call_soon_threadsafe(self._done, batch, lane, ended))
+
+    def _done(self, batch: _Batch, lane: set[_Batch], ended: Future[list[Verdict]]) -> None:
+        lane.discard(batch)
         error = ended.exception()
         if error is None:
-            verdicts: Sequence[Verdict] = ended.result()  # type: ignore[assignment]
-            for item, verdict in zip(batch, verdicts, strict=True):
-                self._settle(item, verdict)
-        elif len(batch) > 1 and type(error) in (DatabaseError, TimedOut):
-            # One of them made the statement fail, and nothing was written: alone, each learns its own outcome.
-            self._waiting_alone.extend(batch)
+            for item, verdict in zip(batch.items, ended.result(), strict=True):
+                self._settle(item, verdict, batch.begun_at_s)
+        elif len(batch.items) > 1 and type(error) in (DatabaseError, TimedOut):
+            # One of them made a statement fail, and nothing was written: alone, each learns its own outcome.
+            self._waiting_alone.extend(batch.items)
         else:
-            for item in batch:
+            for item in batch.items:
                 item.fail(_as_told_to_callers(error))
         self._start()
 
-    def _alone_done(self, alone: list[_Item], ended: Future[object]) -> None:
-        self._free_solo_lanes += 1
-        self._in_flight.difference_update(alone)
-        item = alone[0]
-        error = ended.exception()
-        if error is None:
-            self._settle(item, ended.result())  # type: ignore[arg-type]
-        elif isinstance(error, TimedOut):
-            item.fail(ChargeInProgress("another session holds the appointment", retry_after_s=ROW_HELD_RETRY_AFTER_S))
-        else:
-            item.fail(_as_told_to_callers(error))
-        self._start()
-
-    def _settle(self, item: _Item, verdict: Verdict) -> None:
+    def _settle(self, item: _Item, verdict: Verdict, begun_at_s: float) -> None:
         if isinstance(verdict, Entry):
-            begun_at_s = item.begun_at_s
             item.answer(TimedEntry(verdict, begun_at_s - item.submitted_at_s, self._loop.time() - begun_at_s))
         elif isinstance(verdict, HeldElsewhere):
             self._waiting_alone.append(item)
@@ -153,20 +132,30 @@ class Charging:
         """Answers those whose time is over; a thread that still works for them ends by its own limits."""
         self._sweeper = None
         now_s = self._loop.time()
-        for item in self._in_flight:
-            if item.deadline_s <= now_s:
-                item.fail(ChargeUnknown("the database has not answered in time"))
+        for batch in (*self._batches, *self._alone):
+            for item in batch.items:
+                if item.deadline_s <= now_s:
+                    item.fail(ChargeUnknown("the database has not answered in time"))
         for queue in (self._waiting, self._waiting_alone):
             while queue and queue[0].deadline_s <= now_s:
                 queue.popleft().fail(Overloaded("the charge waited too long for its turn"))
-        if not self.idle:
-            self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+        self._start()
+
+
+class _Batch:
+    """What shares a transaction."""
+
+    __slots__ = ("begun_at_s", "items")
+
+    def __init__(self, items: list[_Item], begun_at_s: float) -> None:
+        self.items = items
+        self.begun_at_s = begun_at_s
 
 
 class _Item:
     """One request on its way."""
 
-    __slots__ = ("begun_at_s", "deadline_s", "future", "lease", "request", "submitted_at_s")
+    __slots__ = ("deadline_s", "future", "lease", "request", "submitted_at_s")
 
     def __init__(
         self,
@@ -180,7 +169,6 @@ class _Item:
         self.lease = lease
         self.future = future
         self.submitted_at_s = submitted_at_s
-        self.begun_at_s = submitted_at_s
         self.deadline_s = deadline_s
 
     def answer(self, entry: TimedEntry) -> None:
@@ -208,4 +196,6 @@ def _next(queue: deque[_Item], at_most: int) -> list[_Item]:
 def _as_told_to_callers(error: BaseException) -> BaseException:
     if isinstance(error, CommitUnknown):
         return ChargeUnknown(str(error))
+    if isinstance(error, TimedOut):
+        return ChargeInProgress("another session holds the appointment", retry_after_s=ROW_HELD_RETRY_AFTER_S)
     return error

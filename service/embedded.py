@@ -126,7 +126,8 @@ class EmbeddedServers:
         for server in self._servers:
             _bound_log(server.log)
             if server.child.exit_status() is not None:
-                return f"embedded {server.name} died ({server.child.how_it_ended()}): {server.reason()}"
+                ended, last_line = server.child.how_it_ended(), _last_line(server.child)
+                return f"embedded {server.name} died ({ended}); its log, {server.log}, ends with: {last_line}"
         return None
 
     def stop(self) -> None:

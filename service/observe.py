@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, MutableMapping
-from typing import Any, BinaryIO, Literal, TextIO
+from typing import Any, BinaryIO, Literal, TextIO, cast
 
 import orjson
 import structlog
@@ -266,7 +266,7 @@ def set_up_logs(level: str, format_: Literal["auto", "json", "console"], stream:
     structlog.configure(
         processors=shared + last,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.BytesLoggerFactory(TickStream(stream.buffer))
+        logger_factory=structlog.BytesLoggerFactory(cast(BinaryIO, TickStream(stream.buffer)))
         if as_json
         else structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,

@@ -118,7 +118,7 @@ def test_an_entry_whose_row_a_stranger_holds_is_refused_in_time_and_delays_nobod
 ) -> None:
     (stuck, person, _), (other, other_person, _) = world.meeting(), world.meeting()
     addresses = {"database_url": world.database_url, "redis_url": world.redis_url}
-    limits = {"row_lock_timeout_s": "1", "statement_timeout_s": "4", "charge_timeout_s": "20"}
+    limits = {"row_lock_timeout_s": "3", "statement_timeout_s": "8", "charge_timeout_s": "30"}
     with service(tmp_path, workers=1, **addresses, **limits) as hasty, in_background() as start:
         api = Api(hasty.url)
         with held_row(world.database_url, stuck):

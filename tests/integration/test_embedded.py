@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import fcntl
 import os
 import shutil
 import signal
@@ -338,23 +338,23 @@ def test_others_find_the_addresses_exactly_while_an_owner_lives(made_dir: Path) 
     assert not (made_dir / "embedded.json").exists()
 
 
-def test_looking_for_an_owner_never_stands_in_the_way_of_one(data_dir: Path) -> None:
+def test_looking_for_an_owner_never_stands_in_the_way_of_one(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_or_make_secrets(data_dir)
-    (data_dir / "embedded.json").write_text(json.dumps({"pid": 1, "database_url": None, "redis_url": None}))
     (data_dir / "owner.lock").write_text(str(os.getpid()))
-    done = threading.Event()
+    looker = (data_dir / "owner.lock").open()
+    fcntl.flock(looker, fcntl.LOCK_SH)
+    flock = fcntl.flock
 
-    def look() -> None:
-        while not done.is_set():
-            running_addresses(data_dir)
+    def met_by_the_looker(fd: int, operation: int) -> None:
+        try:
+            flock(fd, operation)
+        except BlockingIOError:
+            looker.close()  # it has seen enough
+            raise
 
-    looker = threading.Thread(target=look)
-    looker.start()
-    try:
-        EmbeddedServers.start(data_dir, postgres=False).stop()
-    finally:
-        done.set()
-        looker.join()
+    monkeypatch.setattr(fcntl, "flock", met_by_the_looker)
+    EmbeddedServers.start(data_dir, postgres=False).stop()
+    assert looker.closed
 
 
 def test_a_command_uses_the_running_servers_and_leaves_them_running(made_dir: Path) -> None:

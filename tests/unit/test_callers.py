@@ -85,6 +85,9 @@ class TestWhoIsNamed:
     def test_spaces_around_scopes_grant_nothing(self) -> None:
         assert with_secret().identify(signed(claims(scope="  locks  ")), now=NOW).scopes == {"locks"}
 
+    def test_only_a_space_parts_scopes(self) -> None:
+        assert with_secret().identify(signed(claims(scope="locks\toperator")), now=NOW).scopes == {"locks\toperator"}
+
     def test_an_operator_may_monitor_and_a_monitor_may_not_operate(self) -> None:
         operator = Caller(1, frozenset({"operator"}))
         monitor = Caller(1, frozenset({"monitor"}))
