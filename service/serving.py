@@ -16,7 +16,7 @@ from service.callers import Callers, sign_token
 from service.embedded import EmbeddedServers, load_or_make_secrets
 from service.observe import set_up_logs
 from service.settings import Settings, SettingsError, require_secrets, resolved, unknown_settings
-from service.workers import StartFailed, Supervisor, bind
+from service.workers import Listening, StartFailed, Supervisor
 
 log = structlog.get_logger("chargeonce")
 
@@ -35,13 +35,13 @@ def serve(settings: Settings, *, demo: bool) -> int:
         log.warning("unknown setting ignored", name=name)
     with ExitStack() as stack:
         # The port first: a second start by mistake should fail before it touches anything.
-        listening = stack.enter_context(bind(settings.host, settings.port))
+        listening = stack.enter_context(Listening(settings.host, settings.port, workers=settings.workers))
         settings, servers = _with_servers(settings, stack)
         _check(settings)
         _see_to_schema(settings, embedded=servers is not None and servers.addresses.database_url is not None)
-        curl = _demo_curl(settings, listening.getsockname()[1]) if demo else None
+        curl = _demo_curl(settings, listening.port) if demo else None
         supervisor = Supervisor(settings, listening, look_after=_Reporter(servers))
-        return supervisor.run(lambda: _greet(settings, listening.getsockname()[1], curl))
+        return supervisor.run(lambda: _greet(settings, listening.port, curl))
 
 
 def with_generated_secrets(settings: Settings) -> Settings:

@@ -7,6 +7,8 @@ import enum
 import select
 import socket
 import threading
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -88,7 +90,7 @@ class Proxy:
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._connections |= {client, server}
-            self._start(lambda client=client, server=server: self._pump(client, server))  # type: ignore[misc]
+            self._start(partial(self._pump, client, server))
 
     def _pump(self, client: socket.socket, server: socket.socket) -> None:
         """One connection's life; one thread for both ways, so that a cut has a place in their order."""
@@ -135,8 +137,8 @@ class Proxy:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
-    def _start(self, work: object) -> None:
-        thread = threading.Thread(target=work, daemon=True)  # type: ignore[arg-type]
+    def _start(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, daemon=True)
         self._threads.append(thread)
         thread.start()
 

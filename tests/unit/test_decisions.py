@@ -168,9 +168,7 @@ def told_one_by_one(world: World) -> tuple[list[tuple[object, ...]], dict[int, i
     table = {id_: dict(each) for id_, each in world.appointments.items()}
     coupons = dict(world.coupons)
     charges: dict[int, tuple[object, ...]] = {}
-    outcomes: list[tuple[object, ...]] = []
-    for request in world.requests:
-        outcomes.append(_tell_one(world, request, table, coupons, charges))
+    outcomes = [_tell_one(world, request, table, coupons, charges) for request in world.requests]
     return outcomes, coupons, charges
 
 

@@ -289,15 +289,12 @@ def test_the_secrets_length_counts_bytes(monkeypatch: pytest.MonkeyPatch) -> Non
     assert load_settings().jwt_secret == SecretStr("ä" * 16)
 
 
-def test_a_trailing_newline_in_an_agora_key_is_not_taken_for_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    put(monkeypatch, agora_app_id=HEX + "\n", agora_app_certificate=HEX + "\n")
+def test_space_around_an_agora_key_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, agora_app_id=f" {HEX}\n", agora_app_certificate=f"{HEX}\n")
 
-    try:
-        settings = load_settings()
-    except SettingsError as error:
-        assert str(error).startswith("CHARGEONCE_AGORA_APP_")
-    else:
-        assert (settings.agora_app_id, settings.agora_app_certificate) == (HEX, SecretStr(HEX))
+    settings = load_settings()
+
+    assert (settings.agora_app_id, settings.agora_app_certificate) == (HEX, SecretStr(HEX))
 
 
 @pytest.mark.parametrize(

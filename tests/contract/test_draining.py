@@ -1,0 +1,136 @@
+"""SIGTERM and Ctrl-C: what is under way gets its answer, nothing new is begun, nothing is left behind."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.contract.api import Api, assert_books_right, charge_rows, held_row, in_background, problem, waits_for_row
+from tests.harness import PATIENCE_S, Rows, Service, clean_environment, run_cli, service, wait_until
+
+PATIENT = {"row_lock_timeout_s": "40", "statement_timeout_s": "40", "charge_timeout_s": "50", "drain_timeout_s": "60"}
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_requests_under_way_are_finished_and_new_ones_refused(
+    start_service: Callable[..., Service], rows: Rows, database_url: str, signal_number: signal.Signals
+) -> None:
+    for user_id in (11, 22):
+        rows.grant(user_id, 5)
+    id_, other = rows.appointment(11, 22), rows.appointment(11, 22)
+    service = start_service(workers=1, **PATIENT)
+    api = Api(service.url)
+    [worker] = service.worker_pids()
+    kept_alive = api.connection()
+    assert api.get("/livez", on=kept_alive).status == 200
+
+    with in_background() as start, held_row(database_url, id_) as release:
+        entering = start(api.enter, id_, 11)
+        wait_until(lambda: waits_for_row(rows))
+        os.kill(service.process.pid, signal_number)
+        wait_until(lambda: '"draining"' in service.logged())
+        wait_until(lambda: refuses_as_draining(api, kept_alive, other), what="a refusal of new work")
+        assert charge_rows(rows, other) == 0
+        assert not entering.done()
+        assert service.process.poll() is None, "it waits for what is under way"
+        release()
+        answer = entering.result()
+    kept_alive.close()
+
+    assert (answer.status, charge_rows(rows, id_)) == (201, 1)
+    assert service.process.wait(PATIENCE_S) == 0
+    assert not alive(worker)
+    assert "Traceback" not in service.logged()
+    assert_books_right(database_url)
+
+
+def refuses_as_draining(api: Api, kept_alive: http.client.HTTPConnection, appointment_id: int) -> bool:
+    """Whether the kept-alive connection is refused new work, or was closed."""
+    try:
+        answer = api.get(f"/v1/appointments/{appointment_id}", user=11, on=kept_alive)
+        if answer.status == 200:  # the signal has not come through yet
+            return False
+        problem(answer, "draining")
+        assert answer.headers.get("connection") == "close"
+        ready = api.get("/readyz", on=kept_alive)
+        problem(ready, "draining")
+    except (http.client.HTTPException, ConnectionError):
+        return True
+    else:
+        return True
+
+
+def test_leases_are_given_back_and_redis_holds_no_key_without_an_end(
+    start_service: Callable[..., Service], rows: Rows
+) -> None:
+    rows.grant(11, 50)
+    service = start_service()
+    api = Api(service.url)
+    ids = [rows.appointment(11, 22) for _ in range(5)]
+    assert [api.enter(id_, 11).status for id_ in ids] == [201] * 5
+    assert service.stop() == 0
+
+
+    with redis.Redis.from_url(service.environment["CHARGEONCE_REDIS_URL"], socket_timeout=5) as client:
+        for id_ in ids:
+            assert client.get(f"lock:{{appointment:{id_}}}") is None
+            for key in client.scan_iter(match=f"*{{appointment:{id_}}}*"):
+                assert client.pttl(key) > 0
+
+
+def test_a_second_start_on_the_same_folder_finds_yesterdays_data(tmp_path: Path) -> None:
+    environment = clean_environment(data_dir=str(tmp_path / "data"))
+    nothing_set: dict[str, str] = {"jwt_secret": "", "agora_app_id": "", "agora_app_certificate": ""}
+
+    with service(tmp_path, workers=1, **nothing_set) as today:
+        api = Api(today.url)
+        made = run_cli("seed", "--appointments", "3", "--users", "4", "--coupons", "9", environment=environment)
+        assert made.returncode == 0, made.stderr
+        children = pids_below(today.process.pid)
+        assert len(children) >= 3, "a worker and two servers"
+        made = run_cli("token", "--user", "1", "--scope", "service", environment=environment)
+        assert made.returncode == 0, made.stderr
+        authorization = {"Authorization": f"Bearer {made.stdout.strip()}"}
+        created = api.post("/v1/appointments", send={"user_id": 1, "invitee_user_id": 2}, headers=authorization)
+        assert created.status == 201, created.body
+        path = f"/v1/appointments/{created.json['id']}"
+        entered = api.post(f"{path}/entries", headers=authorization)
+        assert entered.status == 201
+        assert run_cli("audit", environment=environment).returncode == 0, "beside the running service"
+        assert today.stop() == 0
+        assert not any(alive(pid) for pid in children)
+    assert run_cli("audit", environment=environment).returncode == 0, "with nothing running"
+    assert oct((tmp_path / "data").stat().st_mode & 0o777) == "0o700"
+
+    with service(tmp_path, workers=1, **nothing_set) as tomorrow:
+        api = Api(tomorrow.url)
+        found = api.get(path, headers=authorization)
+        assert found.status == 200, "the token of yesterday is still good"
+        assert found.json["charge"] == entered.json["charge"]
+        repeated = api.post(f"{path}/entries", headers=authorization)
+        assert repeated.json["outcome"] == "already_charged"
+        assert tomorrow.stop() == 0
+        secrets = json.loads((tmp_path / "data" / "secrets.json").read_text())
+        for secret in secrets.values():
+            assert secret not in today.logged() + tomorrow.logged()
+
+
+def pids_below(pid: int) -> list[int]:
+    """A process's children and theirs."""
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return children + [grandchild for child in children for grandchild in pids_below(child)]
