@@ -132,10 +132,14 @@ def _server_leaving(code: str | None) -> bool:
 def _session_options(limits: DatabaseLimits) -> str:
     return (
         "-c timezone=UTC"
-        f" -c statement_timeout={round(limits.statement_timeout_s * 1000)}"
-        f" -c lock_timeout={round(limits.row_lock_timeout_s * 1000)}"
-        f" -c idle_in_transaction_session_timeout={round(limits.idle_in_transaction_timeout_s * 1000)}"
+        f" -c statement_timeout={_ms(limits.statement_timeout_s)}"
+        f" -c lock_timeout={_ms(limits.row_lock_timeout_s)}"
+        f" -c idle_in_transaction_session_timeout={_ms(limits.idle_in_transaction_timeout_s)}"
     )
+
+
+def _ms(limit_s: float) -> int:
+    return max(1, round(limit_s * 1000))  # to Postgres 0 is no limit
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,6 +15,7 @@ import orjson
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
+from prometheus_client import Histogram
 
 from db.charging import Charges
 from db.database import Database, DatabaseLimits
@@ -146,6 +147,7 @@ def _application(
 def _edge(traffic: Traffic, metrics: Metrics, table: Iterable[Route], settings: Settings) -> Middleware:
     """The outermost layer: request ids, limits, draining, and refusals into problems."""
     public = {route.path for route in table if route.public}
+    seen: dict[tuple[str, str | None, int], Histogram] = {}
 
     async def bounded(request: web.Request, handler: Next, path: str | None) -> web.StreamResponse:
         if request.content_length is not None and request.content_length > settings.max_body_bytes:
@@ -177,9 +179,13 @@ def _edge(traffic: Traffic, metrics: Metrics, table: Iterable[Route], settings: 
         response.headers["X-Request-Id"] = request_id
         if traffic.draining:
             response.force_close()
-        metrics.request_seconds.labels(request.method if path else "other", path or "other", response.status).observe(
-            time.perf_counter() - started_at_s
-        )
+        ended = (request.method, path, response.status)
+        series = seen.get(ended)
+        if series is None:
+            # Only routes and statuses that are ours become labels, not what a client makes up.
+            method, route = (request.method, path) if path else ("other", "other")
+            series = seen[ended] = metrics.request_seconds.labels(method, route, response.status)
+        series.observe(time.perf_counter() - started_at_s)
         return response
 
     _show_from_the_start(metrics, table)

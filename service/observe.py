@@ -133,11 +133,24 @@ class Metrics:
             self.dependency_up.labels(dependency)
 
 
+class _ResourceSeries:
+    """The series of one resource, looked up once: `labels()` costs more than counting does."""
+
+    def __init__(self, metrics: Metrics, resource: str) -> None:
+        self.ended = {outcome: metrics.lock_acquire.labels(resource, outcome) for outcome in ACQUIRE_OUTCOMES}
+        self.waited_s = {outcome: metrics.lock_wait_seconds.labels(resource, outcome) for outcome in ACQUIRE_OUTCOMES}
+        self.held_s = metrics.lock_held_seconds.labels(resource)
+        self.holders = metrics.lock_holders.labels(resource)
+        self.waiters = metrics.lock_waiters.labels(resource)
+        self.lost = {reason: metrics.leases_lost.labels(resource, reason.value) for reason in LossReason}
+
+
 class Observer:
     """Listens to locks/ and db/, counts, and logs what somebody may have to act on."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
+        self._by_resource: dict[str, _ResourceSeries] = {}
 
     def on_lock_event(self, event: LockEvent) -> None:
         """A listener for a Locker."""
@@ -145,11 +158,11 @@ class Observer:
             case events.Acquired():
                 self._acquired(event)
             case events.Released():
-                resource = resource_of(event.name)
-                self.metrics.lock_holders.labels(resource).dec()
-                self.metrics.lock_held_seconds.labels(resource).observe(event.held_s)
+                series = self._series(event.name)
+                series.holders.dec()
+                series.held_s.observe(event.held_s)
             case events.Waiting():
-                self.metrics.lock_waiters.labels(resource_of(event.name)).inc()
+                self._series(event.name).waiters.inc()
             case events.GaveUp():
                 self._gave_up(event)
             case events.Lost():
@@ -175,32 +188,39 @@ class Observer:
             case RowsLocked() | Committing():
                 pass
 
+    def _series(self, name: str) -> _ResourceSeries:
+        resource = resource_of(name)
+        series = self._by_resource.get(resource)
+        if series is None:
+            series = self._by_resource[resource] = _ResourceSeries(self.metrics, resource)
+        return series
+
     def _acquired(self, event: events.Acquired) -> None:
-        metrics, resource = self.metrics, resource_of(event.name)
-        metrics.lock_acquire.labels(resource, "acquired").inc()
-        metrics.lock_wait_seconds.labels(resource, "acquired").observe(event.waited_s)
-        metrics.lock_holders.labels(resource).inc()
+        series = self._series(event.name)
+        series.ended["acquired"].inc()
+        series.waited_s["acquired"].observe(event.waited_s)
+        series.holders.inc()
         if event.wake_source is not WakeSource.NONE:
-            metrics.lock_waiters.labels(resource).dec()
-            metrics.wakeups.labels(event.wake_source.value).inc()
+            series.waiters.dec()
+            self.metrics.wakeups.labels(event.wake_source.value).inc()
             if event.handoff_s is not None:
-                metrics.lock_handoff_seconds.observe(event.handoff_s)
+                self.metrics.lock_handoff_seconds.observe(event.handoff_s)
         if event.takeover:
-            metrics.takeovers.inc()
+            self.metrics.takeovers.inc()
             log.warning("lock taken over", lock=event.name, fencing_token=event.fencing_token, waited_s=event.waited_s)
 
     def _gave_up(self, event: events.GaveUp) -> None:
-        metrics, resource = self.metrics, resource_of(event.name)
-        metrics.lock_acquire.labels(resource, event.outcome).inc()
-        metrics.lock_wait_seconds.labels(resource, event.outcome).observe(event.waited_s)
+        series = self._series(event.name)
+        series.ended[event.outcome].inc()
+        series.waited_s[event.outcome].observe(event.waited_s)
         if event.queued:
-            metrics.lock_waiters.labels(resource).dec()
+            series.waiters.dec()
 
     def _lost(self, event: events.Lost) -> None:
-        metrics, resource = self.metrics, resource_of(event.name)
-        metrics.leases_lost.labels(resource, event.reason.value).inc()
-        metrics.lock_holders.labels(resource).dec()
-        metrics.lock_held_seconds.labels(resource).observe(event.held_s)
+        series = self._series(event.name)
+        series.lost[event.reason].inc()
+        series.holders.dec()
+        series.held_s.observe(event.held_s)
         log.warning(
             "lease lost",
             lock=event.name,

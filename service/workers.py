@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import select
 import shutil
@@ -257,6 +258,13 @@ def work(settings: Settings, *, number: int, listening_fd: int, supervisor_fd: i
     uvloop.run(_work(settings, number, socket.socket(fileno=listening_fd), socket.socket(fileno=supervisor_fd)))
 
 
+def _collect_garbage_less_often() -> None:
+    """What stands now stays, and need not be looked at again: 9 % of a worker's CPU at the default thresholds."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
 async def _work(settings: Settings, number: int, listening: socket.socket, supervisor: socket.socket) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -267,6 +275,7 @@ async def _work(settings: Settings, number: int, listening: socket.socket, super
     loop.add_reader(supervisor.fileno(), stop.set)
     instance_id = settings.worker_instance_id(number)
     async with running_instance(settings, instance_id=instance_id) as instance:
+        _collect_garbage_less_often()
         runner = web.AppRunner(
             instance.app,
             access_log=None,

@@ -11,7 +11,7 @@ from service.callers import Caller, Callers
 from service.entering import Entered, Entering, EntryRequest
 from service.handlers.http import answer, caller_of, json_or_form_body, path_id
 from service.models import AgoraTokenRequest, ChargeAnswer, EntryAnswer, RoomAnswer
-from service.observe import Metrics
+from service.observe import STAGES, Metrics
 from service.problems import problem_of
 
 log = structlog.get_logger("chargeonce.entries")
@@ -25,6 +25,8 @@ class EntryHandlers:
         self._callers = callers
         self._metrics = metrics
         self._app_id = app_id
+        self._entered = {outcome: metrics.charges.labels(outcome.value) for outcome in Outcome}
+        self._stages = {stage: metrics.charge_seconds.labels(stage) for stage in STAGES}
 
     async def enter(self, request: web.Request) -> web.Response:
         """Charges once, and answers with the key to the room."""
@@ -58,14 +60,13 @@ class EntryHandlers:
 
     def _note(self, request: web.Request, wanted: EntryRequest, entered: Entered) -> None:
         outcome = entered.entry.outcome
-        metrics = self._metrics
-        metrics.charges.labels(outcome.value).inc()
-        metrics.charge_seconds.labels("lock").observe(entered.lock_wait_s)
-        metrics.charge_seconds.labels("queue").observe(entered.queued_s)
-        metrics.charge_seconds.labels("transaction").observe(entered.transaction_s)
-        metrics.charge_seconds.labels("total").observe(entered.lock_wait_s + entered.queued_s + entered.transaction_s)
+        self._entered[outcome].inc()
+        self._stages["lock"].observe(entered.lock_wait_s)
+        self._stages["queue"].observe(entered.queued_s)
+        self._stages["transaction"].observe(entered.transaction_s)
+        self._stages["total"].observe(entered.lock_wait_s + entered.queued_s + entered.transaction_s)
         if outcome is Outcome.ALREADY_CHARGED:
-            metrics.duplicates_prevented.labels(entered.guarded_by).inc()
+            self._metrics.duplicates_prevented.labels(entered.guarded_by).inc()
         log.info(
             "entry",
             request_id=request["id"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -237,8 +238,6 @@ def test_a_pooled_connection_that_died_is_replaced(proxied: tuple[Proxy, Databas
 
 
 def test_a_server_that_takes_connections_and_says_nothing_is_down_in_time() -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d"
         with closing(quick(url, connect_timeout_s=1)) as database:
