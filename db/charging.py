@@ -31,6 +31,7 @@ from db.decisions import (
 )
 from db.errors import CommitUnknown, DatabaseDown, TimedOut
 from db.events import Committed, Committing, Listener, RowsLocked, Settled, ignore
+from db.prepared import Prepared
 from db.records import ChargeRecord
 from db.tables import (
     CHAMPAGNE,
@@ -41,6 +42,8 @@ from db.tables import (
     user_consume,
     user_coupon,
 )
+
+_CHAMPAGNE: sa.ColumnElement[int] = sa.literal_column(str(CHAMPAGNE))  # in the statement's text, not a parameter
 
 SETTLE_PAUSE_S = 0.05
 RUNS_PER_BATCH = 2
@@ -63,11 +66,12 @@ Verdict = Entry | Refusal
 
 
 class Charges:
-    """Charges on one database. Blocking: called from the service's bounded pool, one call a transaction."""
+    """Charges on a database that it has for itself. Blocking: one call a transaction."""
 
     def __init__(
         self, database: Database, rules: Rules, *, settle_within_s: float = 2.0, listener: Listener = ignore
     ) -> None:
+        database.prepare(STATEMENTS)
         self._database = database
         self._rules = rules
         self._settle_within_s = settle_within_s
@@ -78,13 +82,13 @@ class Charges:
 
         Raises DatabaseDown, TimedOut, Conflict (nothing was written) or CommitUnknown (it could not be settled).
         """
-        return self._charge(requests, _LOCK_FREE_APPOINTMENTS)
+        return self._charge(requests, LOCK_FREE_APPOINTMENTS)
 
     def charge_waiting(self, requests: Sequence[ChargeRequest]) -> list[Verdict]:
         """As charge_batch, but waits for rows that others hold, at most the row lock's limit (TimedOut)."""
-        return self._charge(requests, _LOCK_APPOINTMENTS)
+        return self._charge(requests, LOCK_APPOINTMENTS)
 
-    def _charge(self, requests: Sequence[ChargeRequest], lock_appointments: sa.Select[Any]) -> list[Verdict]:
+    def _charge(self, requests: Sequence[ChargeRequest], lock_appointments: Prepared) -> list[Verdict]:
         for run in range(RUNS_PER_BATCH):
             batch = _Batch(requests, lock_appointments, self._rules, self._emit)
             started_at_s = time.monotonic()
@@ -123,7 +127,7 @@ class _Batch:
     """One transaction's work. It may run more than once, so every run starts from nothing."""
 
     def __init__(
-        self, requests: Sequence[ChargeRequest], lock_appointments: sa.Select[Any], rules: Rules, emit: Listener
+        self, requests: Sequence[ChargeRequest], lock_appointments: Prepared, rules: Rules, emit: Listener
     ) -> None:
         self._requests = requests
         self._lock_appointments = lock_appointments
@@ -136,7 +140,7 @@ class _Batch:
         self.verdicts: list[Verdict] = []
         self.new_charges: Mapping[int, NewCharge] = {}
         self.entry_count = 0
-        self._entry_ids: list[int] = []
+        self._last_entry_id: int | None = None
         self._entered_at: datetime | None = None
 
     def run(self, connection: sa.Connection) -> list[Verdict]:
@@ -157,85 +161,70 @@ class _Batch:
         return self.verdicts
 
     def is_in_the_tables(self, connection: sa.Connection) -> bool:
-        if not self._entry_ids:
+        if self._last_entry_id is None:
             return True  # only refusals, which write nothing
         # The row locks wait until a COMMIT that is still under way has ended, one way or the other.
-        connection.execute(_LOCK_APPOINTMENTS, {"ids": self.appointment_ids})
-        # Ids alone do not do: after a crash a sequence may give the same id again.
-        found = connection.execute(_FIND_ENTRIES, {"ids": self._entry_ids, "entered_at": self._entered_at}).scalar_one()
+        LOCK_APPOINTMENTS.run(connection, ids=self.appointment_ids)
+        # The id alone does not do: after a crash a sequence may give the same id again.
+        entry = {"entry_id": self._last_entry_id, "entered_at": self._entered_at}
+        found = connection.execute(_FIND_ENTRY, entry).scalar_one()
         return bool(found)
 
     def _locked_appointments(self, connection: sa.Connection) -> dict[int, AppointmentRow]:
-        rows = connection.execute(self._lock_appointments, {"ids": self.appointment_ids})
+        rows = self._lock_appointments.run(connection, ids=self.appointment_ids)
         return {row[0]: AppointmentRow(*row) for row in rows}
 
     def _held_elsewhere(self, connection: sa.Connection, appointments: Mapping[int, AppointmentRow]) -> list[int]:
         missing = [id_ for id_ in self.appointment_ids if id_ not in appointments]
-        if not missing or self._lock_appointments is _LOCK_APPOINTMENTS:
+        if not missing or self._lock_appointments is LOCK_APPOINTMENTS:
             return []
-        return list(connection.execute(_EXISTING_APPOINTMENTS, {"ids": missing}).scalars())
+        return [row[0] for row in FIND_APPOINTMENTS.run(connection, ids=missing)]
 
     def _written(
         self, connection: sa.Connection, requests: Sequence[ChargeRequest], decisions: Decisions
     ) -> list[Verdict]:
         self.new_charges = decisions.new_charges
-        records = _write_charges(connection, decisions)
         entrants = [
             request for request, verdict in zip(requests, decisions.verdicts, strict=True) if isinstance(verdict, LetIn)
         ]
-        if entrants:
-            self._write_entries(connection, entrants)
+        records = self._write(connection, decisions, entrants) if entrants else {}
         return [
             _entry(verdict, records, self._entered_at) if isinstance(verdict, LetIn) else verdict
             for verdict in decisions.verdicts
         ]
 
-    def _write_entries(self, connection: sa.Connection, entrants: Sequence[ChargeRequest]) -> None:
-        rows = connection.execute(
-            _INSERT_ENTRIES,
-            {
-                "appointment_ids": [request.appointment_id for request in entrants],
-                "user_ids": [request.user_id for request in entrants],
-            },
-        ).all()
-        self._entry_ids = [row[0] for row in rows]
-        self._entered_at = rows[0][1]
-        self.entry_count = len(rows)
+    def _write(
+        self, connection: sa.Connection, decisions: Decisions, entrants: Sequence[ChargeRequest]
+    ) -> dict[int, ChargeRecord]:
+        charges = list(decisions.new_charges.values())
+        rows = WRITE.run(
+            connection,
+            appointment_ids=[charge.appointment_id for charge in charges],
+            payer_ids=[charge.payer_id for charge in charges],
+            other_user_ids=[charge.other_user_id for charge in charges],
+            counts=[charge.count for charge in charges],
+            fences=[charge.lock_fence for charge in charges],
+            spending_ids=list(decisions.spent),
+            spent_counts=list(decisions.spent.values()),
+            entered_ids=[request.appointment_id for request in entrants],
+            entrant_ids=[request.user_id for request in entrants],
+        )
+        self._last_entry_id, self._entered_at = rows[0][0], rows[0][1]
+        self.entry_count = len(entrants)
+        return {row[2]: ChargeRecord(*row[3:]) for row in rows if row[2] is not None}
 
 
 def _locked_balances(connection: sa.Connection, payer_ids: list[int]) -> dict[int, int]:
     if not payer_ids:
         return {}
-    return {row[0]: row[1] for row in connection.execute(_LOCK_COUPONS, {"payer_ids": payer_ids})}
+    return {row[0]: row[1] for row in LOCK_COUPONS.run(connection, payer_ids=payer_ids)}
 
 
 def _earlier_charges(connection: sa.Connection, appointment_ids: list[int]) -> dict[int, ChargeRecord]:
     if not appointment_ids:
         return {}
     # A statement of its own: joined to the locking one it would be read as of before the wait for the lock.
-    return {row[0]: ChargeRecord(*row[1:]) for row in connection.execute(_FIND_CHARGES, {"ids": appointment_ids})}
-
-
-def _write_charges(connection: sa.Connection, decisions: Decisions) -> dict[int, ChargeRecord]:
-    charges = list(decisions.new_charges.values())
-    if not charges:
-        return {}
-    fences = [charge.lock_fence for charge in charges]
-    ids = [charge.appointment_id for charge in charges]
-    connection.execute(_SPEND_COUPONS, {"payer_ids": list(decisions.spent), "counts": list(decisions.spent.values())})
-    rows = connection.execute(
-        _INSERT_CHARGES,
-        {
-            "appointment_ids": ids,
-            "payer_ids": [charge.payer_id for charge in charges],
-            "other_user_ids": [charge.other_user_id for charge in charges],
-            "counts": [charge.count for charge in charges],
-            "fences": fences,
-        },
-    )
-    written = {row[0]: ChargeRecord(*row[1:]) for row in rows}
-    connection.execute(_MARK_CONSUMED, {"ids": ids, "fences": fences})
-    return written
+    return {row[0]: ChargeRecord(*row[1:]) for row in FIND_CHARGES.run(connection, ids=appointment_ids)}
 
 
 def _entry(verdict: LetIn, records: Mapping[int, ChargeRecord], entered_at: datetime | None) -> Entry:
@@ -253,8 +242,8 @@ def _rows_of(alias: str, **columns: str) -> Any:
     """A table in the statement, one column for each array parameter: unnest(:a, :b)."""
     return (
         sa.func.unnest(*[_array(parameter) for parameter in columns.values()])
-        .table_valued(*columns, name=alias)
-        .render_derived()
+        .table_valued(*columns)
+        .render_derived(name=alias)
     )
 
 
@@ -279,15 +268,20 @@ def _select_appointments() -> sa.Select[Any]:
     )
 
 
-_LOCK_APPOINTMENTS = _select_appointments().with_for_update(of=appointment_info)
-_LOCK_FREE_APPOINTMENTS = _select_appointments().with_for_update(of=appointment_info, skip_locked=True)
-_EXISTING_APPOINTMENTS = sa.select(appointment_info.c.id).where(appointment_info.c.id == sa.any_(_array("ids")))
+LOCK_APPOINTMENTS = Prepared("lock_appointments", _select_appointments().with_for_update(of=appointment_info))
+LOCK_FREE_APPOINTMENTS = Prepared(
+    "lock_free_appointments", _select_appointments().with_for_update(of=appointment_info, skip_locked=True)
+)
+FIND_APPOINTMENTS = Prepared(
+    "find_appointments", sa.select(appointment_info.c.id).where(appointment_info.c.id == sa.any_(_array("ids")))
+)
 
-_LOCK_COUPONS = (
+LOCK_COUPONS = Prepared(
+    "lock_coupons",
     sa.select(user_coupon.c.user_id, user_coupon.c["count"])
-    .where(user_coupon.c.coupon_id == CHAMPAGNE, user_coupon.c.user_id == sa.any_(_array("payer_ids")))
+    .where(user_coupon.c.coupon_id == _CHAMPAGNE, user_coupon.c.user_id == sa.any_(_array("payer_ids")))
     .order_by(user_coupon.c.user_id)
-    .with_for_update()
+    .with_for_update(),
 )
 
 _CHARGE_COLUMNS = (
@@ -299,59 +293,81 @@ _CHARGE_COLUMNS = (
     user_consume.c["count"],
     user_consume.c.created_at,
 )
-_FIND_CHARGES = sa.select(*_CHARGE_COLUMNS).where(user_consume.c.appointment_id == sa.any_(_array("ids")))
-
-_spent = _rows_of("spent", payer_id="payer_ids", spent_count="counts")
-_SPEND_COUPONS = (
-    sa.update(user_coupon)
-    .values(count=user_coupon.c["count"] - _spent.c.spent_count)
-    .where(user_coupon.c.coupon_id == CHAMPAGNE, user_coupon.c.user_id == _spent.c.payer_id)
+FIND_CHARGES = Prepared(
+    "find_charges", sa.select(*_CHARGE_COLUMNS).where(user_consume.c.appointment_id == sa.any_(_array("ids")))
 )
 
-_charge = _rows_of(
-    "charge",
-    appointment_id="appointment_ids",
-    payer_id="payer_ids",
-    other_user_id="other_user_ids",
-    price="counts",
-    fence="fences",
-)
-_INSERT_CHARGES = (
-    sa.insert(user_consume)
-    .from_select(
-        ["appointment_id", "user_id", "other_user_id", "coupon_id", "prop_id", "count", "lock_fence"],
-        sa.select(
-            _charge.c.appointment_id,
-            _charge.c.payer_id,
-            _charge.c.other_user_id,
-            sa.literal_column(str(CHAMPAGNE)),
-            sa.literal_column(str(CHAMPAGNE)),
-            _charge.c.price,
-            _charge.c.fence,
-        ),
+
+def _write_all() -> sa.Select[Any]:
+    """Everything a batch writes, in one statement: coupons, charges, flags, ENTER rows.
+
+    A row for each charge, or one row without: (an entry's id, time of entry, the columns of the charge).
+    """
+    charge = sa.select(
+        _rows_of(
+            "charge_row",
+            appointment_id="appointment_ids",
+            payer_id="payer_ids",
+            other_user_id="other_user_ids",
+            price="counts",
+            fence="fences",
+        )
+    ).cte("charge")
+    spent = _rows_of("spent", payer_id="spending_ids", spent_count="spent_counts")
+    entrant = _rows_of("entrant", appointment_id="entered_ids", user_id="entrant_ids")
+    spend = (
+        sa.update(user_coupon)
+        .values(count=user_coupon.c["count"] - spent.c.spent_count)
+        .where(user_coupon.c.coupon_id == _CHAMPAGNE, user_coupon.c.user_id == spent.c.payer_id)
     )
-    .returning(*_CHARGE_COLUMNS)
-)
-
-_consumed = _rows_of("consumed", appointment_id="ids", fence="fences")
-_MARK_CONSUMED = (
-    sa.update(appointment_info)
-    .values(is_consume=sa.true(), lock_fence=_consumed.c.fence)
-    .where(appointment_info.c.id == _consumed.c.appointment_id)
-)
-
-_entrant = _rows_of("entrant", appointment_id="appointment_ids", user_id="user_ids")
-_INSERT_ENTRIES = (
-    sa.insert(appointment_action)
-    .from_select(
-        ["appointment_id", "user_id", "type"],
-        sa.select(_entrant.c.appointment_id, _entrant.c.user_id, sa.literal_column(str(int(ActionType.ENTER)))),
+    mark = (
+        sa.update(appointment_info)
+        .values(is_consume=sa.true(), lock_fence=charge.c.fence)
+        .where(appointment_info.c.id == charge.c.appointment_id)
     )
-    .returning(appointment_action.c.id, appointment_action.c.created_at)
-)
-_FIND_ENTRIES = sa.select(
+    written = (
+        sa.insert(user_consume)
+        .from_select(
+            ["appointment_id", "user_id", "other_user_id", "coupon_id", "prop_id", "count", "lock_fence"],
+            sa.select(
+                charge.c.appointment_id,
+                charge.c.payer_id,
+                charge.c.other_user_id,
+                _CHAMPAGNE,
+                _CHAMPAGNE,
+                charge.c.price,
+                charge.c.fence,
+            ),
+        )
+        .returning(*_CHARGE_COLUMNS)
+        .cte("written")
+    )
+    entered = (
+        sa.insert(appointment_action)
+        .from_select(
+            ["appointment_id", "user_id", "type"],
+            sa.select(entrant.c.appointment_id, entrant.c.user_id, sa.literal_column(str(int(ActionType.ENTER)))),
+        )
+        .returning(appointment_action.c.id, appointment_action.c.created_at)
+        .cte("entered")
+    )
+    last = sa.select(
+        sa.func.max(entered.c.id).label("entry_id"), sa.func.max(entered.c.created_at).label("entered_at")
+    ).subquery("last_entry")
+    return (
+        sa.select(last, written)
+        .select_from(last.outerjoin(written, sa.true()))
+        .add_cte(spend.cte("spend"), mark.cte("mark"))
+    )
+
+
+WRITE = Prepared("write_charges_and_entries", _write_all())
+
+_FIND_ENTRY = sa.select(
     sa.exists().where(
-        appointment_action.c.id == sa.any_(_array("ids")),
+        appointment_action.c.id == sa.bindparam("entry_id"),
         appointment_action.c.created_at == sa.bindparam("entered_at"),
     )
 )
+
+STATEMENTS = (LOCK_APPOINTMENTS, LOCK_FREE_APPOINTMENTS, FIND_APPOINTMENTS, LOCK_COUPONS, FIND_CHARGES, WRITE)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg2
 import sqlalchemy as sa
@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, TimedOut
+from db.prepared import INDEXES_ALWAYS, Prepared
 
 Result = TypeVar("Result")
 
@@ -53,6 +54,13 @@ class Database:
                 "options": _session_options(self.limits),
             },
         )
+
+    def prepare(self, statements: Sequence[Prepared]) -> None:
+        """From now on every connection of this database plans these statements once, and goes by the indexes always."""
+        settings = [f"SET {name} = {value}" for name, value in INDEXES_ALWAYS.items()]
+        script = ";".join([*settings, *(statement.prepare for statement in statements)])
+        sa.event.listen(self.engine, "connect", lambda connection, _: _run_script(connection, script))
+        self.engine.dispose()
 
     def transaction(self, work: Callable[[sa.Connection], Result]) -> Result:
         """Runs `work` and commits; a deadlock or a serialization failure runs it again, so `work` must be repeatable.
@@ -127,6 +135,13 @@ def _translated_at_commit(error: DBAPIError) -> DatabaseError:
 
 def _server_leaving(code: str | None) -> bool:
     return code is not None and code.startswith(("57P0", "08"))
+
+
+def _run_script(connection: Any, script: str) -> None:
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(script)
+    connection.autocommit = False
 
 
 def _session_options(limits: DatabaseLimits) -> str:

@@ -108,7 +108,7 @@ class Lease:
     async def extend(self, lease_ttl_s: float) -> None:
         """Gives the lease `lease_ttl_s` from now; the fencing token stays.
 
-        Raises LeaseLost, or LockStoreDown (then the old end stands).
+        Raises LeaseLost, ValueError, or LockStoreDown (then the old end stands).
         """
         await self._keeper.extend(self, lease_ttl_s)
 

@@ -142,7 +142,7 @@ class Link:
             self._up.set()
             if self._on_up is not None:
                 self._on_up()
-            await wire.ended
+            await asyncio.shield(wire.ended)  # close() cancels this task, and must not cancel the wire's own end
 
     def _gone(self, wire: _Wire, reason: str) -> None:
         if self._wire is not wire:
@@ -214,6 +214,8 @@ class _Wire(asyncio.Protocol):
             return future
         if not self._outgoing:
             self._loop.call_soon(self.flush)
+        if not self._pending:
+            self._silent_watches = 0  # silence counts from the first unanswered command
         self._outgoing.append(hiredis.pack_command(command))  # type: ignore[arg-type]
         self._pending.append(future)
         return future

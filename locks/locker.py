@@ -37,7 +37,7 @@ from locks.store import (
 )
 from locks.waiting import Patience, Waiter, Waiters
 
-SHORTEST_LEASE_S = 0.1
+SHORTEST_LEASE_S, LONGEST_LEASE_S = 0.1, 3600
 # A lease's timer looks a moment after the holder's end: Redis removes a key in the millisecond after it.
 TIMER_SLACK_S = 0.002
 
@@ -147,8 +147,7 @@ class Locker:
         Raises LockBusy after wait_s (0: at once, None: never), LockStoreDown, TooManyWaiters, ValueError.
         """
         keys = keys_of(name)
-        if not SHORTEST_LEASE_S <= lease_ttl_s <= 3600:
-            raise ValueError(f"lease_ttl_s is {SHORTEST_LEASE_S} to 3600 seconds, not {lease_ttl_s!r}")
+        _check_lease(lease_ttl_s)
         lease_id = f"{self._lease_prefix}.{next(self._lease_numbers):x}.{secrets.token_urlsafe(9)}"
         attempt = _Attempt(name, keys, lease_id, lease_ttl_s, Patience(wait_s), keep_extended)
         try:
@@ -169,6 +168,7 @@ class Locker:
 
     async def extend(self, lease: Lease, lease_ttl_s: float) -> None:
         """See Lease.extend."""
+        _check_lease(lease_ttl_s)
         lease.raise_if_lost()
         sent_at_s = time.monotonic()
         outcome = await self._store.extend(lease.keys, lease.lease_id, lease_ms=round(lease_ttl_s * 1000))
@@ -269,6 +269,11 @@ class Locker:
         handoff_s = time.monotonic() - sent_at_s if wake_source is WakeSource.HANDOVER else None
         self._emit(Acquired(attempt.name, fencing_token, lease.waited_s, wake_source, takeover, handoff_s))
         return lease
+
+
+def _check_lease(lease_ttl_s: float) -> None:
+    if not SHORTEST_LEASE_S <= lease_ttl_s <= LONGEST_LEASE_S:
+        raise ValueError(f"lease_ttl_s is {SHORTEST_LEASE_S} to {LONGEST_LEASE_S} seconds, not {lease_ttl_s!r}")
 
 
 class _Attempt:

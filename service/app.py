@@ -80,9 +80,11 @@ async def running_instance(settings: Settings, *, instance_id: str) -> AsyncIter
     """An instance with everything it needs, from settings whose addresses and secrets are all there."""
     metrics = Metrics(status_of_codes())
     observer = Observer(metrics)
-    database = _database(settings)
-    # One pool for each kind of work, so that no kind can take the threads of another.
-    charge_threads = ThreadPoolExecutor(settings.charge_lanes + settings.charge_solo_lanes, "charge")
+    # Threads and connections of their own for each kind of work, so that no kind can take those of another.
+    lanes = settings.charge_lanes + settings.charge_solo_lanes
+    database = _database(settings, connections=settings.read_threads + HEALTH_THREADS)
+    charge_database = _database(settings, connections=lanes)
+    charge_threads = ThreadPoolExecutor(lanes, "charge")
     read_threads = ThreadPoolExecutor(settings.read_threads, "read")
     health_threads = ThreadPoolExecutor(HEALTH_THREADS, "health")
     locker = _locker(settings, instance_id, observer)
@@ -91,7 +93,7 @@ async def running_instance(settings: Settings, *, instance_id: str) -> AsyncIter
     await locker.up_within(settings.command_timeout_s)
     await health.start()
     try:
-        charging = _charging(settings, database, charge_threads, observer)
+        charging = _charging(settings, charge_database, charge_threads, observer)
         entering = _entering(settings, locker, charging)
         reading = Reading(
             database, read_threads, max_waiting=settings.max_waiting_charges, timeout_s=settings.charge_timeout_s
@@ -104,6 +106,7 @@ async def running_instance(settings: Settings, *, instance_id: str) -> AsyncIter
         for threads in (charge_threads, read_threads, health_threads):
             threads.shutdown(wait=False, cancel_futures=True)
         database.close()
+        charge_database.close()
 
 
 def _application(
@@ -225,13 +228,12 @@ def _request_id(request: web.Request) -> str:
     return secrets.token_hex(12)
 
 
-def _database(settings: Settings) -> Database:
+def _database(settings: Settings, *, connections: int) -> Database:
     assert settings.database_url is not None
-    threads = settings.charge_lanes + settings.charge_solo_lanes + settings.read_threads + HEALTH_THREADS
     return Database(
         settings.database_url.get_secret_value(),
         limits=DatabaseLimits(
-            pool_size=threads,
+            pool_size=connections,
             connect_timeout_s=settings.database_connect_timeout_s,
             statement_timeout_s=settings.statement_timeout_s,
             row_lock_timeout_s=settings.row_lock_timeout_s,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
 
 MAX_ID = 2**63 - 1
 MAX_COUNT = 1_000_000_000
@@ -54,11 +54,12 @@ class NewAppointment(Body):
     invitee_user_id: Id
     prepare_id: Id | None = None
 
-    @model_validator(mode="after")
-    def _two_people(self) -> NewAppointment:
-        if self.user_id == self.invitee_user_id:
-            raise ValueError("invitee_user_id must be somebody else than user_id")
-        return self
+    @field_validator("invitee_user_id")
+    @classmethod
+    def _two_people(cls, value: int, info: ValidationInfo) -> int:
+        if value == info.data.get("user_id"):
+            raise ValueError("must be somebody else than user_id")
+        return value
 
 
 class AppointmentChange(Body):

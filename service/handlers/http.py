@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ValidationError
 
 from service.callers import Caller, Callers
@@ -21,6 +22,7 @@ Model = TypeVar("Model", bound=BaseModel)
 BODY_WAIT_S = 10.0
 JSON = "application/json"
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+CUT_SHORT = (web.RequestPayloadError, ConnectionError)
 _ID = re.compile(r"[1-9][0-9]{0,18}")
 
 
@@ -81,7 +83,8 @@ async def json_or_form_body(request: web.Request, model: type[Model]) -> Model:
         raise TooLarge("the body is too large") from error
     except TimeoutError as error:
         raise InvalidRequest("body", f"did not arrive within {BODY_WAIT_S:g} s") from error
-    except (ValueError, AssertionError, RuntimeError) as error:
+    except (ValueError, LookupError, AssertionError, RuntimeError, HttpProcessingError, *CUT_SHORT) as error:
+        # LookupError: a charset that nobody knows; HttpProcessingError: a part whose headers are none.
         raise InvalidRequest("body", "is not a readable form") from error
     return validated(model, {name: value for name, value in fields.items() if isinstance(value, str)})
 
@@ -113,6 +116,8 @@ async def _bytes(request: web.Request) -> bytes:
         raise TooLarge("the body is too large") from error
     except TimeoutError as error:
         raise InvalidRequest("body", f"did not arrive within {BODY_WAIT_S:g} s") from error
+    except CUT_SHORT as error:
+        raise InvalidRequest("body", "did not arrive whole, or cannot be unpacked") from error
 
 
 def _parsed(body: bytes) -> Any:
