@@ -196,6 +196,11 @@ class Locker:
         self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours, handed_over))
         return still_ours
 
+    def notice_lapse(self, lease: Lease) -> None:
+        """Declares a lease lost whose time is over, where a blocked event loop has not looked in time."""
+        if lease.is_lost:
+            self._renewal.lose(lease, LossReason.EXPIRED)
+
     async def _acquire_now(self, attempt: _Attempt) -> Lease:
         sent_at_s = time.monotonic()
         answer = await self._answered(attempt, queue=False)
@@ -331,6 +336,7 @@ class Hold:
         lease, task = self._lease, self._task
         assert lease is not None
         assert task is not None
+        self._locker.notice_lapse(lease)
         if lease.loss_reason is not None:
             ours = self._told and task.uncancel() <= self._cancelling
             if kind is None or (kind is asyncio.CancelledError and ours):
@@ -344,5 +350,7 @@ class Hold:
 
     def _cancel_body(self) -> None:
         assert self._task is not None
+        if self._task is asyncio.current_task():
+            return  # the body has found out itself: a cancellation would meet whatever it awaits next
         self._told = True
         self._task.cancel()

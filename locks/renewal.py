@@ -67,8 +67,8 @@ class Renewal:
             _, number, lease = heapq.heappop(looks)
             if not lease.ended and lease.look_number == number:
                 self._attend(lease, now_s)
-        if looks and self._timer is None:
-            self._arm(looks[0][0])
+        if looks:
+            self._arm(looks[0][0])  # whatever was armed meanwhile: the next look need not be that of the last attended
 
     def _attend(self, lease: Lease, now_s: float) -> None:
         if now_s >= lease.deadline_s:

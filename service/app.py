@@ -180,6 +180,7 @@ def _edge(traffic: Traffic, metrics: Metrics, table: Iterable[Route], settings: 
         except Exception as error:
             response = _refused(_translated(error), request_id, request.method, path)
         response.headers["X-Request-Id"] = request_id
+        response.headers["Server"] = "chargeonce"  # and not which versions of what
         if traffic.draining:
             response.force_close()
         ended = (request.method, path, response.status)

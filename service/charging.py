@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -67,7 +68,7 @@ class Charging:
         """
         if len(self._waiting) + len(self._waiting_alone) >= self._max_waiting:
             raise Overloaded(f"{self._max_waiting} charges wait already")
-        now_s = self._loop.time()
+        now_s = time.monotonic()
         item = _Item(request, lease, self._loop.create_future(), now_s, now_s + self._timeout_s)
         self._waiting.append(item)
         if not self._start_scheduled:
@@ -91,7 +92,7 @@ class Charging:
         """
         if not self._waiting or len(self._batches) >= self._lanes:
             return False
-        now_s = self._loop.time()
+        now_s = time.monotonic()
         return all(
             len(self._waiting) >= len(batch.items) or now_s - batch.begun_at_s >= SLOW_BATCH_S
             for batch in self._batches
@@ -100,7 +101,7 @@ class Charging:
     def _run(
         self, items: list[_Item], lane: set[_Batch], charge: Callable[[list[ChargeRequest]], list[Verdict]]
     ) -> None:
-        batch = _Batch(items, self._loop.time())
+        batch = _Batch(items, time.monotonic())
         lane.add(batch)
         self._on_batch(len(items))
         future = self._executor.submit(charge, [item.request for item in items])
@@ -122,7 +123,7 @@ class Charging:
 
     def _settle(self, item: _Item, verdict: Verdict, begun_at_s: float) -> None:
         if isinstance(verdict, Entry):
-            item.answer(TimedEntry(verdict, begun_at_s - item.submitted_at_s, self._loop.time() - begun_at_s))
+            item.answer(TimedEntry(verdict, begun_at_s - item.submitted_at_s, time.monotonic() - begun_at_s))
         elif isinstance(verdict, HeldElsewhere):
             self._waiting_alone.append(item)
         else:
@@ -131,7 +132,7 @@ class Charging:
     def _sweep(self) -> None:
         """Answers those whose time is over; a thread that still works for them ends by its own limits."""
         self._sweeper = None
-        now_s = self._loop.time()
+        now_s = time.monotonic()
         for batch in (*self._batches, *self._alone):
             for item in batch.items:
                 if item.deadline_s <= now_s:

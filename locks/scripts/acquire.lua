@@ -36,10 +36,8 @@ if take then
   local fence = next_fence()
   redis.call('SET', lock, lease_id, 'PX', lease_ms)
   redis.call('HSET', meta, 'fence', fence)
-  if head then
-    drop(lease_id)
-    redis.call('HDEL', meta, 'grace_until', 'handovers')
-  end
+  if head then drop(lease_id) end
+  redis.call('HDEL', meta, 'grace_until', 'handovers')
   redis.call('PEXPIRE', meta, lease_ms + keep_ms)
   return {fence}
 end
@@ -49,6 +47,8 @@ if not redis.call('ZSCORE', queue, lease_id) then
   redis.call('ZADD', queue, redis.call('HINCRBY', meta, 'ticket', 1), lease_id)
   redis.call('HSET', meta, 'channel:' .. lease_id, channel, 'lease:' .. lease_id, lease_ms)
 end
+-- The grace is for a free lock; python-redis-lock, which took it meanwhile, knows nothing of it.
+if holder then redis.call('HDEL', meta, 'grace_until') end
 redis.call('HSET', meta, 'alive:' .. lease_id, now_ms + alive_ms)
 redis.call('PEXPIRE', queue, alive_ms + keep_ms)
 redis.call('PEXPIRE', meta, math.max(lease_ms, alive_ms) + keep_ms)

@@ -42,6 +42,15 @@ local function wake_head()
   end
 end
 
+-- Tells the first waiter that the lock is free, and keeps it for that one for a moment.
+local function offer(grace_ms)
+  if wake_head() then
+    redis.call('HSET', meta, 'grace_until', now_ms + grace_ms)
+  else
+    redis.call('HDEL', meta, 'grace_until')
+  end
+end
+
 -- Gives the held lock to the next waiter, under a short claim that the waiter's first renewal makes a full lease.
 -- After `most` hand-overs in a row the lock is freed instead, so that python-redis-lock's waiters get their turn.
 local function pass_on(claim_ms, most, grace_ms)
@@ -63,6 +72,6 @@ local function pass_on(claim_ms, most, grace_ms)
   redis.call('LPUSH', signal, 1)
   redis.call('PEXPIRE', signal, 1000)
   redis.call('HDEL', meta, 'handovers')
-  if wake_head() then redis.call('HSET', meta, 'grace_until', now_ms + grace_ms) end
+  offer(grace_ms)
   return false
 end

@@ -7,5 +7,5 @@ if redis.call('GET', lock) == lease_id then
 end
 local was_head = redis.call('ZRANGE', queue, 0, 0)[1] == lease_id
 drop(lease_id)
-if was_head and redis.call('EXISTS', lock) == 0 then wake_head() end
+if was_head and redis.call('EXISTS', lock) == 0 then offer(grace_ms) end
 return 0

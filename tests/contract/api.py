@@ -11,7 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,10 @@ class Api:
     def connection(self) -> http.client.HTTPConnection:
         """A connection of one's own, kept alive."""
         return http.client.HTTPConnection(self.host, self.port, timeout=60)
+
+    def connection_closing(self) -> closing[http.client.HTTPConnection]:
+        """The same, closed at the block's end."""
+        return closing(self.connection())
 
     def call(
         self,
@@ -236,9 +240,7 @@ def everything(rows: Rows) -> dict[str, list[tuple[object, ...]]]:
 
 def entry_rows(rows: Rows, appointment_id: int) -> int:
     """How many ENTER rows there are."""
-    return rows.number(
-        "SELECT count(*) FROM appointment_action WHERE type = 1 AND appointment_id = %s", appointment_id
-    )
+    return rows.number("SELECT count(*) FROM appointment_action WHERE type = 1 AND appointment_id = %s", appointment_id)
 
 
 def charge_rows(rows: Rows, appointment_id: int) -> int:

@@ -85,7 +85,6 @@ def test_leases_are_given_back_and_redis_holds_no_key_without_an_end(
     assert [api.enter(id_, 11).status for id_ in ids] == [201] * 5
     assert service.stop() == 0
 
-
     with redis.Redis.from_url(service.environment["CHARGEONCE_REDIS_URL"], socket_timeout=5) as client:
         for id_ in ids:
             assert client.get(f"lock:{{appointment:{id_}}}") is None

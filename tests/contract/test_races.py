@@ -61,8 +61,8 @@ def test_coupons_that_run_out_in_the_middle_of_a_crowd_pay_for_exactly_as_many_a
     assert statuses(answers) == {201: 7, 402: 13}
     assert world.rows.balance(payer) == 0
     refused = [answer for answer in answers if answer is not None and answer.status == 402]
-    for answer in refused:
-        members = problem(answer, "insufficient-coupons")
+    for refusal in refused:
+        members = problem(refusal, "insufficient-coupons")
         assert (members["required"], members["coupon_id"]) == (3, 1)
         assert 0 <= members["available"] < 3
     for id_, answer in zip(ids, answers, strict=True):
