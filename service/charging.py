@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from typing import Any
 
 from db.charging import Charges, Entry, HeldElsewhere, Verdict
 from db.decisions import ChargeRequest
@@ -52,30 +53,26 @@ class Charging:
         self._max_waiting = max_waiting
         self._timeout_s = timeout_s
         self._on_batch = on_batch
-        self._waiting: deque[_Item] = deque()
-        self._waiting_alone: deque[_Item] = deque()
+        self._waiting: deque[PendingCharge] = deque()
+        self._waiting_alone: deque[PendingCharge] = deque()
         self._batches: set[_Batch] = set()
         self._alone: set[_Batch] = set()
         self._loop = asyncio.get_running_loop()
         self._start_scheduled = False
         self._sweeper: asyncio.TimerHandle | None = None
 
-    def submit(self, request: ChargeRequest, lease: Lease | None) -> asyncio.Future[TimedEntry]:
-        """Queues the charge; nothing is begun under a lease that is lost by then (LeaseLost).
-
-        The future gives the entry, or raises the refusal, Overloaded, DatabaseError, ChargeInProgress (another session
-        holds the row) or ChargeUnknown. Raises Overloaded at once when too many wait.
-        """
+    def submit(self, request: ChargeRequest, lease: Lease | None) -> PendingCharge:
+        """Queues the charge; nothing is begun under a lease that is over by then. Raises Overloaded."""
         if len(self._waiting) + len(self._waiting_alone) >= self._max_waiting:
             raise Overloaded(f"{self._max_waiting} charges wait already")
         now_s = time.monotonic()
-        item = _Item(request, lease, self._loop.create_future(), now_s, now_s + self._timeout_s)
+        item = PendingCharge(request, lease, self._loop, now_s, now_s + self._timeout_s)
         self._waiting.append(item)
         if not self._start_scheduled:
             # At the end of this loop tick, so that what came in together goes together.
             self._start_scheduled = True
             self._loop.call_soon(self._start)
-        return item.future
+        return item
 
     def _start(self) -> None:
         self._start_scheduled = False
@@ -99,7 +96,7 @@ class Charging:
         )
 
     def _run(
-        self, items: list[_Item], lane: set[_Batch], charge: Callable[[list[ChargeRequest]], list[Verdict]]
+        self, items: list[PendingCharge], lane: set[_Batch], charge: Callable[[list[ChargeRequest]], list[Verdict]]
     ) -> None:
         batch = _Batch(items, time.monotonic())
         lane.add(batch)
@@ -121,7 +118,7 @@ class Charging:
                 item.fail(_as_told_to_callers(error))
         self._start()
 
-    def _settle(self, item: _Item, verdict: Verdict, begun_at_s: float) -> None:
+    def _settle(self, item: PendingCharge, verdict: Verdict, begun_at_s: float) -> None:
         if isinstance(verdict, Entry):
             item.answer(TimedEntry(verdict, begun_at_s - item.submitted_at_s, time.monotonic() - begun_at_s))
         elif isinstance(verdict, HeldElsewhere):
@@ -148,48 +145,74 @@ class _Batch:
 
     __slots__ = ("begun_at_s", "items")
 
-    def __init__(self, items: list[_Item], begun_at_s: float) -> None:
+    def __init__(self, items: list[PendingCharge], begun_at_s: float) -> None:
         self.items = items
         self.begun_at_s = begun_at_s
 
 
-class _Item:
-    """One request on its way."""
+class PendingCharge:
+    """One request on its way. Whoever awaits it may be cancelled, and await it again: what was begun goes on.
 
-    __slots__ = ("deadline_s", "future", "lease", "request", "submitted_at_s")
+    Awaited, it gives the entry, or raises its refusal, Overloaded, DatabaseError, LeaseLost (nothing was begun),
+    ChargeInProgress (another session holds the row) or ChargeUnknown.
+    """
+
+    __slots__ = ("_entry", "_error", "_listener", "_loop", "deadline_s", "lease", "request", "submitted_at_s")
 
     def __init__(
         self,
         request: ChargeRequest,
         lease: Lease | None,
-        future: asyncio.Future[TimedEntry],
+        loop: asyncio.AbstractEventLoop,
         submitted_at_s: float,
         deadline_s: float,
     ) -> None:
         self.request = request
         self.lease = lease
-        self.future = future
         self.submitted_at_s = submitted_at_s
         self.deadline_s = deadline_s
+        self._loop = loop
+        self._listener: asyncio.Future[None] | None = None
+        self._entry: TimedEntry | None = None
+        self._error: BaseException | None = None
+
+    def __await__(self) -> Generator[Any, None, TimedEntry]:
+        if not self.is_settled:
+            self._listener = self._loop.create_future()
+            yield from self._listener
+        if self._error is not None:
+            raise self._error
+        assert self._entry is not None
+        return self._entry
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the outcome is known."""
+        return self._entry is not None or self._error is not None
 
     def answer(self, entry: TimedEntry) -> None:
-        if not self.future.done():
-            self.future.set_result(entry)
+        if not self.is_settled:
+            self._entry = entry
+            self._wake()
 
     def fail(self, error: BaseException) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-            self.future.exception()  # somebody who stopped listening leaves no warning behind
+        if not self.is_settled:
+            self._error = error
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._listener is not None and not self._listener.done():
+            self._listener.set_result(None)
 
 
-def _next(queue: deque[_Item], at_most: int) -> list[_Item]:
-    """The next batch; those whose lease is lost by now are refused, those who gave up are dropped."""
-    batch: list[_Item] = []
+def _next(queue: deque[PendingCharge], at_most: int) -> list[PendingCharge]:
+    """The next batch, without those whose lease is over by now: lost, or released by a caller who gave up."""
+    batch: list[PendingCharge] = []
     while queue and len(batch) < at_most:
         item = queue.popleft()
-        if item.lease is not None and item.lease.is_lost:
+        if item.lease is not None and (item.lease.ended or item.lease.is_lost):
             item.fail(item.lease.loss())
-        elif not item.future.done():
+        elif not item.is_settled:
             batch.append(item)
     return batch
 

@@ -25,8 +25,7 @@ KILLED_WAIT_S = 5.0
 # linux/prctl.h, linux/capability.h, linux/securebits.h
 PR_SET_PDEATHSIG, PR_GET_SECUREBITS, PR_SET_SECUREBITS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 27, 28, 47, 2
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
-CAPABILITY_VERSION_3 = 0x20080522
-SECBIT_NO_SETUID_FIXUP = 1 << 2
+CAPABILITY_VERSION_3, SECBIT_NO_SETUID_FIXUP = 0x20080522, 1 << 2
 
 
 class EmbeddedError(Exception):
@@ -135,9 +134,7 @@ def start_tied_by_watcher(program: Program) -> ChildProcess:
         raise
 
 
-start_child: Callable[[Program], ChildProcess] = (
-    start_tied_by_kernel if sys.platform == "linux" else start_tied_by_watcher
-)
+start_child = start_tied_by_kernel if sys.platform == "linux" else start_tied_by_watcher
 
 
 class _Watcher:
@@ -147,10 +144,9 @@ class _Watcher:
 
     def __init__(self, program: Program) -> None:
         heard_fd, self.told_fd = os.pipe()
-        name = program.last_signal.name.removeprefix("SIG")
         try:
             self._shell = subprocess.Popen(
-                ["/bin/sh", "-c", self.SCRIPT, "watcher", name],
+                ["/bin/sh", "-c", self.SCRIPT, "watcher", program.last_signal.name.removeprefix("SIG")],
                 cwd=program.folder,
                 stdin=heard_fd,
                 stdout=subprocess.DEVNULL,
@@ -171,6 +167,7 @@ class _Watcher:
 
 
 def _start(program: Program, tie: Callable[[], None], watcher: _Watcher | None) -> ChildProcess:
+    name = program.command[0]
     log_fd = os.open(program.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         log_start = os.fstat(log_fd).st_size
@@ -187,11 +184,9 @@ def _start(program: Program, tie: Callable[[], None], watcher: _Watcher | None) 
             preexec_fn=_steps_before_exec(program.identity, tie),
         )
     except subprocess.SubprocessError as error:
-        raise EmbeddedError(
-            f"cannot start {program.command[0]} as another user: this root has too few rights"
-        ) from error
+        raise EmbeddedError(f"cannot start {name} as another user: this root has too few rights") from error
     except OSError as error:
-        raise EmbeddedError(f"cannot start {program.command[0]}: {error.strerror}") from error
+        raise EmbeddedError(f"cannot start {name}: {error.strerror}") from error
     finally:
         os.close(log_fd)
     return ChildProcess(process, program.log, log_start, watcher)
@@ -200,8 +195,7 @@ def _start(program: Program, tie: Callable[[], None], watcher: _Watcher | None) 
 def unprivileged_identity(programs: Sequence[Path]) -> Identity | None:
     """Who may run these programs for us: nobody when we are root, and None, ourselves, when we are not.
 
-    nobody keeps one capability when, and only when, it could not reach a program without it. Raises EmbeddedError
-    when it needs one that we do not have.
+    nobody keeps one capability if it cannot reach a program without it. Raises EmbeddedError when we lack that one.
     """
     if os.geteuid() != 0:
         return None

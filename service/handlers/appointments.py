@@ -8,8 +8,8 @@ from db.appointments import Appointment, create_appointment, find_appointment, s
 from db.decisions import IllegalRequest
 from db.tables import AppointmentStatus
 from service.callers import SERVICE, Callers
-from service.handlers.http import answer, caller_of, caller_with, json_body, path_id
-from service.models import AppointmentAnswer, AppointmentChange, ChargeAnswer, EntryListed, NewAppointment
+from service.handlers.http import answer, caller_of, caller_with, charge_answer, json_body, path_id
+from service.models import AppointmentAnswer, AppointmentChange, EntryListed, NewAppointment
 from service.reading import Reading
 from service.refusals import NotFound
 
@@ -65,7 +65,6 @@ class AppointmentHandlers:
 
 
 def _appointment_answer(appointment: Appointment) -> AppointmentAnswer:
-    charge = appointment.charge
     return AppointmentAnswer(
         id=appointment.id,
         user_id=appointment.user_id,
@@ -73,6 +72,6 @@ def _appointment_answer(appointment: Appointment) -> AppointmentAnswer:
         prepare_id=appointment.prepare_id,
         status=appointment.status.name.lower(),
         is_consume=appointment.is_consume,
-        charge=ChargeAnswer.model_validate(charge, from_attributes=True) if charge else None,
+        charge=charge_answer(appointment.charge),
         entries=[EntryListed(user_id=entry.user_id, entered_at=entry.entered_at) for entry in appointment.entries],
     )

@@ -5,12 +5,11 @@ from __future__ import annotations
 import structlog
 from aiohttp import web
 
-from db.charging import Entry
 from db.decisions import Outcome
 from service.callers import Caller, Callers
 from service.entering import Entered, Entering, EntryRequest
-from service.handlers.http import answer, caller_of, json_or_form_body, path_id
-from service.models import AgoraTokenRequest, ChargeAnswer, EntryAnswer, RoomAnswer
+from service.handlers.http import answer_dict, caller_of, charge_answer, json_or_form_body, path_id
+from service.models import AgoraTokenRequest, EntryAnswer
 from service.observe import STAGES, Metrics
 from service.problems import problem_of
 
@@ -56,7 +55,7 @@ class EntryHandlers:
             raise
         self._note(request, wanted, entered)
         status = 201 if entered.entry.outcome is Outcome.CHARGED else 200
-        return answer(self._answer(wanted, entered), status)
+        return answer_dict(self._answer(wanted, entered), status)
 
     def _note(self, request: web.Request, wanted: EntryRequest, entered: Entered) -> None:
         outcome = entered.entry.outcome
@@ -64,7 +63,6 @@ class EntryHandlers:
         self._stages["lock"].observe(entered.lock_wait_s)
         self._stages["queue"].observe(entered.queued_s)
         self._stages["transaction"].observe(entered.transaction_s)
-        self._stages["total"].observe(entered.lock_wait_s + entered.queued_s + entered.transaction_s)
         if outcome is Outcome.ALREADY_CHARGED:
             self._metrics.duplicates_prevented.labels(entered.guarded_by).inc()
         log.info(
@@ -79,31 +77,17 @@ class EntryHandlers:
         )
 
     def _answer(self, wanted: EntryRequest, entered: Entered) -> EntryAnswer:
-        return EntryAnswer(
-            appointment_id=wanted.appointment_id,
-            user_id=wanted.user_id,
-            outcome=entered.entry.outcome.value,
-            charge=_charge(entered.entry),
-            entered_at=entered.entry.entered_at,
-            room=RoomAnswer(
-                app_id=self._app_id,
-                channel=entered.channel,
-                uid=str(wanted.user_id),
-                token=entered.room_token.token,
-                expires_at=entered.room_token.expires_at,
-            ),
-        )
-
-
-def _charge(entry: Entry) -> ChargeAnswer | None:
-    charge = entry.charge
-    if charge is None:
-        return None
-    return ChargeAnswer(
-        id=charge.id,
-        payer_id=charge.payer_id,
-        coupon_id=charge.coupon_id,
-        prop_id=charge.prop_id,
-        count=charge.count,
-        charged_at=charge.charged_at,
-    )
+        return {
+            "appointment_id": wanted.appointment_id,
+            "user_id": wanted.user_id,
+            "outcome": entered.entry.outcome.value,
+            "charge": charge_answer(entered.entry.charge),
+            "entered_at": entered.entry.entered_at,
+            "room": {
+                "app_id": self._app_id,
+                "channel": entered.channel,
+                "uid": str(wanted.user_id),
+                "token": entered.room_token.token,
+                "expires_at": entered.room_token.expires_at,
+            },
+        }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import orjson
@@ -13,8 +13,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ValidationError
 
+from db.records import ChargeRecord
 from service.callers import Caller, Callers
-from service.models import MAX_ID
+from service.models import MAX_ID, ChargeAnswer
 from service.refusals import Forbidden, InvalidRequest, TooLarge
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -106,6 +107,29 @@ def answer(model: BaseModel, status: int = 200) -> web.Response:
         status=status,
         headers={"Content-Type": JSON, "Cache-Control": "no-store"},
     )
+
+
+def answer_dict(value: Mapping[str, Any], status: int = 200) -> web.Response:
+    """The value as JSON, times in UTC with a Z."""
+    return web.Response(
+        body=orjson.dumps(value, option=orjson.OPT_UTC_Z),
+        status=status,
+        headers={"Content-Type": JSON, "Cache-Control": "no-store"},
+    )
+
+
+def charge_answer(charge: ChargeRecord | None) -> ChargeAnswer | None:
+    """A charge as it is shown."""
+    if charge is None:
+        return None
+    return {
+        "id": charge.id,
+        "payer_id": charge.payer_id,
+        "coupon_id": charge.coupon_id,
+        "prop_id": charge.prop_id,
+        "count": charge.count,
+        "charged_at": charge.charged_at,
+    }
 
 
 async def _bytes(request: web.Request) -> bytes:

@@ -144,6 +144,14 @@ class Api:
             for sample in family.samples
         }
 
+    def every_worker_says(self, dependency: str, state: str) -> bool:
+        """Whether each of two workers says that a dependency is up, or down; the kernel spreads the connections."""
+        says: dict[str, str] = {}
+        for _ in range(30):
+            members = self.get("/readyz").json
+            says[members["instance"]] = members["dependencies"][dependency]
+        return len(says) == 2 and set(says.values()) == {state}
+
     def metric(self, name: str, **labels: str) -> float:
         """One sample of /metrics."""
         return self.metrics()[f"chargeonce_{name}", tuple(sorted(labels.items()))]

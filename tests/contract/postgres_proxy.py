@@ -1,4 +1,4 @@
-"""A TCP proxy in front of Postgres, to be cut, silenced, or cut exactly while a charge's COMMIT is under way."""
+"""A TCP proxy in front of Postgres, to be cut, silenced, or cut exactly while the COMMIT of a write is under way."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Literal
 
 import sqlalchemy as sa
 
+from tests.harness import Rows
+
 CommitCut = Literal["before", "after"]
 COMMIT = b"COMMIT\x00"
-CHARGE = b"INSERT INTO user_consume"
+HAS_WRITTEN = "SELECT backend_xid IS NOT NULL FROM pg_stat_activity WHERE client_port = %s"
 
 
 class PostgresProxy:
@@ -22,15 +24,17 @@ class PostgresProxy:
         assert upstream.host is not None
         assert upstream.port is not None
         self._upstream = (upstream.host, upstream.port)
+        self._rows = Rows(database_url)
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=200)
         address = upstream.set(host="127.0.0.1", port=self._listening.getsockname()[1])
         self.url = address.render_as_string(hide_password=False)
         self.away = False
-        self.cut_at_commit: CommitCut | None = None  # the next COMMIT of a charge, once
+        self.cut_at_commit: CommitCut | None = None  # the next COMMIT of what has written, once
         self.away_after_cut = False
         self.cuts = 0
         self._flowing = threading.Event()
         self._flowing.set()
+        self._deciding = threading.Lock()
         self._connections: set[_Connection] = set()
         self._accepting = threading.Thread(target=self._accept, name="proxy")
         self._accepting.start()
@@ -60,6 +64,7 @@ class PostgresProxy:
         self._accepting.join(30)
         for connection in list(self._connections):
             connection.join()
+        self._rows.close()
 
     def _accept(self) -> None:
         while True:
@@ -82,13 +87,15 @@ class PostgresProxy:
         """Returns while things flow."""
         self._flowing.wait()
 
-    def cut_now(self) -> CommitCut | None:
-        """How this COMMIT is to be cut, if it is."""
-        how, self.cut_at_commit = self.cut_at_commit, None
-        if how is not None:
+    def cut_now(self, port: int) -> CommitCut | None:
+        """How the COMMIT of the session from this port is to be cut, if it is. Postgres says whether it has written."""
+        with self._deciding:
+            if self.cut_at_commit is None or not self._rows.one(HAS_WRITTEN, port):
+                return None
+            how, self.cut_at_commit = self.cut_at_commit, None
             self.cuts += 1
             self.away = self.away_after_cut
-        return how
+            return how
 
 
 class _Connection:
@@ -98,7 +105,6 @@ class _Connection:
         self._proxy = proxy
         self._client = client
         self._server = server
-        self._has_charged = False
         self._swallow_answer = False
         self._threads = [
             threading.Thread(target=self._to_server, name="proxy up"),
@@ -131,10 +137,8 @@ class _Connection:
         self._proxy.forget(self)
 
     def _forward(self, data: bytes) -> bool:
-        self._has_charged = self._has_charged or CHARGE in data
-        if self._has_charged and data.endswith(COMMIT):
-            self._has_charged = False
-            match self._proxy.cut_now():
+        if data.endswith(COMMIT):
+            match self._proxy.cut_now(self._server.getsockname()[1]):
                 case "before":
                     return False
                 case "after":

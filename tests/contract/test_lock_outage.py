@@ -22,10 +22,9 @@ StartService = Callable[..., Service]
 
 
 def lock_store_is(api: Api, state: str) -> bool:
-    """Whether both workers say so."""
-    answer = api.get("/readyz")
+    """Whether both workers say so, each by itself and in the metrics."""
     up = api.metric("dependency_up", dependency="lock_store")
-    return answer.json["dependencies"]["lock_store"] == state and up == (state == "up")
+    return api.every_worker_says("lock_store", state) and up == (state == "up")
 
 
 def meetings(rows: Rows, count: int) -> list[tuple[int, int, int]]:

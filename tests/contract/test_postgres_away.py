@@ -43,9 +43,9 @@ def _at_first_all_is_well(proxy: PostgresProxy, world: World) -> None:
 
 
 def database_is(api: Api, state: str) -> bool:
-    """Whether both workers say so."""
-    dependencies = api.get("/readyz").json["dependencies"]
-    return dependencies["database"] == state and api.metric("dependency_up", dependency="database") == (state == "up")
+    """Whether both workers say so, each by itself and in the metrics."""
+    up = api.metric("dependency_up", dependency="database")
+    return api.every_worker_says("database", state) and up == (state == "up")
 
 
 def test_without_postgres_everything_is_refused_and_it_comes_back_by_itself(world: World, proxy: PostgresProxy) -> None:

@@ -1,0 +1,223 @@
+"""The folder of the embedded servers: closed to others, one owner at a time, its secrets made once.
+
+It is of mode 0700 and holds: secrets.json, embedded.json (the addresses, while an owner lives), owner.lock, and for each
+server its folder, its log and a lock that lasts as long as any process of that server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from service.child_process import EmbeddedError, Identity
+
+OWNER_WAIT_S = 0.5
+EARLIER_SERVER_WAIT_S = 20.0
+LOCK_POLL_S = 0.005
+MAX_LOG_BYTES = 10 * 1024 * 1024
+
+# What may stand in a data folder that we close to others although somebody else has made it.
+OUR_NAMES = {"secrets.json", "embedded.json", "owner.lock"}
+
+
+@contextlib.contextmanager
+def one_line_errors(data_dir: Path) -> Iterator[None]:
+    """What the system says about a file becomes an EmbeddedError."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise EmbeddedError(f"cannot use the data folder {data_dir}: {error.strerror or error}{where}") from error
+
+
+def open_folder(data_dir: Path) -> Path:
+    """The data folder, there and closed to others."""
+    folder = data_dir.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & (stat.S_IWOTH | stat.S_ISVTX):
+        raise EmbeddedError(f"the data folder {folder} is open to everybody; choose one of your own")
+    if mode & 0o077 and {entry.name for entry in folder.iterdir()} <= OUR_NAMES:
+        folder.chmod(0o700)
+    return folder
+
+
+def own_folder(folder: Path) -> FolderLock:
+    """The folder is ours until the lock is closed. Raises FolderOwned."""
+    lock = FolderLock(folder / "owner.lock")
+    # Somebody may be looking whether there is an owner, which takes no time; an owner who was killed may have left a
+    # forked child that is just ending.
+    if not lock.take(OWNER_WAIT_S) and (is_alive(lock.pid()) or not lock.take(EARLIER_SERVER_WAIT_S)):
+        owner_pid = lock.pid()
+        lock.close()
+        raise FolderOwned(f"the data folder {folder} is in use by another process (pid {owner_pid})")
+    lock.write_pid(os.getpid())
+    return lock
+
+
+def is_owned(folder: Path) -> bool:
+    """Whether somebody owns the folder at this moment. Raises OSError when nobody ever did."""
+    with (folder / "owner.lock").open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of this number."""
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class FolderOwned(EmbeddedError):
+    """The data folder has a live owner already."""
+
+
+class FolderLock:
+    """A file that one holder locks; the lock goes with the last process that has its descriptor."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+")
+        self.fd = self._file.fileno()
+
+    def take(self, wait_s: float) -> bool:
+        """Whether it is ours, within wait_s."""
+        deadline = time.monotonic() + wait_s
+        while not self.take_now():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(LOCK_POLL_S)
+        return True
+
+    def take_now(self) -> bool:
+        """Whether it is ours, without waiting."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def pid(self) -> int:
+        """The pid that its holder wrote down, 0 when there is none."""
+        written = os.pread(self.fd, 32, 0).strip()
+        return int(written) if written.isdigit() else 0
+
+    def write_pid(self, pid: int) -> None:
+        """Names the holder, for messages."""
+        os.pwrite(self.fd, b"%-20d\n" % pid, 0)
+
+    def close(self) -> None:
+        """Leaves the lock to whoever else has the descriptor; harmless twice."""
+        self._file.close()
+
+
+def make_folder_of(folder: Path, identity: Identity | None) -> None:
+    """The folder is there, 0700, and belongs, with all in it, to who runs the server."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    owner = folder.stat().st_uid
+    if identity is None:
+        if owner != os.geteuid():
+            raise EmbeddedError(f"{folder} belongs to uid {owner}: it was made by another user, most likely root")
+    elif owner != identity.uid:
+        for path in [*folder.rglob("*"), folder]:  # the folder last: its owner says whether all is done
+            os.chown(path, identity.uid, identity.gid, follow_symlinks=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What nobody chose, made once for a data folder."""
+
+    jwt_secret: str = field(repr=False)
+    agora_app_id: str = field(repr=False)
+    agora_app_certificate: str = field(repr=False)
+    postgres_password: str = field(repr=False)
+    valkey_password: str = field(repr=False)
+
+
+def load_or_make_secrets(data_dir: Path) -> Secrets:
+    """The secrets of this data folder, made at the first call and the same ever after. Raises EmbeddedError."""
+    with one_line_errors(data_dir):
+        folder = open_folder(data_dir)
+        path = folder / "secrets.json"
+        with _alone_in(folder):  # two first calls at once must agree
+            if not path.exists():
+                if (folder / "postgres").exists():
+                    raise EmbeddedError(
+                        f"{path} is missing, and nobody can open the Postgres data beside it without it"
+                    )
+                write_private(path, json.dumps(asdict(_make_secrets())))
+        try:
+            return Secrets(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise EmbeddedError(f"{path} is damaged: it must hold the five secrets of this folder as JSON") from error
+
+
+def _make_secrets() -> Secrets:
+    return Secrets(
+        jwt_secret=secrets.token_urlsafe(48),
+        agora_app_id=secrets.token_hex(16),
+        agora_app_certificate=secrets.token_hex(16),
+        postgres_password=secrets.token_urlsafe(24),
+        valkey_password=secrets.token_urlsafe(24),
+    )
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def write_private(path: Path, text: str) -> None:
+    """The file with this text, 0600, or as it was before, whatever dies in between."""
+    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(fd, "w") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """What was renamed in the folder stays renamed when the power goes."""
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def bound_log(log: Path) -> None:
+    """Keeps one older copy of a log that has grown too long; its server goes on appending to the emptied file."""
+    if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
+        shutil.copy2(log, log.with_suffix(".log.1"))
+        os.truncate(log, 0)
