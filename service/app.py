@@ -27,6 +27,7 @@ from service.entering import Entering, OutageRule, ProceedOnRowLock, RefuseWitho
 from service.handlers.appointments import AppointmentHandlers
 from service.handlers.coupons import CouponHandlers
 from service.handlers.entries import EntryHandlers
+from service.handlers.http import BODY_WAIT_S
 from service.handlers.running import RunningHandlers
 from service.health import Health
 from service.observe import Metrics, Observer
@@ -139,6 +140,7 @@ def _application(
     running.openapi_json = orjson.dumps(openapi(table))
     edge = _edge(traffic, metrics, table, settings)
     app = web.Application(middlewares=[edge], client_max_size=settings.max_body_bytes)
+    app[BODY_WAIT_S] = settings.body_wait_s
     for route in table:
         if route.method == "GET":
             app.router.add_get(route.path, route.handler)  # and HEAD

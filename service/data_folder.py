@@ -1,6 +1,6 @@
 """The folder of the embedded servers: closed to others, one owner at a time, its secrets made once.
 
-It is of mode 0700 and holds: secrets.json, embedded.json (the addresses, while an owner lives), owner.lock, and for each
+It holds, mode 0700: secrets.json, embedded.json (the addresses, while an owner lives), owner.lock, and for each
 server its folder, its log and a lock that lasts as long as any process of that server.
 """
 

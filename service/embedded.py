@@ -25,8 +25,8 @@ from service.data_folder import (
     own_folder,
     write_private,
 )
-from service.embedded_server import Keeper, Server, ServerDied, ServerUpAgain
 from service.embedded_servers import STOP_WAIT_S, Postgres, Valkey, postgres_binary, valkey_binary
+from service.server_life import Keeper, Server, ServerDied, ServerUpAgain
 
 __all__ = [
     "EmbeddedAddresses",

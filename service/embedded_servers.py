@@ -15,7 +15,7 @@ from pathlib import Path
 
 from service.child_process import ChildProcess, EmbeddedError
 from service.data_folder import FolderLock, make_folder_of, sync_folder
-from service.embedded_server import Server
+from service.server_life import Server
 
 DATABASE = "chargeonce"  # the name of the database and of its user
 

@@ -95,7 +95,7 @@ class AgoraTokenRequest(BaseModel):
     otherUserid: Id
 
 
-# An entry is answered with dictionaries, checked by mypy and not at run time: an entry's answer costs 2 µs, not 15.
+# An entry is answered with dictionaries, checked by mypy and not at run time: 7 µs an answer instead of 15.
 
 
 @with_config(extra="forbid")

@@ -11,8 +11,9 @@ import re
 import socket
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "CHARGEONCE_"
@@ -25,11 +26,7 @@ class SettingsError(Exception):
     """A setting that cannot be used; the message names it and fits on one line."""
 
 
-def _upper_hex(value: object) -> object:
-    return value.strip() if isinstance(value, str) else value
-
-
-AgoraKey = Annotated[str, BeforeValidator(_upper_hex), Field(pattern=r"^[0-9A-Fa-f]{32}$")]
+AgoraKey = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[0-9A-Fa-f]{32}$")]
 
 
 class Settings(BaseSettings):
@@ -83,7 +80,7 @@ class Settings(BaseSettings):
 
     # HTTP.
     max_body_bytes: int = Field(64 * 1024, ge=1024, le=16 * 1024 * 1024)
-    request_timeout_s: Seconds | None = None
+    body_wait_s: Seconds = 10.0
     max_requests_in_flight: int = Field(4000, ge=1, le=1_000_000)
     max_listed_entries: int = Field(1000, ge=1, le=100_000)
     drain_timeout_s: Seconds = 15.0
@@ -96,18 +93,14 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _postgres_only(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not re.match(
-            r"^(postgres|postgresql|postgresql\+psycopg2)://.", value.get_secret_value()
-        ):
+        if value is not None and _scheme(value) not in ("postgres", "postgresql", "postgresql+psycopg2"):
             raise ValueError("must start with postgresql://")
         return value
 
     @field_validator("redis_url")
     @classmethod
     def _redis_only(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return value
-        scheme = value.get_secret_value().partition("://")[0]
+        scheme = _scheme(value) if value is not None else "redis"
         if scheme in ("redis+sentinel", "redis+cluster"):
             raise ValueError(f"{scheme}:// is not built yet; use redis:// or rediss://")
         if scheme not in ("redis", "rediss"):
@@ -117,9 +110,12 @@ class Settings(BaseSettings):
     @field_validator("agora_app_certificate")
     @classmethod
     def _certificate_is_hex(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not re.match(r"^[0-9A-Fa-f]{32}$", value.get_secret_value()):
+        if value is None:
+            return None
+        certificate = value.get_secret_value().strip()
+        if not re.fullmatch(r"[0-9A-Fa-f]{32}", certificate):
             raise ValueError("must be 32 hex digits")
-        return value
+        return SecretStr(certificate)
 
     @field_validator("jwt_secret")
     @classmethod
@@ -137,8 +133,6 @@ class Settings(BaseSettings):
             _below(self, "lock_command_timeout_s", "lease_ttl_s")
         _below(self, "row_lock_timeout_s", "charge_timeout_s")
         _below(self, "statement_timeout_s", "charge_timeout_s")
-        if self.request_timeout_s is not None and self.request_timeout_s <= self.lock_wait_s + self.charge_timeout_s:
-            raise ValueError("REQUEST_TIMEOUT_S must be longer than LOCK_WAIT_S + CHARGE_TIMEOUT_S")
         return self
 
     @property
@@ -158,8 +152,8 @@ class Settings(BaseSettings):
 
     @property
     def whole_request_s(self) -> float:
-        """How long one request may take in all."""
-        return self.request_timeout_s or self.lock_wait_s + self.charge_timeout_s + 2.0
+        """How long an entry may take in all: what is in front of us should wait longer."""
+        return self.lock_wait_s + self.charge_timeout_s + 2.0
 
     def worker_instance_id(self, number: int) -> str:
         """The name shown wherever a holder is: <host>-<pid>, or the chosen one, numbered when there are several."""
@@ -209,6 +203,15 @@ def environment_for_child(resolved: Settings) -> dict[str, str]:
         if value is not None and value != "":
             child[PREFIX + name.upper()] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     return child
+
+
+def _scheme(url: SecretStr) -> str:
+    try:
+        parts = urlsplit(url.get_secret_value())
+        assert parts.port != 0
+    except (ValueError, AssertionError):
+        raise ValueError("is not a readable address: scheme://user:password@host:port/name") from None
+    return parts.scheme if parts.netloc or parts.path not in ("", "/") else ""
 
 
 def _below(settings: Settings, smaller: str, larger: str) -> None:

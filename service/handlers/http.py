@@ -20,7 +20,7 @@ from service.refusals import Forbidden, InvalidRequest, TooLarge
 
 Model = TypeVar("Model", bound=BaseModel)
 
-BODY_WAIT_S = 10.0
+BODY_WAIT_S = web.AppKey("BODY_WAIT_S", float)
 JSON = "application/json"
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 CUT_SHORT = (web.RequestPayloadError, ConnectionError)
@@ -78,12 +78,12 @@ async def json_or_form_body(request: web.Request, model: type[Model]) -> Model:
     if request.content_type not in FORMS:
         return await json_body(request, model)
     try:
-        async with asyncio.timeout(BODY_WAIT_S):
+        async with asyncio.timeout(request.app[BODY_WAIT_S]):
             fields = await request.post()
     except web.HTTPRequestEntityTooLarge as error:
         raise TooLarge("the body is too large") from error
     except TimeoutError as error:
-        raise InvalidRequest("body", f"did not arrive within {BODY_WAIT_S:g} s") from error
+        raise InvalidRequest("body", f"did not arrive within {request.app[BODY_WAIT_S]:g} s") from error
     except (ValueError, LookupError, AssertionError, RuntimeError, HttpProcessingError, *CUT_SHORT) as error:
         # LookupError: a charset that nobody knows; HttpProcessingError: a part whose headers are none.
         raise InvalidRequest("body", "is not a readable form") from error
@@ -134,12 +134,12 @@ def charge_answer(charge: ChargeRecord | None) -> ChargeAnswer | None:
 
 async def _bytes(request: web.Request) -> bytes:
     try:
-        async with asyncio.timeout(BODY_WAIT_S):
+        async with asyncio.timeout(request.app[BODY_WAIT_S]):
             return await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise TooLarge("the body is too large") from error
     except TimeoutError as error:
-        raise InvalidRequest("body", f"did not arrive within {BODY_WAIT_S:g} s") from error
+        raise InvalidRequest("body", f"did not arrive within {request.app[BODY_WAIT_S]:g} s") from error
     except CUT_SHORT as error:
         raise InvalidRequest("body", "did not arrive whole, or cannot be unpacked") from error
 

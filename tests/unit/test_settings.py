@@ -185,7 +185,6 @@ def test_a_kind_of_redis_that_is_not_built_yet_says_so(monkeypatch: pytest.Monke
         ("LOCK_COMMAND_TIMEOUT_S", {"lock_command_timeout_s": "2"}),
         ("ROW_LOCK_TIMEOUT_S", {"row_lock_timeout_s": "5"}),
         ("STATEMENT_TIMEOUT_S", {"statement_timeout_s": "6"}),
-        ("REQUEST_TIMEOUT_S", {"request_timeout_s": "8"}),
         ("JWT_SECRET", {"jwt_secret": LONG_SECRET, "jwt_public_key": "a key"}),
     ],
 )
@@ -238,7 +237,7 @@ def test_a_child_reads_the_very_same_settings(monkeypatch: pytest.MonkeyPatch, t
         lease_ttl_s="0.1",
         lock_wait_s="0.30000000000000004",
         lock_command_timeout_s="0.05",
-        request_timeout_s="30",
+        body_wait_s="30",
         payer="inviter",
         instance_id="api-3",
         agora_app_id=HEX,
