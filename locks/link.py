@@ -91,6 +91,7 @@ class Link:
 
     async def close(self) -> None:
         """Sends what is waiting to be sent, then closes; whoever still waits gets LockStoreDown."""
+        self._on_lost = None  # this end is no loss
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

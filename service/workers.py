@@ -68,7 +68,7 @@ class Listening:
                     socket.create_server(bound, family=family, backlog=BACKLOG, reuse_port=True) for _ in range(workers)
                 ]
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
             raise StartFailed(
                 f"cannot listen on {host} port {port} (CHARGEONCE_HOST, CHARGEONCE_PORT): {reason}"
             ) from error

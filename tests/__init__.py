@@ -1,1 +1,1 @@
-"""Sorted by cost: unit (no servers), integration (one layer on real servers), contract (the whole over sockets), bench."""
+"""Sorted by cost: unit (no servers), integration (one layer on real servers), contract (over sockets), bench."""
