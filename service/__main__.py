@@ -50,7 +50,9 @@ def serve(
         raise typer.Exit(serve_until_stopped(settings, demo=demo))
     except SettingsError as error:
         _fail(str(error), COULD_NOT_LOOK)
-    except (StartFailed, EmbeddedError) as error:
+    except EmbeddedError as error:
+        _fail(f"{error} (CHARGEONCE_DATA_DIR is {settings.data_dir})", COULD_NOT)
+    except StartFailed as error:
         _fail(str(error), COULD_NOT)
 
 

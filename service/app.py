@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +31,7 @@ from service.handlers.running import RunningHandlers
 from service.health import Health
 from service.observe import Metrics, Observer
 from service.openapi import openapi, status_of_codes
-from service.problems import BUG, problem_answer, problem_of
+from service.problems import BUG, new_request_id, problem_answer, problem_of
 from service.reading import Reading
 from service.refusals import Draining, MethodNotAllowed, NotFound, Overloaded, TooLarge
 from service.routes import Route, routes
@@ -110,6 +109,15 @@ async def running_instance(settings: Settings, *, instance_id: str) -> AsyncIter
         charge_database.close()
 
 
+def callers(settings: Settings) -> Callers:
+    """Who may call. Raises ValueError, in one line, for a key that cannot serve."""
+    return Callers(
+        secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
+        public_key=settings.jwt_public_key.get_secret_value() if settings.jwt_public_key else None,
+        cache_size=settings.caller_cache_size,
+    )
+
+
 def _application(
     settings: Settings,
     instance_id: str,
@@ -119,11 +127,7 @@ def _application(
     health: Health,
     metrics: Metrics,
 ) -> web.Application:
-    callers = Callers(
-        secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
-        public_key=settings.jwt_public_key.get_secret_value() if settings.jwt_public_key else None,
-        cache_size=settings.caller_cache_size,
-    )
+    known_callers = callers(settings)
     assert settings.agora_app_id is not None
     running = RunningHandlers(
         health,
@@ -132,9 +136,9 @@ def _application(
         is_draining=lambda: traffic.draining,
     )
     table = routes(
-        EntryHandlers(entering, callers, metrics, app_id=settings.agora_app_id),
-        AppointmentHandlers(reading, callers, entry_limit=settings.max_listed_entries),
-        CouponHandlers(reading, callers),
+        EntryHandlers(entering, known_callers, metrics, app_id=settings.agora_app_id),
+        AppointmentHandlers(reading, known_callers, entry_limit=settings.max_listed_entries),
+        CouponHandlers(reading, known_callers),
         running,
     )
     running.openapi_json = orjson.dumps(openapi(table))
@@ -220,15 +224,19 @@ def _translated(error: Exception) -> Exception:
 def _show_from_the_start(metrics: Metrics, table: Iterable[Route]) -> None:
     statuses = status_of_codes()
     for route in table:
-        for status in {*route.answers, *(statuses[code] for code in route.problems)}:
-            metrics.request_seconds.labels(route.method, route.path, status)
+        methods = ("GET", "HEAD") if route.method == "GET" else (route.method,)
+        for status in {*route.answers, *(statuses[code] for code in route.problems), int(BUG.status)}:
+            for method in methods:
+                metrics.request_seconds.labels(method, route.path, status)
+    for status in (404, 405, 413):
+        metrics.request_seconds.labels("other", "other", status)
 
 
 def _request_id(request: web.Request) -> str:
     given = request.headers.get("X-Request-Id")
     if given is not None and _SANE_REQUEST_ID.fullmatch(given):
         return given
-    return secrets.token_hex(12)
+    return new_request_id()
 
 
 def _database(settings: Settings, *, connections: int) -> Database:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import threading
@@ -112,7 +113,7 @@ class Metrics:
         self._show_all_from_the_start(refusal_codes)
 
     def _show_all_from_the_start(self, refusal_codes: Iterable[str]) -> None:
-        for outcome in (*Outcome, *refusal_codes):
+        for outcome in (*Outcome, *refusal_codes, "internal-error"):
             self.charges.labels(str(outcome))
         for stage in STAGES:
             self.charge_seconds.labels(stage)
@@ -283,6 +284,7 @@ def set_up_logs(level: str, format_: Literal["auto", "json", "console"], stream:
     last: list[Any] = (
         [structlog.processors.format_exc_info, _as_json_line] if as_json else [structlog.dev.ConsoleRenderer()]
     )
+    _bring_in_others(shared, last, stream)
     structlog.configure(
         processors=shared + last,
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -291,6 +293,26 @@ def set_up_logs(level: str, format_: Literal["auto", "json", "console"], stream:
         else structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
+
+
+def _bring_in_others(shared: list[Any], last: list[Any], stream: TextIO) -> None:
+    """What libraries log through the standard library comes out in the same form, from warnings on."""
+
+    def as_text(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        rendered = event
+        for processor in last:
+            rendered = processor(logger, method, rendered)
+        return rendered.decode() if isinstance(rendered, bytes) else str(rendered)
+
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, as_text]
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    # What handlers raise is logged by our own edge; what is left to aiohttp's logger are clients that send nonsense.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
 def _as_json_line(logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -147,3 +148,43 @@ def _headers(error: BaseException, problem: Problem) -> dict[str, str]:
             return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
         case _:
             return {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
+
+
+class ProblemRunner(web.AppRunner):
+    """aiohttp's runner, but what is no HTTP at all is refused in the same form as everything else."""
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(made.request_handler, request_factory=made.request_factory, loop=made._loop, **made._kwargs)
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Connection(web.RequestHandler):
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Called by aiohttp for what it cannot parse; closes the connection."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is on its way already") from exc
+        request_id = new_request_id()
+        error: BaseException = InvalidRequest("request", "is not HTTP that can be read")
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            error = exc or RuntimeError(message)
+            log.error("request failed", request_id=request_id, exc_info=error)
+        response = problem_answer(error, request_id)
+        response.headers["X-Request-Id"] = request_id
+        response.force_close()
+        return response
+
+
+def new_request_id() -> str:
+    """An id for a request whose client sent none."""
+    return secrets.token_hex(12)

@@ -12,7 +12,8 @@ from db.database import Database
 from db.demo import next_open_appointment, seed
 from db.errors import DatabaseDown, DatabaseError
 from db.migrate import migrate, schema_state
-from service.callers import Callers, sign_token
+from service.app import callers
+from service.callers import sign_token
 from service.embedded import EmbeddedServers, ServerDied, ServerUpAgain, load_or_make_secrets
 from service.observe import set_up_logs
 from service.settings import Settings, SettingsError, require_secrets, resolved, unknown_settings
@@ -71,11 +72,11 @@ def _with_servers(settings: Settings, stack: ExitStack) -> tuple[Settings, Embed
 def _check(settings: Settings) -> None:
     """What can be found out before the first request should be."""
     require_secrets(settings)
-    if settings.jwt_public_key is not None:
-        try:
-            Callers(secret=None, public_key=settings.jwt_public_key.get_secret_value(), cache_size=0)
-        except ValueError as error:
-            raise SettingsError(f"CHARGEONCE_JWT_PUBLIC_KEY: {error}") from None
+    name = "JWT_SECRET" if settings.jwt_public_key is None else "JWT_PUBLIC_KEY"
+    try:
+        callers(settings)
+    except ValueError as error:
+        raise SettingsError(f"CHARGEONCE_{name}: {error}") from None
 
 
 def _see_to_schema(settings: Settings, *, embedded: bool) -> None:

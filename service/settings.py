@@ -105,6 +105,8 @@ class Settings(BaseSettings):
             raise ValueError(f"{scheme}:// is not built yet; use redis:// or rediss://")
         if scheme not in ("redis", "rediss"):
             raise ValueError("must start with redis:// or rediss://")
+        if value is not None and not re.fullmatch(r"/?[0-9]*", urlsplit(value.get_secret_value()).path):
+            raise ValueError("must end with a database's number: redis://host:port/0")
         return value
 
     @field_validator("agora_app_certificate")

@@ -25,6 +25,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from service.app import running_instance
 from service.observe import count_for_this_process
+from service.problems import ProblemRunner
 from service.settings import Settings, environment_for_child
 
 log = structlog.get_logger("chargeonce.workers")
@@ -276,7 +277,7 @@ async def _work(settings: Settings, number: int, listening: socket.socket, super
     instance_id = settings.worker_instance_id(number)
     async with running_instance(settings, instance_id=instance_id) as instance:
         _collect_garbage_less_often()
-        runner = web.AppRunner(
+        runner = ProblemRunner(
             instance.app,
             access_log=None,
             handle_signals=False,

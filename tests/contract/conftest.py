@@ -6,6 +6,7 @@ import itertools
 import random
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,9 +41,9 @@ class World:
         return self.rows.appointment(inviter, invitee), inviter, invitee
 
 
-@pytest.fixture(scope="module")
-def module_database_url(cluster_url: str) -> Iterator[str]:
-    """A migrated database for a whole module."""
+@contextmanager
+def migrated_database(cluster_url: str) -> Iterator[str]:
+    """A migrated database of one's own, gone afterwards."""
     name = f"test_{uuid.uuid4().hex}"
     _run(cluster_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     url = _beside(cluster_url, name)
@@ -52,24 +53,51 @@ def module_database_url(cluster_url: str) -> Iterator[str]:
     _run(cluster_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@contextmanager
+def a_world(folder: Path, database_url: str, redis_url: str, settings: dict[str, str]) -> Iterator[World]:
+    """One service of two workers with these settings."""
+    rows = Rows(database_url)
+    given = {"database_url": database_url, "redis_url": redis_url, **settings}
+    with service(folder, workers=2, **given) as running:
+        people = itertools.count(random.randrange(10**6, 10**12))
+        yield World(Api(running.url), running, rows, database_url, redis_url, people)
+    rows.close()
+
+
 @pytest.fixture(scope="module")
-def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a module's service keeps its things."""
-    return tmp_path_factory.mktemp("service")
+def module_database_url(cluster_url: str) -> Iterator[str]:
+    """A migrated database for a whole module."""
+    with migrated_database(cluster_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="package")
+def default_world(cluster_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One service for all modules that are content with the default settings."""
+    with (
+        migrated_database(cluster_url) as database_url,
+        a_world(tmp_path_factory.mktemp("default"), database_url, redis_url, {}) as world,
+    ):
+        yield world
 
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
-    """What a module's service is set to; modules may say otherwise."""
+    """What a module's service is set to; a module that says otherwise gets a service of its own."""
     return {}
 
 
 @pytest.fixture(scope="module")
-def world(module_database_url: str, redis_url: str, module_folder: Path, settings: dict[str, str]) -> Iterator[World]:
-    """One service of two workers for the whole module."""
-    rows = Rows(module_database_url)
-    given = {"database_url": module_database_url, "redis_url": redis_url, **settings}
-    with service(module_folder, workers=2, **given) as running:
-        people = itertools.count(random.randrange(10**6, 10**12))
-        yield World(Api(running.url), running, rows, module_database_url, redis_url, people)
-    rows.close()
+def world(
+    request: pytest.FixtureRequest,
+    redis_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    settings: dict[str, str],
+) -> Iterator[World]:
+    """A running service of two workers, for the whole module at least."""
+    if not settings:
+        yield request.getfixturevalue("default_world")
+        return
+    url = request.getfixturevalue("module_database_url")
+    with a_world(tmp_path_factory.mktemp("service"), url, redis_url, settings) as world:
+        yield world

@@ -67,7 +67,7 @@ WRONG_TOO = [
     *(("WORKERS", value) for value in ("-2", "two", "1.5", "100000")),
     ("JWT_SECRET", "x" * 31),
     *(("AGORA_APP_ID", value) for value in ("g" * 32, "a" * 33)),
-    *(("AGORA_APP_CERTIFICATE", value) for value in ("g" * 32, "a" * 31, "a" * 32 + "\n")),
+    *(("AGORA_APP_CERTIFICATE", value) for value in ("g" * 32, "a" * 31, "a" * 33)),
     *(("ROOM_TOKEN_TTL_S", value) for value in ("-1", "soon", "1e99")),
     ("PAYER", "Entrant "),
     *(("DEFAULT_COUPON_COUNT", value) for value in ("many", "1.5")),

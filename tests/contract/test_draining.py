@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.contract.api import Api, assert_books_right, charge_rows, held_row, in_background, problem, waits_for_row
+from tests.contract.api import (
+    Answer,
+    Api,
+    assert_books_right,
+    charge_rows,
+    held_row,
+    in_background,
+    problem,
+    waits_for_row,
+)
 from tests.harness import PATIENCE_S, Rows, Service, clean_environment, run_cli, service, wait_until
 
 PATIENT = {"row_lock_timeout_s": "40", "statement_timeout_s": "40", "charge_timeout_s": "50", "drain_timeout_s": "60"}
@@ -44,7 +53,11 @@ def test_requests_under_way_are_finished_and_new_ones_refused(
         wait_until(lambda: waits_for_row(rows))
         os.kill(service.process.pid, signal_number)
         wait_until(lambda: '"draining"' in service.logged())
-        wait_until(lambda: refuses_as_draining(api, kept_alive, other), what="a refusal of new work")
+        refusal = first_refusal(api, kept_alive, other)
+        problem(refusal, "draining")
+        assert refusal.headers["connection"] == "close"
+        problem(api.get("/readyz"), "draining")
+        problem(api.enter(other, 22), "draining")
         assert charge_rows(rows, other) == 0
         assert not entering.done()
         assert service.process.poll() is None, "it waits for what is under way"
@@ -59,20 +72,12 @@ def test_requests_under_way_are_finished_and_new_ones_refused(
     assert_books_right(database_url)
 
 
-def refuses_as_draining(api: Api, kept_alive: http.client.HTTPConnection, appointment_id: int) -> bool:
-    """Whether the kept-alive connection is refused new work, or was closed."""
-    try:
+def first_refusal(api: Api, kept_alive: http.client.HTTPConnection, appointment_id: int) -> Answer:
+    """The first answer on this connection that is none of before the signal."""
+    while True:
         answer = api.get(f"/v1/appointments/{appointment_id}", user=11, on=kept_alive)
-        if answer.status == 200:  # the signal has not come through yet
-            return False
-        problem(answer, "draining")
-        assert answer.headers.get("connection") == "close"
-        ready = api.get("/readyz", on=kept_alive)
-        problem(ready, "draining")
-    except (http.client.HTTPException, ConnectionError):
-        return True
-    else:
-        return True
+        if answer.status != 200:
+            return answer
 
 
 def test_leases_are_given_back_and_redis_holds_no_key_without_an_end(

@@ -10,6 +10,7 @@ import pytest
 
 from tests.contract.api import (
     Answer,
+    assert_audit_passes,
     assert_books_right,
     charge_rows,
     crowd,
@@ -61,7 +62,7 @@ def test_a_worker_killed_in_mid_charge_costs_nothing_and_the_same_request_again_
     assert [answer.status for answer in answers] == [201, 200, 200]
     assert (charge_rows(world.rows, id_), entry_rows(world.rows, id_)) == (1, 3)
     assert (world.rows.balance(inviter), world.rows.balance(invitee)) == (4, 5)
-    assert_books_right(world.database_url)
+    assert_audit_passes(world.database_url)
     wait_until(lambda: replaced(world, killed), what="a new worker")
     assert str(killed) in world.service.logged(), "the log says who died"
 

