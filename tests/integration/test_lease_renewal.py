@@ -1,4 +1,5 @@
 """A lease is kept extended, or its holder learns in time that it is lost, and why."""
+# ruff: noqa: PT012 - what raises is a hold with its whole body
 
 from __future__ import annotations
 
@@ -93,7 +94,7 @@ async def test_an_extended_lease_has_its_new_end(redis_url: str, name: str, keys
         token = lease.fencing_token
         await lease.extend(60)
         assert lease.remaining_s() > 50
-        assert keys.client.pttl(keys.lock) > 50_000  # type: ignore[operator]
+        assert keys.client.pttl(keys.lock) > 50_000
         await lease.extend(SHORT_S)
         assert lease.fencing_token == keys.fence() == token
         await lost(lease)
@@ -103,14 +104,17 @@ async def test_an_extended_lease_has_its_new_end(redis_url: str, name: str, keys
 async def test_a_short_lease_beside_a_long_one_is_kept_extended(redis_url: str, name: str) -> None:
     """One loop for all leases: the look at one must not put off the look at another."""
     heard = Heard()
-    async with locking(redis_url, heard=heard) as locker, locker.hold(f"{name}/long", lease_ttl_s=3600) as long:
-        # Its next look is in a third of its lease; let that be now.
-        async with locker.hold(f"{name}/short", lease_ttl_s=1.5) as short:
-            await heard.count(Extended, 1)
-            long.deadline_s -= 3600 * 2 / 3
-            locker._renewal.watch(long)
-            await heard.count(Extended, 6)
-            assert not short.lost.is_set()
+    async with (
+        locking(redis_url, heard=heard) as locker,
+        locker.hold(f"{name}/long", lease_ttl_s=3600) as long,
+        locker.hold(f"{name}/short", lease_ttl_s=1.5) as short,
+    ):
+        await heard.count(Extended, 1)
+        # The next look at the long one is in a third of its lease; let that be now.
+        long.deadline_s -= 3600 * 2 / 3
+        locker._renewal.watch(long)
+        await heard.count(Extended, 6)
+        assert not short.lost.is_set()
 
 
 async def test_many_leases_are_all_kept_extended(redis_url: str, name: str) -> None:
@@ -175,13 +179,15 @@ async def test_a_server_out_of_reach_is_a_loss_at_the_leases_end(own_redis: OwnR
 async def test_a_server_that_comes_back_within_the_lease_costs_nothing(own_redis: OwnRedis, name: str) -> None:
     heard = Heard()
     with Proxy("127.0.0.1", own_redis.port) as proxy:
-        async with locking(f"redis://127.0.0.1:{proxy.port}/0", heard=heard, command_timeout_s=1) as locker:
-            async with locker.hold(name, lease_ttl_s=6.0) as lease:
-                proxy.cut_once(Cut.BEFORE_FORWARDING, at=b"EVALSHA")
-                await heard.count(Unknown, 1)
-                await heard.count(Extended, 1)
-                assert lease.loss_reason is None
-                assert lease.remaining_s() > 0
+        async with (
+            locking(f"redis://127.0.0.1:{proxy.port}/0", heard=heard, command_timeout_s=1) as locker,
+            locker.hold(name, lease_ttl_s=6.0) as lease,
+        ):
+            proxy.cut_once(Cut.BEFORE_FORWARDING, at=b"EVALSHA")
+            await heard.count(Unknown, 1)
+            await heard.count(Extended, 1)
+            assert lease.loss_reason is None
+            assert lease.remaining_s() > 0
 
 
 async def test_a_restart_without_data_is_a_loss_by_deletion(own_redis: OwnRedis, name: str) -> None:
@@ -198,7 +204,7 @@ async def test_a_loop_that_was_blocked_past_the_lease_learns_of_its_loss(redis_u
     async with locking(redis_url) as locker:
         with pytest.raises(LeaseLost):
             async with locker.hold(name, lease_ttl_s=0.2):
-                time.sleep(0.4)
+                block_the_loop(0.4)
                 await asyncio.sleep(PATIENCE_S)
         assert_not_cancelling()
 
@@ -207,7 +213,7 @@ async def test_a_body_that_blocks_past_its_lease_and_ends_learns_of_its_loss(red
     async with locking(redis_url) as locker:
         with pytest.raises(LeaseLost):
             async with locker.hold(name, lease_ttl_s=0.2):
-                time.sleep(0.4)
+                block_the_loop(0.4)
         assert_not_cancelling()
         await asyncio.sleep(0)
 
@@ -358,6 +364,10 @@ async def test_many_holds_are_lost_at_once_and_each_holder_is_told(own_redis: Ow
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
             assert isinstance(outcome, LeaseLost)
             assert outcome.reason is LossReason.DELETED
+
+
+def block_the_loop(for_s: float) -> None:
+    time.sleep(for_s)
 
 
 def assert_not_cancelling() -> None:
