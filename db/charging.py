@@ -91,9 +91,9 @@ class Charges:
             try:
                 verdicts = self._database.transaction(batch.run)
             except CommitUnknown:
-                if self._had_committed(batch):
-                    return batch.verdicts
-                continue  # nothing was written, so it may run again
+                if not self._had_committed(batch):
+                    continue  # nothing was written, so it may run again
+                verdicts = batch.verdicts
             except DatabaseDown:
                 # A pooled connection may have died long ago; a new one costs one try.
                 if run + 1 == RUNS_PER_BATCH:

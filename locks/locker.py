@@ -252,7 +252,8 @@ class Locker:
         except LockStoreRefused:
             raise
         except LockStoreDown:
-            if not await self._commands.up_within(attempt.patience.left_s(self._command_timeout_s)):
+            # Also where the caller does not wait: the lost command may have taken the lock.
+            if not await self._commands.up_within(self._command_timeout_s):
                 raise
             return await ask(attempt.keys, attempt.lease_id, lease_ms=lease_ms)
 

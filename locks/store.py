@@ -101,8 +101,16 @@ class LockStore:
     def give_back(self, keys: LockKeys, lease_id: str) -> None:
         """A release that nobody waits for. When Redis is away, the lease's own end does it."""
         with contextlib.suppress(LockStoreDown):
-            reply = self._link.call("EVALSHA", RELEASE.sha, *self._release_tail(keys, lease_id))
-            reply.add_done_callback(_hear_and_forget)
+            tail = self._release_tail(keys, lease_id)
+            reply = self._link.call("EVALSHA", RELEASE.sha, *tail)
+            reply.add_done_callback(lambda reply: self._hear(reply, tail))
+
+    def _hear(self, reply: asyncio.Future[Any], tail: tuple[Argument, ...]) -> None:
+        if reply.cancelled() or reply.exception() is not None:
+            return
+        if _script_is_unknown(reply.result()):
+            with contextlib.suppress(LockStoreDown):
+                self._link.call("EVAL", RELEASE.source, *tail).add_done_callback(_hear_and_forget)
 
     async def extend(self, keys: LockKeys, lease_id: str, *, lease_ms: int) -> ExtendOutcome:
         """Gives a lease that is still ours its time again. Raises LockStoreDown."""
@@ -124,7 +132,7 @@ class LockStore:
     async def _run(self, script: _Script, tail: tuple[Argument, ...]) -> Any:
         reply = await self._link.call("EVALSHA", script.sha, *tail)
         if isinstance(reply, hiredis.ReplyError):
-            if not str(reply).startswith("NOSCRIPT"):
+            if not _script_is_unknown(reply):
                 raise LockStoreRefused(f"Redis refuses: {reply}")
             reply = await self._link.call("EVAL", script.source, *tail)
             if isinstance(reply, hiredis.ReplyError):
@@ -134,6 +142,10 @@ class LockStore:
 
 def _tail(keys: LockKeys, *arguments: Argument) -> tuple[Argument, ...]:
     return (KEY_COUNT, keys.lock, keys.queue, keys.meta, keys.signal, *arguments)
+
+
+def _script_is_unknown(reply: Any) -> bool:
+    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
 def _hear_and_forget(reply: asyncio.Future[Any]) -> None:

@@ -134,9 +134,9 @@ class Charging:
             for item in batch.items:
                 if item.deadline_s <= now_s:
                     item.fail(ChargeUnknown("the database has not answered in time"))
-        for queue in (self._waiting, self._waiting_alone):
-            while queue and queue[0].deadline_s <= now_s:
-                queue.popleft().fail(Overloaded("the charge waited too long for its turn"))
+        for item in (*self._waiting, *self._waiting_alone):
+            if item.deadline_s <= now_s:
+                item.fail(Overloaded("the charge waited too long for its turn"))  # and _next drops it
         self._start()
 
 
@@ -178,6 +178,7 @@ class PendingCharge:
 
     def __await__(self) -> Generator[Any, None, TimedEntry]:
         if not self.is_settled:
+            assert self._listener is None or self._listener.done(), "one at a time may await a charge"
             self._listener = self._loop.create_future()
             yield from self._listener
         if self._error is not None:
@@ -221,5 +222,7 @@ def _as_told_to_callers(error: BaseException) -> BaseException:
     if isinstance(error, CommitUnknown):
         return ChargeUnknown(str(error))
     if isinstance(error, TimedOut):
-        return ChargeInProgress("another session holds the appointment", retry_after_s=ROW_HELD_RETRY_AFTER_S)
+        return ChargeInProgress(
+            "the appointment's rows were not to be had in time", retry_after_s=ROW_HELD_RETRY_AFTER_S
+        )
     return error

@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     charge_timeout_s: Seconds = 5.0
     read_threads: int = Field(2, ge=1, le=64)
     statement_timeout_s: Seconds = 2.0
-    row_lock_timeout_s: Seconds = 1.0
+    row_lock_timeout_s: Seconds = 1.5  # longer than Postgres needs to find a deadlock, 1 s
     idle_in_transaction_timeout_s: Seconds = 2.0
     database_connect_timeout_s: Seconds = 2.0
 
