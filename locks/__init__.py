@@ -6,8 +6,9 @@ async with Locker.connect("redis://localhost", instance_id="api-3") as locker:
 """
 
 from locks.errors import LeaseLost, LockBusy, LocksError, LockStoreDown, LossReason, TooManyWaiters
+from locks.hold import Hold
 from locks.lease import Lease
-from locks.locker import Hold, Locker
+from locks.locker import Locker
 
 __all__ = [
     "Hold",

@@ -30,7 +30,6 @@ app = typer.Typer(
 
 COULD_NOT = 1
 COULD_NOT_LOOK = 2
-DEMO_TOKEN_TTL_S = 24 * 3600
 
 
 @app.command()
