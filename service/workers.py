@@ -24,6 +24,7 @@ from aiohttp import web
 from prometheus_client.multiprocess import mark_process_dead
 
 from service.app import running_instance
+from service.data_folder import is_alive
 from service.observe import count_for_this_process
 from service.problems import ProblemRunner
 from service.settings import Settings, environment_for_child
@@ -32,6 +33,7 @@ log = structlog.get_logger("chargeonce.workers")
 
 BACKLOG = 1024
 READY = b"ready"
+METRICS_PREFIX = "chargeonce-metrics-"
 START_WAIT_S = 30.0
 LOOK_S = 0.5
 SHORT_LIFE_S = 2.0
@@ -97,7 +99,7 @@ class Supervisor:
         self._settings = settings
         self._listening = listening
         self._look_after = look_after
-        self._metrics_dir = Path(tempfile.mkdtemp(prefix="chargeonce-metrics-"))
+        self._metrics_dir = _metrics_folder()
         self._environment = {
             **environment_for_child(settings),
             "PROMETHEUS_MULTIPROC_DIR": str(self._metrics_dir),
@@ -190,6 +192,15 @@ class Supervisor:
     def _on_signal(self, number: int, frame: object) -> None:
         if number != signal.SIGCHLD:
             self._stop_signals += 1
+
+
+def _metrics_folder() -> Path:
+    """Where the workers of this serve count together. What a supervisor that was killed has left is removed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{METRICS_PREFIX}*"):
+        supervisor_pid = left.name.removeprefix(METRICS_PREFIX).partition("-")[0]
+        if supervisor_pid.isdigit() and not is_alive(int(supervisor_pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{METRICS_PREFIX}{os.getpid()}-"))
 
 
 class _Worker:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +24,7 @@ from tests.contract.api import (
     worker_behind,
 )
 from tests.contract.conftest import World
-from tests.harness import wait_until
+from tests.harness import Service, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +98,22 @@ def test_a_worker_killed_under_a_crowd_leaves_the_books_right_and_everybody_gets
     assert sum(world.rows.balance(person) for _, *pair in meetings for person in pair) == 40 * 3
     assert_books_right(world.database_url)
     wait_until(lambda: replaced(world, killed), what="a new worker")
+
+
+def test_what_a_killed_supervisor_left_is_removed_by_the_next_start(
+    start_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    killed = start_service(workers=1)
+    workers = killed.worker_pids()
+    left = {path.name for path in tmp_path.glob("chargeonce-metrics-*")}
+    assert left
+
+    killed.process.kill()
+    killed.process.wait()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), what="the workers' end")
+    start_service(workers=1)
+
+    now = {path.name for path in tmp_path.glob("chargeonce-metrics-*")}
+    assert now
+    assert now.isdisjoint(left)
