@@ -13,7 +13,7 @@ class WakeSource(StrEnum):
     """What made a waiter look again, or not wait at all."""
 
     NONE = "none"  # the first call got the lock
-    HANDOVER = "handover"  # the releasing holder's script granted the lock
+    HANDOFF = "handoff"  # the releasing holder's script granted the lock
     MESSAGE = "message"  # told that the lock is free
     TIMER = "timer"  # the holder's lease should have run out
     HEARTBEAT = "heartbeat"  # the regular sign of life found the lock free
@@ -30,7 +30,7 @@ class Waiting:
 class Acquired:
     """A lease was granted. `takeover`: its predecessor lapsed while this waiter stood in the queue.
 
-    `handoff_s`: from the message of a hand-over to its confirmed lease, None where there was no such message.
+    `handoff_s`: from the message of a handoff to its confirmed lease, None where there was no such message.
     """
 
     name: str

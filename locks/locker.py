@@ -229,7 +229,7 @@ class Locker:
             if attempt.patience.over and waiter.granted_fence is None:
                 self._store.give_back(attempt.keys, attempt.lease_id)
                 raise LockBusy(attempt.name, waited_s=attempt.patience.waited_s, expires_in_s=answer.expires_in_s)
-            # For a hand-over this call is the confirmation: it makes the short claim a whole lease.
+            # For a handoff this call is the confirmation: it makes the short claim a whole lease.
             sent_at_s = time.monotonic()
             waiter.granted_fence = None
             answer_now = await self._answered(attempt, queue=True)
@@ -272,7 +272,7 @@ class Locker:
         )
         self._renewal.watch(lease)
         takeover = wake_source is WakeSource.TIMER
-        handoff_s = time.monotonic() - sent_at_s if wake_source is WakeSource.HANDOVER else None
+        handoff_s = time.monotonic() - sent_at_s if wake_source is WakeSource.HANDOFF else None
         self._emit(Acquired(attempt.name, fencing_token, lease.waited_s, wake_source, takeover, handoff_s))
         return lease
 

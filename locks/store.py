@@ -57,9 +57,9 @@ class QueueLimits:
     """Times of the queue, milliseconds."""
 
     alive_ms: int = 1000  # a waiter that shows no sign of life for so long is dropped
-    claim_ms: int = 1000  # the lease of a hand-over, until its waiter has confirmed it
+    claim_ms: int = 1000  # the lease of a handoff, until its waiter has confirmed it
     grace_ms: int = 300  # how long a freed lock waits for the head of the queue before anybody may take it
-    handovers: int = 8  # so many in a row, then python-redis-lock's waiters get a turn
+    handoffs: int = 8  # so many in a row, then python-redis-lock's waiters get a turn
 
 
 class _Script:
@@ -127,7 +127,7 @@ class LockStore:
 
     def _release_tail(self, keys: LockKeys, lease_id: str) -> tuple[Argument, ...]:
         limits = self._limits
-        return _tail(keys, lease_id, limits.claim_ms, limits.handovers, limits.grace_ms)
+        return _tail(keys, lease_id, limits.claim_ms, limits.handoffs, limits.grace_ms)
 
     async def _run(self, script: _Script, tail: tuple[Argument, ...]) -> Any:
         reply = await self._link.call("EVALSHA", script.sha, *tail)

@@ -1,4 +1,4 @@
-"""Who waits in this process, and what wakes them: the hand-over's message, a timer, and the regular sign of life."""
+"""Who waits in this process, and what wakes them: the handoff's message, a timer, and the regular sign of life."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Waiter:
                 timer.cancel()
                 self._future = None
         if self.granted_fence is not None:
-            return WakeSource.HANDOVER
+            return WakeSource.HANDOFF
         if self.woken:
             self.woken = False
             return WakeSource.MESSAGE

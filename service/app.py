@@ -22,7 +22,7 @@ from db.decisions import Payer, Rules
 from locks import Locker
 from service.callers import Callers
 from service.charging import Charging
-from service.entering import Entering, OutageRule, ProceedOnRowLock, RefuseWithoutLock
+from service.entering import Entering
 from service.handlers.appointments import AppointmentHandlers
 from service.handlers.coupons import CouponHandlers
 from service.handlers.entries import EntryHandlers
@@ -31,6 +31,7 @@ from service.handlers.running import RunningHandlers
 from service.health import Health
 from service.observe import Metrics, Observer
 from service.openapi import openapi, status_of_codes
+from service.outage import OutageRule, ProceedOnRowLock, RefuseWithoutLock
 from service.problems import BUG, new_request_id, problem_answer, problem_of
 from service.reading import Reading
 from service.refusals import Draining, MethodNotAllowed, NotFound, Overloaded, TooLarge

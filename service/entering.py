@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from db.charging import Entry
 from db.decisions import ChargeRequest, StaleHolder
 from locks import Hold, Lease, LeaseLost, LockBusy, Locker, LockStoreDown
 from service.charging import Charging, PendingCharge, TimedEntry
-from service.refusals import ChargeInProgress, Overloaded
+from service.outage import OutageRule
+from service.refusals import ChargeInProgress
 from service.rtc_token import RoomToken, RoomTokenMint
 
 # A holder found stale stands in line again. One that is stale again under a fresh lease meets a Redis whose clock was
@@ -93,6 +92,7 @@ class Entering:
             except StaleHolder:
                 stale_turns += 1
             except LeaseLost:
+                # In the middle: the row lock and the fencing token decide, not the lease.
                 timed_entry = await _entry_after_all(charge)
                 if timed_entry is not None:
                     return _turn(timed_entry, lease, stale_turns)
@@ -126,7 +126,7 @@ def _turn(timed_entry: TimedEntry, lease: Lease, stale_turns: int) -> _Turn:
 
 
 async def _entry_after_all(charge: PendingCharge | None) -> TimedEntry | None:
-    """A lease lost in the middle: the row lock and the fencing token decide. None when the charge had not begun."""
+    """What became of a charge whose lease was lost; None when it had not begun."""
     if charge is None:
         return None
     try:
@@ -137,38 +137,3 @@ async def _entry_after_all(charge: PendingCharge | None) -> TimedEntry | None:
 
 def _charge_request(request: EntryRequest, fencing_token: int | None) -> ChargeRequest:
     return ChargeRequest(request.appointment_id, request.user_id, fencing_token, request.other_user_id)
-
-
-class OutageRule:
-    """What happens to entries while Redis is out of reach."""
-
-    async def charge(self, submit: Callable[[], PendingCharge]) -> TimedEntry:
-        """Charges on the row lock alone, or raises."""
-        raise NotImplementedError
-
-
-class RefuseWithoutLock(OutageRule):
-    """LOCK_OUTAGE=refuse: no lock, no entry."""
-
-    async def charge(self, submit: Callable[[], PendingCharge]) -> TimedEntry:
-        """Raises LockStoreDown."""
-        raise LockStoreDown("Redis is out of reach, and entries need the lock")
-
-
-class ProceedOnRowLock(OutageRule):
-    """LOCK_OUTAGE=proceed: the row lock decides alone, behind a bulkhead, since the crowd now stands at the rows."""
-
-    def __init__(self, *, concurrent: int, waiting: int) -> None:
-        self._slots = asyncio.Semaphore(concurrent)
-        self._room = concurrent + waiting
-
-    async def charge(self, submit: Callable[[], PendingCharge]) -> TimedEntry:
-        """Raises Overloaded when too many are waiting already, else as the charge."""
-        if self._room == 0:
-            raise Overloaded("Redis is out of reach, and as many entries as may go on without it are under way")
-        self._room -= 1
-        try:
-            async with self._slots:
-                return await submit()
-        finally:
-            self._room += 1

@@ -70,7 +70,7 @@ class Metrics:
         )
         self.lock_handoff_seconds = Histogram(
             "chargeonce_lock_handoff_seconds",
-            "Time from a hand-over's message to its confirmed lease",
+            "Time from a handoff's message to its confirmed lease",
             registry=private,
             buckets=_FINE_S,
         )

@@ -37,7 +37,7 @@ if take then
   redis.call('SET', lock, lease_id, 'PX', lease_ms)
   redis.call('HSET', meta, 'fence', fence)
   if head then drop(lease_id) end
-  redis.call('HDEL', meta, 'grace_until', 'handovers')
+  redis.call('HDEL', meta, 'grace_until', 'handoffs')
   redis.call('PEXPIRE', meta, lease_ms + keep_ms)
   return {fence}
 end

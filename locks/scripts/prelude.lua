@@ -1,5 +1,5 @@
 -- Shared by every script: the server's clock, the fencing token, and the queue of waiters with its dead dropped.
--- Queue: sorted set, waiter's lease id -> ticket. Meta: hash with fence, ticket, handovers, grace_until, and for each
+-- Queue: sorted set, waiter's lease id -> ticket. Meta: hash with fence, ticket, handoffs, grace_until, and for each
 -- waiter alive:<id> (deadline in ms), channel:<id>, lease:<id> (ms).
 local lock, queue, meta, signal = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local clock = redis.call('TIME')
@@ -52,16 +52,16 @@ local function offer(grace_ms)
 end
 
 -- Gives the held lock to the next waiter, under a short claim that the waiter's first renewal makes a full lease.
--- After `most` hand-overs in a row the lock is freed instead, so that python-redis-lock's waiters get their turn.
+-- After `most` handoffs in a row the lock is freed instead, so that python-redis-lock's waiters get their turn.
 local function pass_on(claim_ms, most, grace_ms)
-  local handovers = tonumber(redis.call('HGET', meta, 'handovers') or '0')
-  while handovers < most do
+  local handoffs = tonumber(redis.call('HGET', meta, 'handoffs') or '0')
+  while handoffs < most do
     local head = live_head()
     if not head then break end
     local fence = next_fence()
     local lease_ms = tonumber(redis.call('HGET', meta, 'lease:' .. head) or claim_ms)
     redis.call('SET', lock, head, 'PX', math.min(lease_ms, claim_ms))
-    redis.call('HSET', meta, 'fence', fence, 'handovers', handovers + 1)
+    redis.call('HSET', meta, 'fence', fence, 'handoffs', handoffs + 1)
     if tell(head, head .. ' ' .. fence) then
       drop(head)
       return true
@@ -71,7 +71,7 @@ local function pass_on(claim_ms, most, grace_ms)
   redis.call('DEL', lock, signal)
   redis.call('LPUSH', signal, 1)
   redis.call('PEXPIRE', signal, 1000)
-  redis.call('HDEL', meta, 'handovers')
+  redis.call('HDEL', meta, 'handoffs')
   offer(grace_ms)
   return false
 end

@@ -257,14 +257,14 @@ async def test_a_release_hands_over_to_the_next_at_once(redis_url: str, name: st
         # Neither the timer at the lease's end nor the heartbeat of 20 s comes before the test's own end.
         second = await asyncio.wait_for(waiting, 15)
         acquired = heard.all(Acquired)[1]
-        assert acquired.wake_source is WakeSource.HANDOVER
+        assert acquired.wake_source is WakeSource.HANDOFF
         assert acquired.handoff_s is not None
         assert not acquired.takeover
         assert acquired.waited_s == second.waited_s
         assert second.stood_in_line
         assert second.fencing_token > first.fencing_token
         assert [event.handed_over for event in heard.all(Released)] == [True]
-        # The short claim of the hand-over has become a whole lease.
+        # The short claim of the handoff has become a whole lease.
         assert second.remaining_s() > 50
         assert await second.release()
 
@@ -349,7 +349,7 @@ async def test_who_gives_up_leaves_the_queue_and_delays_nobody(redis_url: str, n
 async def test_the_order_holds_where_the_first_in_line_gave_up_once(redis_url: str, name: str) -> None:
     """A lock that was freed for a head who then gave up must not stay open to everybody from then on."""
     heard = Heard()
-    async with locking(redis_url, heard=heard, handovers=0, grace_ms=50, alive_ms=60_000) as locker:
+    async with locking(redis_url, heard=heard, handoffs=0, grace_ms=50, alive_ms=60_000) as locker:
         lease = await locker.acquire(name, lease_ttl_s=60)
         head = asyncio.create_task(locker.acquire(name))
         await heard.count(Waiting, 1)
@@ -618,7 +618,7 @@ async def test_a_cancelled_call_gives_back_although_the_scripts_were_flushed(own
 
 
 async def test_every_key_expires_at_all_times(own_redis: OwnRedis) -> None:
-    """Sampled while waiters, hand-overs, cancellations and lapses go on."""
+    """Sampled while waiters, handoffs, cancellations and lapses go on."""
     client = redis.Redis(port=own_redis.port, decode_responses=True)
     bound_ms = 1000 + KEEP_MS + 5000
     seen: set[str] = set()
@@ -653,7 +653,7 @@ async def test_every_key_expires_at_all_times(own_redis: OwnRedis) -> None:
             if choices.random() < 0.8:
                 await lease.release()
 
-    async with locking(own_redis.url, heard=heard) as locker, locking(own_redis.url, handovers=1) as other:
+    async with locking(own_redis.url, heard=heard) as locker, locking(own_redis.url, handoffs=1) as other:
         looking = asyncio.create_task(look())
         await asyncio.gather(*[work((locker, other)[number % 2], number) for number in range(12)])
         done = True

@@ -146,7 +146,7 @@ async def test_their_holders_death_costs_us_its_lease_and_no_more(
 async def test_their_waiter_gets_its_turn_beside_a_crowd_of_ours(
     redis_url: str, client: redis.Redis, name: str
 ) -> None:
-    """Without a bound on hand-overs in a row it would never find the lock free."""
+    """Without a bound on handoffs in a row it would never find the lock free."""
     heard = Heard()
     got_it = threading.Event()
     turns = 0
