@@ -17,7 +17,9 @@ from pathlib import Path
 
 import psycopg2
 import redis
+import sqlalchemy as sa
 
+from db.database import Database
 from service.callers import sign_token
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,6 +53,18 @@ async def wait_until_async(
     while not await condition():
         assert time.monotonic() < give_up_at, f"waited {patience_s} s in vain for {what or condition}"
         await asyncio.sleep(0.01)
+
+
+def wait_for_lock_waiters(database: Database, count: int = 1) -> None:
+    """Returns once so many sessions of this database wait for a row or an advisory lock."""
+    waiting = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+
+    def enough_wait() -> bool:
+        return bool(database.transaction(lambda connection: connection.execute(waiting).scalar_one()) >= count)
+
+    wait_until(enough_wait, what=f"{count} sessions that wait for a lock")
 
 
 def token(user_id: int, scope: str = "", *, ttl_s: float = 600) -> str:

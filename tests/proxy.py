@@ -48,9 +48,11 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed = True
+        # First nobody new, then an end to those there are. The listener outlives the thread that looks at it.
+        self._threads[0].join()
         self._listener.close()
         self._cut_all()
-        for thread in self._threads:
+        for thread in self._threads[1:]:
             thread.join()
 
     def cut_once(self, cut: Cut, *, at: bytes, then_away: bool = False) -> None:
@@ -71,7 +73,7 @@ class Proxy:
 
     def _accept(self) -> None:
         while not self._closed:
-            # A timeout, since closing a listener wakes nobody who waits on it.
+            # A timeout, since nothing wakes a thread that waits on a listener.
             if not select.select([self._listener], [], [], 0.05)[0] or self._closed:
                 continue
             try:

@@ -78,6 +78,8 @@ class PostgresProxy:
             connection = _Connection(self, client, socket.create_connection(self._upstream))
             self._connections.add(connection)
             connection.start()
+            if self.away:  # cut() was called meanwhile, and has not seen this one
+                connection.close()
 
     def forget(self, connection: _Connection) -> None:
         """For a connection that has ended."""

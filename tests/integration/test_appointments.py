@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -14,6 +13,7 @@ from db.database import Database
 from db.errors import DatabaseError
 from db.records import ChargeRecord
 from db.tables import AppointmentStatus, appointment_action, appointment_info, user_consume
+from tests.harness import wait_for_lock_waiters
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -114,7 +114,7 @@ def test_setting_a_status_waits_for_a_charge_under_way_and_shows_it(database: Da
     with database.engine.connect() as charging, ThreadPoolExecutor(1) as other:
         charge = _charge_by_hand(charging, appointment_id)
         ending = other.submit(set_status, database, appointment_id, AppointmentStatus.ENDED, entry_limit=10)
-        _wait_until_somebody_waits_for_a_lock(database)
+        wait_for_lock_waiters(database)
         charging.commit()
         answered = ending.result(timeout=10)
 
@@ -142,13 +142,3 @@ def _enter(database: Database, appointment_id: int, *, user_id: int, entered_at:
 def _act(database: Database, appointment_id: int, *, action_type: int) -> None:
     action = sa.insert(appointment_action).values(appointment_id=appointment_id, user_id=7, type=action_type)
     database.transaction(lambda connection: connection.execute(action))
-
-
-def _wait_until_somebody_waits_for_a_lock(database: Database) -> None:
-    waiting = sa.text(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
-    deadline = time.monotonic() + 10
-    while not database.transaction(lambda connection: connection.execute(waiting).scalar_one()):
-        assert time.monotonic() < deadline, "nobody waited in 10 s"
-        time.sleep(0.005)

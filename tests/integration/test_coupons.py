@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -30,6 +29,7 @@ from db.coupons import (
 )
 from db.database import Database, DatabaseLimits
 from db.tables import coupon_grant, coupon_info, user_consume
+from tests.harness import wait_for_lock_waiters
 
 USER = 70
 RACERS = 8
@@ -134,7 +134,7 @@ def test_a_grant_waits_for_one_under_way_with_its_reference_and_repeats_it_only_
     with crowded.engine.connect() as connection, ThreadPoolExecutor(1) as other:
         connection.execute(under_way)
         waiting = other.submit(_grant, crowded, count=5, reference="order-1")
-        _wait_until_somebody_waits_for_a_lock(crowded)
+        wait_for_lock_waiters(crowded)
         getattr(connection, end)()
 
         assert waiting.result(timeout=10).repeated is repeated
@@ -277,13 +277,3 @@ def _consume(database: Database, *, appointment_id: int, count: int, at: datetim
 def _grant_count(database: Database) -> int:
     count = sa.select(sa.func.count()).select_from(coupon_grant)
     return database.transaction(lambda connection: connection.execute(count).scalar_one())
-
-
-def _wait_until_somebody_waits_for_a_lock(database: Database) -> None:
-    waiting = sa.text(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
-    deadline = time.monotonic() + 10
-    while not database.transaction(lambda connection: connection.execute(waiting).scalar_one()):
-        assert time.monotonic() < deadline, "nobody waited in 10 s"
-        time.sleep(0.005)

@@ -12,6 +12,7 @@ from db.audit import audit
 from db.coupons import CouponBalance, coupons_of, grant_coupons
 from db.database import Database
 from db.demo import SeedReport, next_open_appointment, seed
+from tests.harness import wait_for_lock_waiters
 
 
 def test_seeding_makes_users_who_can_pay_and_appointments_between_them(database: Database) -> None:
@@ -87,7 +88,7 @@ def test_racing_seeds_add_what_is_missing_once(database: Database) -> None:
     with database.engine.connect() as in_the_way, ThreadPoolExecutor(3) as racers:
         in_the_way.execute(sa.text("LOCK TABLE appointment_info IN SHARE ROW EXCLUSIVE MODE"))  # reads, no writes
         racing = [racers.submit(seed, database, appointments=50, users=10, coupons=4) for _ in range(3)]
-        _wait_until_this_many_wait_for_a_lock(database, 3)
+        wait_for_lock_waiters(database, 3)
         in_the_way.commit()
         reports = [seeding.result(timeout=10) for seeding in racing]
 
@@ -169,13 +170,3 @@ def _pairs(database: Database) -> list[tuple[int, int]]:
 
 def _execute(database: Database, statement: str) -> None:
     database.transaction(lambda connection: connection.execute(sa.text(statement)))
-
-
-def _wait_until_this_many_wait_for_a_lock(database: Database, waiter_count: int) -> None:
-    waiting = sa.text(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
-    deadline = time.monotonic() + 10
-    while database.transaction(lambda connection: connection.execute(waiting).scalar_one()) < waiter_count:
-        assert time.monotonic() < deadline, "they did not wait in 10 s"
-        time.sleep(0.005)

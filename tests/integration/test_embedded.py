@@ -39,6 +39,7 @@ from service.embedded import (
 )
 from tests import harness
 from tests.contract.api import Api
+from tests.harness import wait_until
 
 BOUND_S = 30.0
 PROJECT = Path(__file__).resolve().parents[2]
@@ -882,10 +883,3 @@ def status_of(pid: int) -> dict[str, str]:
 
 def site_packages() -> Path:
     return Path(sysconfig.get_path("purelib"))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + BOUND_S
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.01)

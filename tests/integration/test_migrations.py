@@ -6,7 +6,6 @@ import json
 import logging
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from db.database import driver_url
 from db.errors import DatabaseDown, DatabaseError
 from db.migrate import _MIGRATION_LOCK, AppliedRevision, MigrationReport, SchemaMismatch, at_head, migrate, schema_state
 from db.tables import metadata
+from tests.harness import wait_until
 
 ROOT = Path(__file__).parents[2]
 MIGRATE_AND_TELL = "import sys, db.migrate as m; print(len(m.migrate(sys.argv[1]).applied))"
@@ -77,7 +77,7 @@ def test_of_two_processes_that_migrate_at_once_both_succeed_and_one_does_the_wor
     with _connected(empty_database_url) as connection:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         processes = [_start_migrating(empty_database_url) for _ in range(2)]
-        _wait_until(lambda: _waiters_for_the_migration_lock(connection) == 2)
+        wait_until(lambda: _waiters_for_the_migration_lock(connection) == 2)
         connection.commit()
 
         answers = [process.communicate(timeout=30) for process in processes]
@@ -175,13 +175,6 @@ def _waiters_for_the_migration_lock(connection: sa.Connection) -> int:
     )
     count: int = connection.execute(waiting).scalar_one()
     return count
-
-
-def _wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in 30 s"
-        time.sleep(0.01)
 
 
 def _logging_set_up() -> tuple[object, ...]:
