@@ -157,7 +157,7 @@ def _application(
 def _edge(traffic: Traffic, metrics: Metrics, table: Iterable[Route], settings: Settings) -> Middleware:
     """The outermost layer: request ids, limits, draining, and refusals into problems."""
     public = {route.path for route in table if route.public}
-    seen: dict[tuple[str, str | None, int], Histogram] = {}
+    seen: dict[tuple[str, str, int], Histogram] = {}
 
     async def bounded(request: web.Request, handler: Next, path: str | None) -> web.StreamResponse:
         if request.content_length is not None and request.content_length > settings.max_body_bytes:
@@ -190,12 +190,11 @@ def _edge(traffic: Traffic, metrics: Metrics, table: Iterable[Route], settings: 
         response.headers["Server"] = "chargeonce"  # and not which versions of what
         if traffic.draining:
             response.force_close()
-        ended = (request.method, path, response.status)
-        series = seen.get(ended)
+        # Only routes and methods that are ours become labels, not what a client makes up.
+        labels = (request.method, path, response.status) if path else ("other", "other", response.status)
+        series = seen.get(labels)
         if series is None:
-            # Only routes and statuses that are ours become labels, not what a client makes up.
-            method, route = (request.method, path) if path else ("other", "other")
-            series = seen[ended] = metrics.request_seconds.labels(method, route, response.status)
+            series = seen[labels] = metrics.request_seconds.labels(*labels)
         series.observe(time.perf_counter() - started_at_s)
         return response
 
