@@ -110,10 +110,11 @@ def token(
     """Prints a signed access token."""
     from service.callers import sign_token
     from service.embedded import EmbeddedError
+    from service.generated import with_generated_secrets
 
     settings = _settings()
     try:
-        settings = _with_secrets(settings)
+        settings = with_generated_secrets(settings)
     except EmbeddedError as error:
         _fail(str(error), COULD_NOT)
     if settings.jwt_secret is None:
@@ -176,12 +177,6 @@ def _settings(**flags: object) -> Settings:
         return load_settings(**flags)
     except SettingsError as error:
         _fail(str(error), COULD_NOT_LOOK)
-
-
-def _with_secrets(settings: Settings) -> Settings:
-    from service.serving import with_generated_secrets
-
-    return with_generated_secrets(settings)
 
 
 @contextmanager

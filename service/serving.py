@@ -14,7 +14,8 @@ from db.errors import DatabaseDown, DatabaseError
 from db.migrate import migrate, schema_state
 from service.app import callers
 from service.callers import sign_token
-from service.embedded import EmbeddedServers, ServerDied, ServerUpAgain, load_or_make_secrets
+from service.embedded import EmbeddedServers, ServerDied, ServerUpAgain
+from service.generated import with_generated_secrets
 from service.observe import set_up_logs
 from service.settings import Settings, SettingsError, require_secrets, resolved, unknown_settings
 from service.workers import Listening, StartFailed, Supervisor
@@ -43,19 +44,6 @@ def serve(settings: Settings, *, demo: bool) -> int:
         curl = _demo_curl(settings, listening.port) if demo else None
         supervisor = Supervisor(settings, listening, look_after=_Reporter(servers))
         return supervisor.run(lambda: _greet(settings, listening.port, curl))
-
-
-def with_generated_secrets(settings: Settings) -> Settings:
-    """Beside embedded servers, what nobody set is generated once and kept in the data folder."""
-    if not (settings.embedded_database or settings.embedded_redis):
-        return settings
-    secrets = load_or_make_secrets(settings.data_dir)
-    return resolved(
-        settings,
-        jwt_secret=secrets.jwt_secret if settings.jwt_public_key is None else None,
-        agora_app_id=secrets.agora_app_id,
-        agora_app_certificate=secrets.agora_app_certificate,
-    )
 
 
 def _with_servers(settings: Settings, stack: ExitStack) -> tuple[Settings, EmbeddedServers | None]:
