@@ -6,10 +6,13 @@ set -eu
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 POLICY=/usr/sbin/policy-rc.d
 
+# A wheel puts a redis-server into our virtual environment, which may be active: it is not the one that is meant.
+[ -z "${VIRTUAL_ENV:-}" ] || PATH=$(printf %s "$PATH" | sed "s|$VIRTUAL_ENV/bin:*||g")
+
 # Command, package, the tests that need it: one line each.
 needed() {
     cat <<'LIST'
-redis-server redis-server the tests against Redis as a second kind of server
+redis-server redis-server the tests against Redis as a second kind of server, and those with TLS
 haproxy haproxy the check of deploy/haproxy.cfg
 LIST
 }

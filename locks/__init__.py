@@ -5,19 +5,35 @@ async with Locker.connect("redis://localhost", instance_id="api-3") as locker:
         ...  # under lease.fencing_token; cancelled when the lease is lost
 """
 
-from locks.errors import LeaseLost, LockBusy, LocksError, LockStoreDown, LossReason, TooManyWaiters
-from locks.hold import Hold
+from locks.errors import (
+    HolderChanged,
+    LeaseLost,
+    LockBusy,
+    LocksError,
+    LockStoreDown,
+    LossReason,
+    TooManyLeases,
+    TooManyWaiters,
+)
+from locks.hold import Hold, HoldMany
+from locks.inspection import LockView, Party, WaitingParty
 from locks.lease import Lease
 from locks.locker import Locker
 
 __all__ = [
     "Hold",
+    "HoldMany",
+    "HolderChanged",
     "Lease",
     "LeaseLost",
     "LockBusy",
     "LockStoreDown",
+    "LockView",
     "Locker",
     "LocksError",
     "LossReason",
+    "Party",
+    "TooManyLeases",
     "TooManyWaiters",
+    "WaitingParty",
 ]

@@ -11,6 +11,7 @@ class LossReason(StrEnum):
     EXPIRED = "expired"  # its time ran out, and nobody extended it
     TAKEN = "taken"  # another holder has the lock
     DELETED = "deleted"  # the key is gone before its time: reset, DEL, FLUSHALL, a restart without data
+    FORCED = "forced"  # an operator ended it
     UNREACHABLE = "unreachable"  # its time ran out while Redis did not answer the renewals
 
 
@@ -38,13 +39,21 @@ class LeaseLost(LocksError):
         self.fencing_token = fencing_token
 
 
+class HolderChanged(LocksError):
+    """The lease that was to be forced out is no longer the current one; nothing was released."""
+
+
 class LockStoreDown(LocksError):
     """Redis is out of reach, does not answer in time, or refuses the command."""
 
 
 class LockStoreRefused(LockStoreDown):
-    """Redis answers, but not with what was asked: no permission, no memory, a replica, a key of another type."""
+    """Redis answers, but not with what was asked: no permission, no memory, a key of another type."""
 
 
 class TooManyWaiters(LocksError):
-    """This process already has as many waiters as it may; nothing was queued."""
+    """This process, or this lock in it, already has as many waiters as it may; nothing was queued."""
+
+
+class TooManyLeases(LocksError):
+    """This process already holds as many leases as it may; nothing was taken."""

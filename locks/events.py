@@ -15,8 +15,10 @@ class WakeSource(StrEnum):
     NONE = "none"  # the first call got the lock
     HANDOFF = "handoff"  # the releasing holder's script granted the lock
     MESSAGE = "message"  # told that the lock is free
+    TRACKING = "tracking"  # the server said that the lock's key has changed
     TIMER = "timer"  # the holder's lease should have run out
     HEARTBEAT = "heartbeat"  # the regular sign of life found the lock free
+    RECONNECT = "reconnect"  # a lost connection had come back
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +30,16 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Acquired:
-    """A lease was granted. `takeover`: its predecessor lapsed while this waiter stood in the queue.
+    """A lease was granted. `queued`: its Waiting was emitted before. `takeover`: its predecessor lapsed while this waiter stood in the queue.
 
-    `handoff_s`: from the message of a handoff to its confirmed lease, None where there was no such message.
+    `handoff_s`: from the release, or from the message of another process' release, to the lease; None without a handoff.
     """
 
     name: str
     fencing_token: int
     waited_s: float
     wake_source: WakeSource
+    queued: bool
     takeover: bool
     handoff_s: float | None
 
@@ -89,6 +92,31 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Exported:
+    """A holder has passed its lease on to whoever adopts it; this process neither extends nor releases it any more."""
+
+    name: str
+    fencing_token: int
+    held_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A lease that another holder had exported is this process' now."""
+
+    name: str
+    fencing_token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """This process has ended somebody's lease by force."""
+
+    name: str
+    fencing_token: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoreUp:
     """Redis answers again, or for the first time."""
 
@@ -100,7 +128,20 @@ class StoreLost:
     reason: str
 
 
-LockEvent = Waiting | Acquired | GaveUp | Extended | Unknown | Lost | Released | StoreUp | StoreLost
+LockEvent = (
+    Waiting
+    | Acquired
+    | GaveUp
+    | Extended
+    | Unknown
+    | Lost
+    | Released
+    | Exported
+    | Adopted
+    | Forced
+    | StoreUp
+    | StoreLost
+)
 Listener = Callable[[LockEvent], None]
 
 

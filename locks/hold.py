@@ -1,8 +1,9 @@
-"""The `async with` of Locker.hold: acquire, keep extended, cancel the body when the lease is lost, release."""
+"""The `async with` of Locker.hold and hold_many: acquire, keep extended, cancel the body on a loss, release."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -13,53 +14,111 @@ if TYPE_CHECKING:
     from locks.locker import Locker
 
 
-class Hold:
-    """The `async with` of Locker.hold."""
+class _Body:
+    """The code under one or several leases: cancelled when one of them is lost."""
 
-    __slots__ = ("_cancelling", "_lease", "_lease_ttl_s", "_locker", "_name", "_task", "_told", "_wait_s")
+    __slots__ = ("_cancelling", "_locker", "_task", "_told")
 
-    def __init__(self, locker: Locker, name: str, *, lease_ttl_s: float, wait_s: float | None) -> None:
+    def __init__(self, locker: Locker) -> None:
         self._locker = locker
-        self._name = name
-        self._lease_ttl_s = lease_ttl_s
-        self._wait_s = wait_s
-        self._lease: Lease | None = None
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._told = False
 
-    async def __aenter__(self) -> Lease:
-        lease = await self._locker.acquire(
-            self._name, lease_ttl_s=self._lease_ttl_s, wait_s=self._wait_s, keep_extended=True
-        )
-        self._lease = lease
-        self._task = asyncio.current_task()
+    def _begin(self, leases: Sequence[Lease]) -> None:
+        task = self._task = asyncio.current_task()
+        assert task is not None
+        self._cancelling = task.cancelling()
+        for lease in leases:
+            lease.when_lost(self._cancel)
+
+    async def _end(
+        self, leases: Sequence[Lease], kind: type[BaseException] | None, error: BaseException | None
+    ) -> None:
+        task = self._task
+        assert task is not None
+        lost = None
+        for lease in leases:
+            if not lease.ended:
+                self._locker.notice_lapse(lease)
+            if lease.loss_reason is not None and lost is None:
+                lost = lease
+        ours = self._told and task.uncancel() <= self._cancelling
+        for lease in leases:
+            try:
+                await self._locker.release(lease)
+            except LockStoreDown:
+                # Release is politeness: what was done under the lease stays done, and the lease runs out by itself.
+                continue
+        if lost is not None and (kind is None or (kind is asyncio.CancelledError and ours)):
+            raise lost.loss() from error
+
+    def _cancel(self) -> None:
         assert self._task is not None
-        self._cancelling = self._task.cancelling()
-        lease.when_lost(self._cancel_body)
+        if self._told or self._task is asyncio.current_task():
+            return  # told already, or the body has found out itself: a cancellation would meet whatever it awaits next
+        self._told = True
+        self._task.cancel()
+
+
+class Hold(_Body):
+    """The `async with` of Locker.hold."""
+
+    __slots__ = ("_lease", "_lease_ttl_s", "_name", "_request_id", "_wait_s")
+
+    def __init__(self, locker: Locker, name: str, *, lease_ttl_s: float, wait_s: float | None, request_id: str) -> None:
+        super().__init__(locker)
+        self._name = name
+        self._lease_ttl_s = lease_ttl_s
+        self._wait_s = wait_s
+        self._request_id = request_id
+        self._lease: Lease | None = None
+
+    async def __aenter__(self) -> Lease:
+        lease = self._lease = await self._locker.acquire(
+            self._name,
+            lease_ttl_s=self._lease_ttl_s,
+            wait_s=self._wait_s,
+            keep_extended=True,
+            request_id=self._request_id,
+        )
+        self._begin((lease,))
         return lease
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lease, task = self._lease, self._task
-        assert lease is not None
-        assert task is not None
-        self._locker.notice_lapse(lease)
-        if lease.loss_reason is not None:
-            ours = self._told and task.uncancel() <= self._cancelling
-            if kind is None or (kind is asyncio.CancelledError and ours):
-                raise lease.loss() from error
-            return
-        try:
-            await self._locker.release(lease)
-        except LockStoreDown:
-            # Release is politeness: what was done under the lease stays done, and the lease runs out by itself.
-            return
+        assert self._lease is not None
+        await self._end((self._lease,), kind, error)
 
-    def _cancel_body(self) -> None:
-        assert self._task is not None
-        if self._task is asyncio.current_task():
-            return  # the body has found out itself: a cancellation would meet whatever it awaits next
-        self._told = True
-        self._task.cancel()
+
+class HoldMany(_Body):
+    """The `async with` of Locker.hold_many."""
+
+    __slots__ = ("_lease_ttl_s", "_leases", "_names", "_request_id", "_wait_s")
+
+    def __init__(
+        self, locker: Locker, names: Sequence[str], *, lease_ttl_s: float, wait_s: float | None, request_id: str
+    ) -> None:
+        super().__init__(locker)
+        self._names = names
+        self._lease_ttl_s = lease_ttl_s
+        self._wait_s = wait_s
+        self._request_id = request_id
+        self._leases: list[Lease] = []
+
+    async def __aenter__(self) -> list[Lease]:
+        self._leases = await self._locker.acquire_many(
+            self._names,
+            lease_ttl_s=self._lease_ttl_s,
+            wait_s=self._wait_s,
+            keep_extended=True,
+            request_id=self._request_id,
+        )
+        self._begin(self._leases)
+        return self._leases
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._end(self._leases, kind, error)

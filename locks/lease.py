@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from locks.errors import LeaseLost, LossReason
-from locks.keys import LockKeys
+
+SHORTEST_LEASE_S, LONGEST_LEASE_S = 0.1, 3600
 
 
 class LeaseKeeper(Protocol):
@@ -17,6 +18,8 @@ class LeaseKeeper(Protocol):
     async def extend(self, lease: Lease, lease_ttl_s: float) -> None: ...
 
     async def release(self, lease: Lease) -> bool: ...
+
+    def export(self, lease: Lease) -> str: ...
 
 
 class Lease:
@@ -28,17 +31,17 @@ class Lease:
         "_on_lost",
         "acquired_at_s",
         "deadline_s",
+        "due_slot",
         "ended",
         "fencing_token",
         "keep_extended",
-        "keys",
         "lease_id",
         "lease_ttl_s",
-        "look_number",
         "loss_reason",
         "name",
         "renewal_unanswered",
         "renewing",
+        "request_id",
         "stood_in_line",
         "waited_s",
     )
@@ -47,7 +50,6 @@ class Lease:
         self,
         keeper: LeaseKeeper,
         name: str,
-        keys: LockKeys,
         lease_id: str,
         *,
         fencing_token: int,
@@ -56,16 +58,17 @@ class Lease:
         waited_s: float,
         stood_in_line: bool,
         keep_extended: bool,
+        request_id: str,
     ) -> None:
         self._keeper = keeper
         self._lost_event: asyncio.Event | None = None
         self._on_lost: Callable[[], None] | None = None
         self.name = name
-        self.keys = keys
         self.lease_id = lease_id
         self.fencing_token = fencing_token
         self.lease_ttl_s = lease_ttl_s
         self.keep_extended = keep_extended
+        self.request_id = request_id
         self.waited_s = waited_s
         self.stood_in_line = stood_in_line
         self.acquired_at_s = sent_at_s
@@ -74,7 +77,7 @@ class Lease:
         self.loss_reason: LossReason | None = None
         self.renewing = False
         self.renewal_unanswered = False
-        self.look_number = 0
+        self.due_slot = 0
 
     @property
     def lost(self) -> asyncio.Event:
@@ -116,6 +119,13 @@ class Lease:
         """Gives the lock back, to the next waiter if one stands. True while it was still ours. Raises LockStoreDown."""
         return await self._keeper.release(self)
 
+    def export(self) -> str:
+        """Hands the lease over to whoever gives this text to Locker.adopt(); from now on it is not ours, nor extended.
+
+        The text is a capability: whoever has it can extend and release the lease. Raises LeaseLost.
+        """
+        return self._keeper.export(self)
+
     def when_lost(self, tell: Callable[[], None]) -> None:
         """Calls `tell` once the loss is known; one listener, the holder's."""
         self._on_lost = tell
@@ -139,3 +149,10 @@ class Lease:
 def margin_s(lease_ttl_s: float) -> float:
     """What two clocks may drift apart during a lease, and the holder's time to stop: 1 % and 2 ms."""
     return 0.01 * lease_ttl_s + 0.002
+
+
+def milliseconds(lease_ttl_s: float) -> int:
+    """A lease as Redis counts it. Raises ValueError outside 0.1 to 3600 seconds."""
+    if not SHORTEST_LEASE_S <= lease_ttl_s <= LONGEST_LEASE_S:
+        raise ValueError(f"lease_ttl_s is {SHORTEST_LEASE_S} to {LONGEST_LEASE_S} seconds, not {lease_ttl_s!r}")
+    return round(lease_ttl_s * 1000)

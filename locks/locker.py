@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import secrets
+import contextlib
+import json
+import os
+import socket
 import time
-from typing import Self
+from collections.abc import Coroutine, Sequence
+from typing import Any, Self
 
-from locks.errors import LockBusy, LockStoreDown, LockStoreRefused, LossReason, TooManyWaiters
+from locks.address import place_of
+from locks.errors import HolderChanged, LockBusy, LockStoreDown, LossReason, TooManyLeases
 from locks.events import (
     Acquired,
+    Adopted,
+    Exported,
     Extended,
+    Forced,
     GaveUp,
     Listener,
     Released,
@@ -21,29 +28,22 @@ from locks.events import (
     WakeSource,
     ignore,
 )
-from locks.hold import Hold
-from locks.keys import LockKeys, keys_of
-from locks.lease import Lease
-from locks.link import Address, Link
-from locks.renewal import Renewal
-from locks.store import (
-    GREETING,
-    ExtendOutcome,
-    Granted,
-    LockStore,
-    QueueLimits,
-    Refused,
-    ReleaseOutcome,
-)
-from locks.waiting import Patience, Waiter, Waiters
+from locks.hold import Hold, HoldMany
+from locks.inspection import LockView, view_of
+from locks.keys import check_name, packed_keys
+from locks.lease import Lease, milliseconds
+from locks.line import Grant, Line, Lines, Request, Waiter
+from locks.node import Node, NodeEvents
+from locks.renewal import Renewal, extend
+from locks.servers import servers_at
+from locks.store import ExtendOutcome, ForceOutcome, LockStore, QueueLimits, Scripts
 
-SHORTEST_LEASE_S, LONGEST_LEASE_S = 0.1, 3600
-# A lease's timer looks a moment after the holder's end: Redis removes a key in the millisecond after it.
-TIMER_SLACK_S = 0.002
+_RANDOM_BYTES, _IDS_AT_ONCE = 16, 256
+_FREED, _HANDED_OVER = 1, 2
 
 
 class Locker:
-    """Every lock of this process, over two connections: one for commands, one for messages. For one event loop."""
+    """Every lock of this process, over two connections a server: for commands, and for messages. For one event loop."""
 
     def __init__(
         self,
@@ -51,36 +51,61 @@ class Locker:
         *,
         instance_id: str,
         command_timeout_s: float = 0.5,
+        outage_wait_s: float | None = None,
         max_waiters: int = 10_000,
+        max_waiters_per_lock: int = 10_000,
+        max_leases: int = 100_000,
         queue_limits: QueueLimits | None = None,
         listener: Listener = ignore,
     ) -> None:
+        """url: redis://, rediss://, redis+sentinel:// or redis+cluster://. Raises ValueError for any other.
+
+        `command_timeout_s`: when a server counts as silent. `outage_wait_s`: how long callers wait for a connection to come
+        back before they get LockStoreDown (None: command_timeout_s).
+        """
         self.instance_id = instance_id
         self._emit = listener
+        self._max_leases = max_leases
+        self._lease_ids: list[str] = []
+        self._held: dict[str, Lease] = {}
+        self._seen_fence = 0
+        self._closed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._scripts = Scripts(queue_limits or QueueLimits(), holder=_holder(instance_id))
+        node_events = NodeEvents(
+            on_message=self._on_message,
+            on_changed=lambda lock_key: self._lines.on_changed(lock_key),
+            on_up=self._on_up,
+            on_messages_up=lambda node: self._lines.look_all(WakeSource.RECONNECT),
+            on_lost=lambda node, reason: self._emit(StoreLost(reason)),
+        )
+
+        def new_node(address: Any, **options: Any) -> Node:
+            return Node(
+                address,
+                command_timeout_s=command_timeout_s,
+                greeting=self._scripts.greeting,
+                acquire_free=lambda items: self._scripts.acquire_free(items, seen_fence=self._seen_fence),
+                release_alone=self._scripts.release_alone,
+                events=node_events,
+                **options,
+            )
+
+        self._servers = servers_at(place_of(url), new_node, command_timeout_s=command_timeout_s)
+        self._store = LockStore(self._servers, self._scripts, command_timeout_s=command_timeout_s)
+        self._renewal = Renewal(self._store, listener, on_lost=self._forget)
+        self._lines = Lines(
+            self._store,
+            max_waiters=max_waiters,
+            max_waiters_per_lock=max_waiters_per_lock,
+            outage_wait_s=command_timeout_s if outage_wait_s is None else outage_wait_s,
+            new_lease_id=self._new_lease_id,
+            seen_fence=lambda: self._seen_fence,
+            is_held=self._held.__contains__,
+            grant=self._grant,
+            spawn=self._spawn,
+        )
         self._command_timeout_s = command_timeout_s
-        self._limits = queue_limits or QueueLimits()
-        self._heartbeat_s = self._limits.alive_ms / 3000
-        # A lease id is a capability, so its random part is the secret; the counter only saves random bytes.
-        self._lease_prefix = secrets.token_urlsafe(12)
-        self._lease_numbers = itertools.count(1)
-        self._waiters = Waiters(max_waiters=max_waiters)
-        address = Address.from_url(url)
-        channel = f"lock-wake:{secrets.token_hex(8)}"
-        self._commands = Link(
-            address,
-            command_timeout_s=command_timeout_s,
-            greeting=GREETING,
-            on_up=lambda: self._emit(StoreUp()),
-            on_lost=lambda reason: self._emit(StoreLost(reason)),
-        )
-        self._messages = Link(
-            address,
-            command_timeout_s=command_timeout_s,
-            greeting=[("SUBSCRIBE", channel)],
-            on_message=self._waiters.on_message,
-        )
-        self._store = LockStore(self._commands, channel=channel, limits=self._limits)
-        self._renewal = Renewal(self._store, listener)
 
     @classmethod
     def connect(
@@ -88,51 +113,70 @@ class Locker:
     ) -> Self:
         """A locker for `async with`, which raises LockStoreDown when Redis does not answer at the start.
 
-        url: redis:// or rediss://. Raises ValueError for any other.
+        url: redis://, rediss://, redis+sentinel:// or redis+cluster://. Raises ValueError for any other.
         """
         return cls(url, instance_id=instance_id, command_timeout_s=command_timeout_s, listener=listener)
 
     async def __aenter__(self) -> Self:
-        self.open()
+        await self.open()
         if not await self.up_within(max(1.0, 2 * self._command_timeout_s)):
+            reasons = [node.commands.last_error for node in self._servers.nodes()]
             await self.close()
-            raise LockStoreDown(self._commands.last_error)
+            raise LockStoreDown(reasons[0] if reasons else "no server of the Cluster answers")
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Begins to connect; until Redis answers, every call raises LockStoreDown."""
-        self._commands.open()
-        self._messages.open()
+        await self._servers.open()
 
     async def up_within(self, wait_s: float) -> bool:
         """Waits for the first connections, or for those lost a moment ago; whether they are there."""
-        return await self._commands.up_within(wait_s) and await self._messages.up_within(wait_s)
+        nodes = list(self._servers.nodes())
+        return bool(nodes) and all(await asyncio.gather(*[node.up_within(wait_s) for node in nodes]))
 
     async def close(self) -> None:
         """Closes the connections. Leases still held are neither extended nor released: they run out by themselves."""
+        self._closed = True
         self._renewal.close()
-        await self._messages.close()
-        await self._commands.close()
+        await self._servers.close()
+        self._lines.close(LockStoreDown("closed"))
+        for task in list(self._tasks):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
     @property
     def is_up(self) -> bool:
         """Whether Redis answers, as far as is known."""
-        return self._commands.is_up
+        nodes = list(self._servers.nodes())
+        return bool(nodes) and all(node.commands.is_up for node in nodes)
 
     @property
     def waiter_count(self) -> int:
-        """How many callers of this process wait in a lock's queue."""
-        return len(self._waiters)
+        """How many callers of this process wait for a lock."""
+        return self._lines.waiter_count
 
-    def hold(self, name: str, *, lease_ttl_s: float = 10.0, wait_s: float | None = None) -> Hold:
+    @property
+    def held(self) -> Sequence[Lease]:
+        """The leases that this process holds now."""
+        return list(self._held.values())
+
+    def hold(self, name: str, *, lease_ttl_s: float = 10.0, wait_s: float | None = None, request_id: str = "") -> Hold:
         """`async with` holds the lock, kept extended; when it is lost the body is cancelled and LeaseLost comes out.
 
-        Raises LockBusy after wait_s (None waits for ever), LockStoreDown, TooManyWaiters, ValueError.
+        `request_id` is shown wherever the holder is. Raises LockBusy after wait_s (None waits for ever), LockStoreDown,
+        TooManyWaiters, TooManyLeases, ValueError.
         """
-        return Hold(self, name, lease_ttl_s=lease_ttl_s, wait_s=wait_s)
+        return Hold(self, name, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id=request_id)
+
+    def hold_many(
+        self, names: Sequence[str], *, lease_ttl_s: float = 10.0, wait_s: float | None = None, request_id: str = ""
+    ) -> HoldMany:
+        """The same for several locks, all or none; the body gets their leases in the order of `names`."""
+        return HoldMany(self, names, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id=request_id)
 
     async def acquire(
         self,
@@ -141,165 +185,438 @@ class Locker:
         lease_ttl_s: float = 10.0,
         wait_s: float | None = None,
         keep_extended: bool = False,
+        request_id: str = "",
     ) -> Lease:
         """A lease on `name`, which ends after lease_ttl_s unless it is extended or released.
 
-        Raises LockBusy after wait_s (0: at once, None: never), LockStoreDown, TooManyWaiters, ValueError.
+        Raises LockBusy after wait_s (0: at once, None: never), LockStoreDown, TooManyWaiters, TooManyLeases, ValueError.
         """
-        keys = keys_of(name)
-        _check_lease(lease_ttl_s)
-        lease_id = f"{self._lease_prefix}.{next(self._lease_numbers):x}.{secrets.token_urlsafe(9)}"
-        attempt = _Attempt(name, keys, lease_id, lease_ttl_s, Patience(wait_s), keep_extended)
+        started_at_s = time.monotonic()
+        check_name(name)
+        lease_ms = milliseconds(lease_ttl_s)
+        if request_id:
+            _check_request_id(request_id)
+        if len(self._held) >= self._max_leases:
+            raise TooManyLeases(f"this process holds {len(self._held)} leases already")
+        if wait_s is not None and wait_s <= 0:
+            return await self._acquire_now(name, lease_ttl_s, keep_extended, request_id, started_at_s)
+        lines = self._lines
+        line = lines.by_name.get(name)
+        reply: Any = None
+        if line is None and not lines.is_full:
+            # Nobody here waits for it: the caller asks for itself, and in most cases that is all.
+            line = lines.begin(name)
+            lease_id = line.lease_id
+            try:
+                node = self._store.node_of(name)
+                item = self._scripts.acquire_item(node, name, lease_id, lease_ms=lease_ms, request_id=request_id)
+                reply = await node.gather(node.acquires, item)
+            except LockStoreDown as error:
+                reply = error
+            except asyncio.CancelledError:
+                # The command may be on the wire or the lock on its way to us. This one travels behind it.
+                lines.give_back(name, lease_id)
+                line.first_is_gone()
+                self._gave_up(name, started_at_s, "cancelled", queued=False)
+                raise
+            if reply.__class__ is int and reply > 0:
+                line.first_is_gone()
+                return self._begin(
+                    Lease(
+                        self,
+                        name,
+                        lease_id,
+                        fencing_token=reply,
+                        lease_ttl_s=lease_ttl_s,
+                        sent_at_s=started_at_s,
+                        waited_s=time.monotonic() - started_at_s,
+                        stood_in_line=False,
+                        keep_extended=keep_extended,
+                        request_id=request_id,
+                    ),
+                    WakeSource.NONE,
+                )
+        else:
+            lines.check_room(line)
+        assert line is not None
+        waiter = Waiter(
+            lease_ttl_s=lease_ttl_s,
+            lease_ms=lease_ms,
+            keep_extended=keep_extended,
+            request_id=request_id,
+            started_at_s=started_at_s,
+            wait_s=wait_s,
+        )
+        return await self._wait(line, waiter, reply)
+
+    async def acquire_many(
+        self,
+        names: Sequence[str],
+        *,
+        lease_ttl_s: float = 10.0,
+        wait_s: float | None = None,
+        keep_extended: bool = False,
+        request_id: str = "",
+    ) -> list[Lease]:
+        """Leases on all of `names` or on none, in their order; callers of overlapping names cannot deadlock.
+
+        They are acquired in ascending order, and those already acquired are kept extended meanwhile; with
+        keep_extended=False each then has lease_ttl_s from the return. Raises as acquire does, wait_s being for all
+        together, and ValueError for a name that is there twice; LeaseLost where one was lost while the next was waited for.
+        """
+        if len(set(names)) != len(names):
+            raise ValueError("each lock's name may be there only once")
+        ends_at_s = None if wait_s is None else time.monotonic() + wait_s
+        leases: dict[str, Lease] = {}
         try:
-            if wait_s is not None and wait_s <= 0:
-                return await self._acquire_now(attempt)
-            return await self._acquire_in_turn(attempt)
-        except LockBusy:
-            self._emit(GaveUp(name, attempt.patience.waited_s, "busy", attempt.queued))
+            for name in sorted(names):
+                left_s = None if ends_at_s is None else max(0.0, ends_at_s - time.monotonic())
+                leases[name] = await self.acquire(
+                    name, lease_ttl_s=lease_ttl_s, wait_s=left_s, keep_extended=True, request_id=request_id
+                )
+            if not keep_extended:
+                await asyncio.gather(*[lease.extend(lease_ttl_s) for lease in leases.values()])
+            for lease in leases.values():
+                lease.raise_if_lost()
+        except BaseException:
+            for lease in leases.values():
+                self._drop(lease)
             raise
-        except LockStoreDown:
-            self._emit(GaveUp(name, attempt.patience.waited_s, "store-down", attempt.queued))
-            raise
-        except asyncio.CancelledError:
-            # The command may be on the wire or the lock on its way to us. This one travels behind it.
-            self._store.give_back(attempt.keys, attempt.lease_id)
-            self._emit(GaveUp(name, attempt.patience.waited_s, "cancelled", attempt.queued))
-            raise
+        if not keep_extended:
+            for lease in leases.values():
+                lease.keep_extended = False
+                self._renewal.watch(lease)
+        return [leases[name] for name in names]
+
+    async def adopt(self, exported: str, *, keep_extended: bool = False, request_id: str = "") -> Lease:
+        """The lease that Lease.export() gave this text for, ours with its whole time from now on.
+
+        Raises LeaseLost when it has ended meanwhile, LockStoreDown, TooManyLeases, ValueError for a text of another kind.
+        """
+        name, lease_id, fencing_token, lease_ttl_s = _read_export(exported)
+        keys = packed_keys(name)
+        lease_ms = milliseconds(lease_ttl_s)
+        _check_request_id(request_id)
+        if len(self._held) >= self._max_leases:
+            raise TooManyLeases(f"this process holds {len(self._held)} leases already")
+        sent_at_s = time.monotonic()
+        reply = await self._store.run(
+            name,
+            lambda node: self._scripts.adopt(node, keys, lease_id, lease_ms=lease_ms, request_id=request_id),
+        )
+        lease = Lease(
+            self,
+            name,
+            lease_id,
+            fencing_token=reply if isinstance(reply, int) else fencing_token,
+            lease_ttl_s=lease_ttl_s,
+            sent_at_s=sent_at_s,
+            waited_s=0.0,
+            stood_in_line=False,
+            keep_extended=keep_extended,
+            request_id=request_id,
+        )
+        if not isinstance(reply, int):
+            lease.declare_lost(LossReason(reply.decode()))
+            raise lease.loss()
+        self._keep(lease)
+        self._emit(Adopted(name, lease.fencing_token))
+        return lease
+
+    async def inspect(self, name: str) -> LockView | None:
+        """Who holds the lock and who waits for it, in order; None when nobody does. Raises LockStoreDown, ValueError."""
+        keys = packed_keys(name)
+        return view_of(name, await self._store.run(name, lambda node: self._scripts.inspect(keys)))
+
+    async def force_release(self, name: str, *, fencing_token: int) -> bool:
+        """Ends the lease with this token, whoever holds it; its holder is told, and the next in line gets the lock.
+
+        A python-redis-lock program has no token: 0 stands for it. False when nobody holds the lock. Raises
+        HolderChanged when another lease is the current one, LockStoreDown, ValueError.
+        """
+        keys = packed_keys(name)
+        reply = await self._store.run(name, lambda node: self._scripts.force(keys, fencing_token=fencing_token))
+        outcome = ForceOutcome(reply.decode())
+        if outcome is ForceOutcome.CHANGED:
+            raise HolderChanged(f"the lease on {name!r} with the fencing token {fencing_token} is not the current one")
+        if outcome is ForceOutcome.FREE:
+            return False
+        self._emit(Forced(name, fencing_token))
+        return True
 
     async def extend(self, lease: Lease, lease_ttl_s: float) -> None:
         """See Lease.extend."""
-        _check_lease(lease_ttl_s)
+        milliseconds(lease_ttl_s)
         lease.raise_if_lost()
-        sent_at_s = time.monotonic()
-        outcome = await self._store.extend(lease.keys, lease.lease_id, lease_ms=round(lease_ttl_s * 1000))
+        sent_at_s, outcome = await extend(self._store, lease, lease_ttl_s)
         if outcome is not ExtendOutcome.EXTENDED:
             self._renewal.lose(lease, LossReason(outcome.value))
         lease.raise_if_lost()
         lease.extended(sent_at_s=sent_at_s, lease_ttl_s=lease_ttl_s)
-        self._renewal.watch(lease)
+        if not lease.ended:
+            self._renewal.watch(lease)
         self._emit(Extended(lease.name, lease.fencing_token))
 
     async def release(self, lease: Lease) -> bool:
         """See Lease.release."""
         if lease.ended:
             return False
-        lease.ended = True
+        self._end(lease)
+        line = self._lines.by_name.get(lease.name)
         try:
-            outcome = await self._store.release(lease.keys, lease.lease_id)
+            node = self._store.node_of(lease.name)
+            if line is not None and line.waiters:
+                reply = await self._release_in_line(lease, line, node)
+            else:
+                reply = await node.gather(node.releases, (lease.name, lease.lease_id))
+                if reply != _FREED:
+                    reply = await self._store.run(lease.name, lambda node: self._release_command(node, lease))
         except LockStoreDown:
-            held_s = time.monotonic() - lease.acquired_at_s
-            self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours=False, handed_over=False))
+            self._spawn(self._release_again(lease))
+            if self._emit is not ignore:
+                held_s = time.monotonic() - lease.acquired_at_s
+                self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours=False, handed_over=False))
             raise
-        held_s = time.monotonic() - lease.acquired_at_s
-        still_ours = outcome is not ReleaseOutcome.NOT_OURS
-        handed_over = outcome is ReleaseOutcome.HANDED_OVER
-        self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours, handed_over))
+        still_ours = bool(reply != 0)
+        if self._emit is not ignore:
+            held_s = time.monotonic() - lease.acquired_at_s
+            self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours, still_ours and reply != _FREED))
         return still_ours
+
+    def export(self, lease: Lease) -> str:
+        """See Lease.export."""
+        lease.raise_if_lost()
+        if lease.ended:
+            raise lease.loss()
+        self._end(lease)
+        self._emit(Exported(lease.name, lease.fencing_token, time.monotonic() - lease.acquired_at_s))
+        return json.dumps([lease.name, lease.lease_id, lease.fencing_token, lease.lease_ttl_s])
 
     def notice_lapse(self, lease: Lease) -> None:
         """Declares a lease lost whose time is over, where a blocked event loop has not looked in time."""
         if lease.is_lost:
             self._renewal.lose(lease, LossReason.EXPIRED)
 
-    async def _acquire_now(self, attempt: _Attempt) -> Lease:
-        sent_at_s = time.monotonic()
-        answer = await self._answered(attempt, queue=False)
-        if isinstance(answer, Granted):
-            return self._granted(attempt, answer.fencing_token, sent_at_s, WakeSource.NONE)
-        raise LockBusy(attempt.name, waited_s=attempt.patience.waited_s, expires_in_s=answer.expires_in_s)
+    async def _acquire_now(
+        self, name: str, lease_ttl_s: float, keep_extended: bool, request_id: str, started_at_s: float
+    ) -> Lease:
+        lease_id, keys, lease_ms = self._new_lease_id(), packed_keys(name), milliseconds(lease_ttl_s)
 
-    async def _acquire_in_turn(self, attempt: _Attempt) -> Lease:
-        if self._waiters.full:
-            raise TooManyWaiters(f"{len(self._waiters)} callers of this process wait already")
-        waiter = self._waiters.join(attempt.lease_id)
+        def command(node: Node) -> str:
+            fence = self._seen_fence
+            return self._scripts.acquire_now(
+                node, keys, lease_id, lease_ms=lease_ms, seen_fence=fence, request_id=request_id
+            )
+
         try:
-            sent_at_s = time.monotonic()
-            answer = await self._answered(attempt, queue=True)
-            if isinstance(answer, Granted):
-                return self._granted(attempt, answer.fencing_token, sent_at_s, WakeSource.NONE)
-            attempt.queued = True
-            self._emit(Waiting(attempt.name))
-            return await self._wait_for_turn(attempt, waiter, answer)
-        finally:
-            self._waiters.leave(attempt.lease_id)
+            reply = await self._store.run(name, command)
+        except LockStoreDown:
+            self._gave_up(name, started_at_s, "store-down", queued=False)
+            raise
+        except asyncio.CancelledError:
+            self._lines.give_back(name, lease_id)
+            self._gave_up(name, started_at_s, "cancelled", queued=False)
+            raise
+        waited_s = time.monotonic() - started_at_s
+        if not isinstance(reply, int):
+            self._gave_up(name, started_at_s, "busy", queued=False)
+            raise LockBusy(name, waited_s=waited_s, expires_in_s=reply[0] / 1000 if reply[0] >= 0 else None)
+        return self._begin(
+            Lease(
+                self,
+                name,
+                lease_id,
+                fencing_token=reply,
+                lease_ttl_s=lease_ttl_s,
+                sent_at_s=started_at_s,
+                waited_s=waited_s,
+                stood_in_line=False,
+                keep_extended=keep_extended,
+                request_id=request_id,
+            ),
+            WakeSource.NONE,
+        )
 
-    async def _wait_for_turn(self, attempt: _Attempt, waiter: Waiter, answer: Refused) -> Lease:
-        while True:
-            wake_source = await waiter.wait(*self._pause(attempt, answer))
-            if attempt.patience.over and waiter.granted_fence is None:
-                self._store.give_back(attempt.keys, attempt.lease_id)
-                raise LockBusy(attempt.name, waited_s=attempt.patience.waited_s, expires_in_s=answer.expires_in_s)
-            # For a handoff this call is the confirmation: it makes the short claim a whole lease.
-            sent_at_s = time.monotonic()
-            waiter.granted_fence = None
-            answer_now = await self._answered(attempt, queue=True)
-            if isinstance(answer_now, Granted):
-                return self._granted(attempt, answer_now.fencing_token, sent_at_s, wake_source)
-            answer = answer_now
-
-    def _pause(self, attempt: _Attempt, answer: Refused) -> tuple[float, WakeSource]:
-        pause_s, source = self._heartbeat_s, WakeSource.HEARTBEAT
-        if answer.place == 0 and answer.expires_in_s is not None and answer.expires_in_s + TIMER_SLACK_S < pause_s:
-            pause_s, source = answer.expires_in_s + TIMER_SLACK_S, WakeSource.TIMER
-        return attempt.patience.left_s(pause_s), source
-
-    async def _answered(self, attempt: _Attempt, *, queue: bool) -> Granted | Refused:
-        # Asking again is harmless, so a connection that comes back at once costs a waiter nothing but a moment.
-        ask = self._store.acquire_or_queue if queue else self._store.acquire
-        lease_ms = round(attempt.lease_ttl_s * 1000)
+    async def _wait(self, line: Line, waiter: Waiter, first_reply: Any) -> Lease:
+        """A place in line, until the lease is there. `first_reply`: what a caller who asked for itself was told."""
+        name = line.name
+        self._lines.waiter_count += 1
+        if self._emit is not ignore:
+            self._emit(Waiting(name))
+        if first_reply is None:
+            line.join(waiter)
+        else:
+            line.first_refused(waiter, first_reply)
         try:
-            return await ask(attempt.keys, attempt.lease_id, lease_ms=lease_ms)
-        except LockStoreRefused:
+            return await waiter.future
+        except LockBusy:
+            self._gave_up(name, waiter.started_at_s, "busy", queued=True)
             raise
         except LockStoreDown:
-            # Also where the caller does not wait: the lost command may have taken the lock.
-            if not await self._commands.up_within(self._command_timeout_s):
-                raise
-            return await ask(attempt.keys, attempt.lease_id, lease_ms=lease_ms)
+            self._gave_up(name, waiter.started_at_s, "store-down", queued=True)
+            raise
+        except asyncio.CancelledError:
+            line.leave(waiter)
+            if waiter.lease is not None:
+                self._drop(waiter.lease)
+            self._gave_up(name, waiter.started_at_s, "cancelled", queued=waiter.lease is None)
+            raise
+        finally:
+            self._lines.waiter_count -= 1
 
-    def _granted(self, attempt: _Attempt, fencing_token: int, sent_at_s: float, wake_source: WakeSource) -> Lease:
+    def _grant(self, line: Line, waiter: Waiter, grant: Grant) -> None:
         lease = Lease(
             self,
-            attempt.name,
-            attempt.keys,
-            attempt.lease_id,
-            fencing_token=fencing_token,
-            lease_ttl_s=attempt.lease_ttl_s,
-            sent_at_s=sent_at_s,
-            waited_s=time.monotonic() - attempt.patience.started_at_s,
-            stood_in_line=wake_source is not WakeSource.NONE,
-            keep_extended=attempt.keep_extended,
+            line.name,
+            grant.lease_id,
+            fencing_token=grant.fencing_token,
+            lease_ttl_s=waiter.lease_ttl_s,
+            sent_at_s=grant.sent_at_s,
+            waited_s=waiter.waited_s,
+            stood_in_line=grant.source is not WakeSource.NONE,
+            keep_extended=waiter.keep_extended,
+            request_id=waiter.request_id,
         )
-        self._renewal.watch(lease)
-        takeover = wake_source is WakeSource.TIMER
-        handoff_s = time.monotonic() - sent_at_s if wake_source is WakeSource.HANDOFF else None
-        self._emit(Acquired(attempt.name, fencing_token, lease.waited_s, wake_source, takeover, handoff_s))
+        waiter.grant(self._begin(lease, grant.source, queued=True, takeover=grant.takeover, handoff_s=grant.handoff_s))
+
+    async def _release_in_line(self, lease: Lease, line: Line, node: Node) -> Any:
+        """The release that also says who of this process wants the lock next, so that a handoff within it is one command."""
+        first = line.first
+        command = self._scripts.release_in_line(
+            node,
+            line.packed_keys,
+            lease.lease_id,
+            next_lease_id=line.lease_id,
+            lease_ms=first.lease_ms,
+            age_us=first.age_us,
+            waiter_count=len(line.waiters),
+            request_id=first.request_id,
+        )
+        answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def on_reply(request: Request, reply: Any) -> None:
+            self._released_in_line(lease, line, reply, request.sent_at_s)
+            if not answered.done():
+                answered.set_result(reply)
+
+        def on_error(request: Request, error: LockStoreDown) -> None:
+            if not answered.done():
+                answered.set_exception(error)
+
+        Request(self._lines, lease.name, on_reply, on_error).send(node, command)
+        return await answered
+
+    def _released_in_line(self, lease: Lease, line: Line, reply: Any, sent_at_s: float) -> None:
+        if isinstance(reply, list):
+            fencing_token, lease_id = reply[0], reply[1].decode()
+            if not self._lines.granted_by_release(lease_id, fencing_token, sent_at_s):
+                self._lines.give_back_unless_held(lease.name, lease_id)
+        elif line.waiters:
+            line.stands_in_line()
+
+    async def _release_again(self, lease: Lease) -> None:
+        """Whether the release that was lost had been done is unknown; once more does no harm, and frees the lock sooner."""
+        with contextlib.suppress(LockStoreDown):
+            await self._store.run(lease.name, lambda node: self._release_command(node, lease))
+
+    def _release_command(self, node: Node, lease: Lease) -> str:
+        return self._scripts.release(node, packed_keys(lease.name), lease.lease_id)
+
+    def _begin(
+        self,
+        lease: Lease,
+        source: WakeSource,
+        *,
+        queued: bool = False,
+        takeover: bool = False,
+        handoff_s: float | None = None,
+    ) -> Lease:
+        self._keep(lease)
+        if self._emit is not ignore:
+            token = lease.fencing_token
+            self._emit(Acquired(lease.name, token, lease.waited_s, source, queued, takeover, handoff_s))
         return lease
 
+    def _keep(self, lease: Lease) -> None:
+        if lease.fencing_token > self._seen_fence:
+            self._seen_fence = lease.fencing_token
+        self._held[lease.lease_id] = lease
+        self._renewal.watch(lease)
 
-def _check_lease(lease_ttl_s: float) -> None:
-    if not SHORTEST_LEASE_S <= lease_ttl_s <= LONGEST_LEASE_S:
-        raise ValueError(f"lease_ttl_s is {SHORTEST_LEASE_S} to {LONGEST_LEASE_S} seconds, not {lease_ttl_s!r}")
+    def _forget(self, lease: Lease) -> None:
+        self._held.pop(lease.lease_id, None)
+
+    def _end(self, lease: Lease) -> None:
+        lease.ended = True
+        self._held.pop(lease.lease_id, None)
+        self._renewal.forget(lease)
+
+    def _drop(self, lease: Lease) -> None:
+        """Releases without waiting for the answer."""
+        if not lease.ended:
+            self._spawn(self._release_quietly(lease))
+
+    async def _release_quietly(self, lease: Lease) -> None:
+        with contextlib.suppress(LockStoreDown):
+            await self.release(lease)
+
+    def _gave_up(self, name: str, started_at_s: float, outcome: str, *, queued: bool) -> None:
+        if self._emit is not ignore:
+            self._emit(GaveUp(name, time.monotonic() - started_at_s, outcome, queued))
+
+    def _on_up(self, node: Node) -> None:
+        self._emit(StoreUp())
+        self._lines.look_all(WakeSource.RECONNECT)
+
+    def _on_message(self, message: bytes) -> None:
+        """What the scripts publish: granted <lease id> <name>, look <lease id>, forced <lease id>."""
+        word, _, rest = message.decode().partition(" ")
+        lease_id, _, name = rest.partition(" ")
+        if word == "granted":
+            self._lines.on_granted(lease_id, name)
+        elif word == "look":
+            self._lines.on_look(lease_id)
+        elif word == "forced" and (lease := self._held.get(lease_id)) is not None:
+            self._renewal.lose(lease, LossReason.FORCED)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._closed:
+            work.close()
+            return
+        task = asyncio.create_task(work, name="lock-settling")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _new_lease_id(self) -> str:
+        """A lease id is a capability: 128 random bits, of which many are asked for at once."""
+        ids = self._lease_ids
+        if not ids:
+            text = os.urandom(_RANDOM_BYTES * _IDS_AT_ONCE).hex()
+            size = 2 * _RANDOM_BYTES
+            ids.extend(text[at : at + size] for at in range(0, len(text), size))
+        return ids.pop()
 
 
-class _Attempt:
-    """One call of acquire."""
+def _holder(instance_id: str) -> str:
+    """Instance, host and pid as the scripts keep them: ASCII, separated by tabs."""
+    return "\t".join(_plain(part) for part in (instance_id, socket.gethostname(), str(os.getpid())))
 
-    __slots__ = ("keep_extended", "keys", "lease_id", "lease_ttl_s", "name", "patience", "queued")
 
-    def __init__(
-        self,
-        name: str,
-        keys: LockKeys,
-        lease_id: str,
-        lease_ttl_s: float,
-        patience: Patience,
-        keep_extended: bool,
-    ) -> None:
-        self.name = name
-        self.keys = keys
-        self.lease_id = lease_id
-        self.lease_ttl_s = lease_ttl_s
-        self.patience = patience
-        self.keep_extended = keep_extended
-        self.queued = False
+def _plain(text: str) -> str:
+    return "".join(letter if " " <= letter <= "~" else "?" for letter in text)[:100]
+
+
+def _check_request_id(request_id: str) -> None:
+    if request_id and (len(request_id) > 200 or not request_id.isascii() or not request_id.isprintable()):
+        raise ValueError("a request_id is at most 200 printable ASCII characters")
+
+
+def _read_export(exported: str) -> tuple[str, str, int, float]:
+    try:
+        name, lease_id, fencing_token, lease_ttl_s = json.loads(exported)
+    except (ValueError, TypeError) as error:
+        raise ValueError("not an exported lease") from error
+    sane = isinstance(name, str) and isinstance(lease_id, str) and len(lease_id) == 2 * _RANDOM_BYTES
+    if not (sane and lease_id.isalnum() and isinstance(fencing_token, int) and isinstance(lease_ttl_s, int | float)):
+        raise ValueError("not an exported lease")
+    return name, lease_id, fencing_token, float(lease_ttl_s)

@@ -3,85 +3,103 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import time
+from collections.abc import Callable
 
 from locks.errors import LockStoreDown, LossReason
 from locks.events import Extended, Listener, Lost, Unknown
-from locks.lease import Lease
+from locks.keys import packed_keys
+from locks.lease import Lease, milliseconds
 from locks.store import ExtendOutcome, LockStore
 
 RENEWALS_PER_LEASE = 3
 LOOKS_PER_LEASE = 12
+# Leases due within one slot are looked at together: one timer, and their renewals leave in one write.
+SLOT_S = 0.004
+LATE_S = 0.05
 
 
 class Renewal:
     """Knows every lease of this process from its grant to its end. Times are time.monotonic() seconds."""
 
-    def __init__(self, store: LockStore, emit: Listener) -> None:
+    def __init__(self, store: LockStore, emit: Listener, on_lost: Callable[[Lease], None]) -> None:
         self._store = store
         self._emit = emit
-        self._looks: list[tuple[float, int, Lease]] = []
-        self._numbers = itertools.count(1)
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due_s = 0.0
+        self._on_lost = on_lost
+        self._slots: dict[int, dict[Lease, None]] = {}
+        self._timers: dict[int, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def watch(self, lease: Lease) -> None:
         """From now on the lease is extended in time, or at least its end is noticed. Again after its end was moved."""
         self._look_at(lease, _renewal_due_s(lease) if lease.keep_extended else lease.deadline_s)
 
+    def forget(self, lease: Lease) -> None:
+        """The lease has ended."""
+        slot = self._slots.get(lease.due_slot)
+        if slot is not None:
+            slot.pop(lease, None)
+
     def lose(self, lease: Lease, reason: LossReason) -> None:
         """Tells the holder, once, that its lease is gone."""
         if lease.ended:
             return
+        self.forget(lease)
+        self._on_lost(lease)
         lease.declare_lost(reason)
         self._emit(Lost(lease.name, lease.fencing_token, time.monotonic() - lease.acquired_at_s, reason))
 
     def close(self) -> None:
         """Stops watching; what is still held runs out by itself."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in self._timers.values():
+            timer.cancel()
         for task in self._tasks:
             task.cancel()
-        self._looks.clear()
+        self._slots.clear()
+        self._timers.clear()
 
     def _look_at(self, lease: Lease, due_s: float) -> None:
-        lease.look_number = next(self._numbers)
-        heapq.heappush(self._looks, (due_s, lease.look_number, lease))
-        if self._timer is None or due_s < self._timer_due_s:
-            self._arm(due_s)
+        number = int(due_s / SLOT_S)
+        slot = self._slots.get(number)
+        if slot is None:
+            slot = self._slots[number] = {}
+            wait_s = number * SLOT_S - time.monotonic()
+            self._timers[number] = asyncio.get_running_loop().call_later(max(0.0, wait_s), self._look, number)
+        if lease.due_slot != number:
+            self.forget(lease)
+            lease.due_slot = number
+        slot[lease] = None
 
-    def _arm(self, due_s: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_due_s = due_s
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, due_s - time.monotonic()), self._look)
-
-    def _look(self) -> None:
-        self._timer = None
+    def _look(self, number: int) -> None:
         now_s = time.monotonic()
-        looks = self._looks
-        while looks and (looks[0][0] <= now_s or looks[0][2].ended):
-            _, number, lease = heapq.heappop(looks)
-            if not lease.ended and lease.look_number == number:
-                self._attend(lease, now_s)
-        if looks:
-            self._arm(looks[0][0])  # whatever was armed meanwhile: the next look need not be that of the last attended
+        if now_s - number * SLOT_S > LATE_S:
+            # The loop was blocked. What Redis has answered meanwhile is read before anything is judged by the clock.
+            self._timers[number] = asyncio.get_running_loop().call_later(0.001, self._look_now, number)
+            return
+        self._look_now(number)
+
+    def _look_now(self, number: int) -> None:
+        self._timers.pop(number, None)
+        now_s = time.monotonic()
+        for lease in self._slots.pop(number):
+            self._attend(lease, now_s)
 
     def _attend(self, lease: Lease, now_s: float) -> None:
-        if now_s >= lease.deadline_s:
+        if lease.ended:
+            return
+        # A slot begins a moment before what falls into it is due: the end of a lease is never noticed too late.
+        ahead_s = now_s + SLOT_S
+        if ahead_s >= lease.deadline_s:
             unreachable = lease.renewing or lease.renewal_unanswered
             self.lose(lease, LossReason.UNREACHABLE if unreachable else LossReason.EXPIRED)
         elif not lease.keep_extended:
             self._look_at(lease, lease.deadline_s)
-        elif now_s < _renewal_due_s(lease):
+        elif ahead_s < _renewal_due_s(lease):
             self._look_at(lease, _renewal_due_s(lease))
         else:
             if not lease.renewing:
                 self._start(lease)
-            self._look_at(lease, min(lease.deadline_s, now_s + lease.lease_ttl_s / LOOKS_PER_LEASE))
+            self._look_at(lease, min(lease.deadline_s, ahead_s + lease.lease_ttl_s / LOOKS_PER_LEASE))
 
     def _start(self, lease: Lease) -> None:
         lease.renewing = True
@@ -90,10 +108,9 @@ class Renewal:
         task.add_done_callback(self._tasks.discard)
 
     async def _renew(self, lease: Lease) -> None:
-        sent_at_s = time.monotonic()
         lease_ttl_s = lease.lease_ttl_s
         try:
-            outcome = await self._store.extend(lease.keys, lease.lease_id, lease_ms=round(lease_ttl_s * 1000))
+            sent_at_s, outcome = await extend(self._store, lease, lease_ttl_s)
         except LockStoreDown:
             # Redis did not answer. Unknown is not extended, so the old deadline stands.
             lease.renewal_unanswered = True
@@ -109,6 +126,20 @@ class Renewal:
             return
         lease.extended(sent_at_s=sent_at_s, lease_ttl_s=lease_ttl_s)
         self._emit(Extended(lease.name, lease.fencing_token))
+
+
+async def extend(store: LockStore, lease: Lease, lease_ttl_s: float) -> tuple[float, ExtendOutcome]:
+    """Asks for more time; when the answered question was sent, and its answer. Raises LockStoreDown, ValueError."""
+    sent_at_s = 0.0
+    lease_ms, keys = milliseconds(lease_ttl_s), packed_keys(lease.name)
+
+    def command(_: object) -> str:
+        nonlocal sent_at_s
+        sent_at_s = time.monotonic()
+        return store.scripts.extend(keys, lease.lease_id, lease_ms=lease_ms)
+
+    reply = await store.ask(lease.name, command)
+    return sent_at_s, ExtendOutcome(reply.decode())
 
 
 def _renewal_due_s(lease: Lease) -> float:

@@ -1,11 +1,13 @@
-"""The scripts on the wire: each method is one command, idempotent for its own lease id."""
+"""The scripts on the wire. Each is one command, idempotent for its own lease id, and so may be asked again."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-from dataclasses import dataclass
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from importlib import resources
 from typing import Any
@@ -13,35 +15,17 @@ from typing import Any
 import hiredis
 
 from locks.errors import LockStoreDown, LockStoreRefused
-from locks.keys import LockKeys
-from locks.link import Argument, Link
+from locks.keys import KEY_COUNT, packed_acquire_keys, packed_release_keys, slot_of
+from locks.node import Node
+from locks.servers import Servers
+from locks.wire import packed, retrieve
 
-KEY_COUNT = 4
-# How long the fence outlives its lease: a server clock that is set back may repeat a fencing token only after that.
-KEEP_MS = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """The lock is ours. `fencing_token` is larger than any before it on this name."""
-
-    fencing_token: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Another holds the lock for `expires_in_s` (None: no expiry); `place` waiters stand before us (-1: not queued)."""
-
-    expires_in_s: float | None
-    place: int
-
-
-class ReleaseOutcome(StrEnum):
-    """What became of a lock that was given back."""
-
-    HANDED_OVER = "handed-over"
-    FREED = "freed"
-    NOT_OURS = "not-ours"
+_ASKING = packed("ASKING")
+_CRLF = "\r\n"
+# Answers of a server that will do what is asked a moment later, or of one that another has replaced.
+_LATER = ("TRYAGAIN", "CLUSTERDOWN", "LOADING", "BUSY", "MASTERDOWN")
+_REPLACED = ("READONLY",)
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.1
 
 
 class ExtendOutcome(StrEnum):
@@ -49,105 +33,279 @@ class ExtendOutcome(StrEnum):
 
     EXTENDED = "extended"
     TAKEN = "taken"
+    FORCED = "forced"
     DELETED = "deleted"
+
+
+class ForceOutcome(StrEnum):
+    """What became of a lock that an operator wanted to free; the values are the script's words."""
+
+    FORCED = "forced"
+    CHANGED = "changed"
+    FREE = "free"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueLimits:
-    """Times of the queue, milliseconds."""
+    """Times of the queue in milliseconds, and its number of handoffs. The same for all who share the locks."""
 
-    alive_ms: int = 1000  # a waiter that shows no sign of life for so long is dropped
-    claim_ms: int = 1000  # the lease of a handoff, until its waiter has confirmed it
+    alive_ms: int = 900  # a process that shows no sign of life for so long stands in no line any more
+    claim_ms: int = 700  # the first lease of a handoff to another process, until that one has confirmed it
     grace_ms: int = 300  # how long a freed lock waits for the head of the queue before anybody may take it
-    handoffs: int = 8  # so many in a row, then python-redis-lock's waiters get a turn
+    yield_ms: int = 20  # how long the queue lets a python-redis-lock program that was woken go first
+    handoffs: int = 4  # so many in a row, then python-redis-lock's waiters get a turn
+    signal_ms: int = 1000  # how long python-redis-lock's signal stays
+    keep_ms: int = 10_000  # how long the fence outlives its lease: see docs/locks.md on clocks that are set back
 
 
 class _Script:
-    """One Lua file behind the shared prelude, sent by its hash."""
+    """One Lua file behind the limits and the shared prelude, sent by its hash."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, limits: QueueLimits, *parts: str) -> None:
         folder = resources.files("locks") / "scripts"
-        self.source = "\n".join((folder / part).read_text("utf-8") for part in ("prelude.lua", f"{name}.lua"))
-        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+        constants = "".join(
+            f"local {field.name.upper()} = {getattr(limits, field.name)}\n" for field in fields(QueueLimits)
+        )
+        self.source = constants + "\n".join((folder / part).read_text("utf-8") for part in parts)
+        sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+        self.name = f"$7\r\nEVALSHA\r\n$40\r\n{sha}\r\n"
+
+    def head(self, argument_count: int) -> str:
+        """A command's beginning: what comes before its keys and so many arguments."""
+        return f"*{3 + KEY_COUNT + argument_count}\r\n{self.name}$1\r\n{KEY_COUNT}\r\n"
 
 
-ACQUIRE, RELEASE, EXTEND = _Script("acquire"), _Script("release"), _Script("extend")
-GREETING: tuple[tuple[Argument, ...], ...] = tuple(
-    ("SCRIPT", "LOAD", script.source) for script in (ACQUIRE, RELEASE, EXTEND)
-)
+class Scripts:
+    """The protocol, written once for all commands of a process, as text that is ready for the wire.
+
+    A command's builder is on the hot path: one f-string is a third of the cost of packing a list of arguments.
+    `keys` is locks.keys.packed_keys(name); a lease id has 32 characters.
+    """
+
+    def __init__(self, limits: QueueLimits, *, holder: str) -> None:
+        self.limits = limits
+        self._holder = holder
+        self._acquire_free = _Script(limits, "acquire_free.lua")
+        self._release_alone = _Script(limits, "release_alone.lua")
+        self._acquire = _Script(limits, "prelude.lua", "acquire.lua")
+        self._release = _Script(limits, "prelude.lua", "release.lua")
+        self._extend = _Script(limits, "prelude.lua", "extend.lua")
+        self._force = _Script(limits, "prelude.lua", "force.lua")
+        self._inspect = _Script(limits, "prelude.lua", "inspect.lua")
+        self._adopt = _Script(limits, "prelude.lua", "adopt.lua")
+        every = (
+            self._acquire_free,
+            self._release_alone,
+            self._acquire,
+            self._release,
+            self._extend,
+            self._force,
+            self._inspect,
+            self._adopt,
+        )
+        self.greeting = tuple(("SCRIPT", "LOAD", script.source) for script in every)
+        self._release_head = self._release.head(2)
+        self._release_in_line_head = self._release.head(7)
+        self._extend_head = self._extend.head(2)
+
+    def acquire_item(self, node: Node, name: str, lease_id: str, *, lease_ms: int, request_id: str) -> tuple[str, str]:
+        """The keys and arguments of one lock for acquire_free."""
+        ms = str(lease_ms)
+        tail = f"\t{ms}\t{lease_id}\t{node.channel}\t{self._holder}\t{request_id}"
+        return (
+            packed_acquire_keys(name),
+            f"$32\r\n{lease_id}\r\n${len(ms)}\r\n{ms}\r\n${len(tail)}\r\n{tail}\r\n",
+        )
+
+    def acquire_free(self, items: Sequence[tuple[str, str]], *, seen_fence: int) -> str:
+        """Takes those of the locks that nobody holds and nobody waits for."""
+        count, fence = len(items), str(seen_fence)
+        key_count = str(3 * count)
+        return (
+            f"*{4 + 6 * count}\r\n{self._acquire_free.name}${len(key_count)}\r\n{key_count}\r\n"
+            f"{''.join([keys for keys, _ in items])}${len(fence)}\r\n{fence}\r\n{''.join([args for _, args in items])}"
+        )
+
+    def release_alone(self, items: Sequence[tuple[str, str]]) -> str:
+        """Frees those of the locks that are held under their lease ids and that nobody waits for: (name, lease id)."""
+        count = len(items)
+        key_count = str(3 * count)
+        return (
+            f"*{3 + 4 * count}\r\n{self._release_alone.name}${len(key_count)}\r\n{key_count}\r\n"
+            f"{''.join([packed_release_keys(name) for name, _ in items])}"
+            f"{''.join([f'$32{_CRLF}{lease_id}{_CRLF}' for _, lease_id in items])}"
+        )
+
+    def acquire_or_queue(
+        self,
+        node: Node,
+        keys: str,
+        lease_id: str,
+        *,
+        lease_ms: int,
+        seen_fence: int,
+        age_us: int,
+        waiter_count: int,
+        request_id: str,
+    ) -> str:
+        """Takes the lock, or takes a place in its queue; repeated, a sign of life."""
+        ms, fence, age, count = str(lease_ms), str(seen_fence), str(age_us), str(waiter_count)
+        who = self._who(node, request_id)
+        return self._acquire.head(6) + keys + _arguments(lease_id, ms, who, fence, age, count)
+
+    def acquire_now(
+        self, node: Node, keys: str, lease_id: str, *, lease_ms: int, seen_fence: int, request_id: str
+    ) -> str:
+        """Takes the lock if it is free now, or if those who wait for it do not come; never queues."""
+        who = self._who(node, request_id)
+        return self._acquire.head(4) + keys + _arguments(lease_id, lease_ms, who, seen_fence)
+
+    def release(self, node: Node, keys: str, lease_id: str) -> str:
+        """Gives the lock, or the place in its queue, back."""
+        channel = node.channel
+        return f"{self._release_head}{keys}$32\r\n{lease_id}\r\n${len(channel)}\r\n{channel}\r\n"
+
+    def release_in_line(
+        self,
+        node: Node,
+        keys: str,
+        lease_id: str,
+        *,
+        next_lease_id: str,
+        lease_ms: int,
+        age_us: int,
+        waiter_count: int,
+        request_id: str,
+    ) -> str:
+        """Gives the lock back; this process' first waiter wants it next."""
+        channel, who = node.channel, self._who(node, request_id)
+        ms, age, count = str(lease_ms), str(age_us), str(waiter_count)
+        return (
+            f"{self._release_in_line_head}{keys}$32\r\n{lease_id}\r\n${len(channel)}\r\n{channel}\r\n"
+            f"${len(age)}\r\n{age}\r\n${len(count)}\r\n{count}\r\n${len(ms)}\r\n{ms}\r\n$32\r\n{next_lease_id}\r\n"
+            f"${len(who)}\r\n{who}\r\n"
+        )
+
+    def extend(self, keys: str, lease_id: str, *, lease_ms: int) -> str:
+        """Gives a lease that is still ours its time again."""
+        ms = str(lease_ms)
+        return f"{self._extend_head}{keys}$32\r\n{lease_id}\r\n${len(ms)}\r\n{ms}\r\n"
+
+    def adopt(self, node: Node, keys: str, lease_id: str, *, lease_ms: int, request_id: str) -> str:
+        """Takes over what another process has exported."""
+        return self._adopt.head(3) + keys + _arguments(lease_id, lease_ms, self._who(node, request_id))
+
+    def _who(self, node: Node, request_id: str) -> str:
+        return f"{node.channel}\t{self._holder}\t{request_id}"
+
+    def force(self, keys: str, *, fencing_token: int) -> str:
+        """Ends the lease with this fencing token, whoever holds it."""
+        return self._force.head(1) + keys + _arguments(fencing_token)
+
+    def inspect(self, keys: str) -> str:
+        """Who holds and who waits."""
+        return self._inspect.head(0) + keys
+
+
+def _arguments(*values: str | int) -> str:
+    return packed(*values).partition("\r\n")[2]
 
 
 class LockStore:
-    """Acquire, release and extend on one Redis, through one link."""
+    """Asks the right server, again where that helps, and for a bounded time."""
 
-    def __init__(self, link: Link, *, channel: str, limits: QueueLimits) -> None:
-        self._link = link
-        self._channel = channel
-        self._limits = limits
+    def __init__(self, servers: Servers, scripts: Scripts, *, command_timeout_s: float) -> None:
+        self._servers = servers
+        self.scripts = scripts
+        self._patience_s = command_timeout_s
 
-    async def acquire(self, keys: LockKeys, lease_id: str, *, lease_ms: int) -> Granted | Refused:
-        """Takes the lock if it is free now; never queues. Raises LockStoreDown."""
-        return await self._acquire(keys, lease_id, lease_ms, 0)
+    def node_of(self, name: str) -> Node:
+        """The server that has this lock. Raises LockStoreDown."""
+        return self._servers.node_of(name)
 
-    async def acquire_or_queue(self, keys: LockKeys, lease_id: str, *, lease_ms: int) -> Granted | Refused:
-        """Takes the lock, or takes a place in its queue; repeated, a sign of life. Raises LockStoreDown."""
-        return await self._acquire(keys, lease_id, lease_ms, 1)
-
-    async def release(self, keys: LockKeys, lease_id: str) -> ReleaseOutcome:
-        """Gives the lock, or the place in its queue, back; sent before the first await. Raises LockStoreDown."""
-        reply = await self._run(RELEASE, self._release_tail(keys, lease_id))
-        return (ReleaseOutcome.NOT_OURS, ReleaseOutcome.FREED, ReleaseOutcome.HANDED_OVER)[reply]
-
-    def give_back(self, keys: LockKeys, lease_id: str) -> None:
-        """A release that nobody waits for. When Redis is away, the lease's own end does it."""
-        with contextlib.suppress(LockStoreDown):
-            tail = self._release_tail(keys, lease_id)
-            reply = self._link.call("EVALSHA", RELEASE.sha, *tail)
-            reply.add_done_callback(lambda reply: self._hear(reply, tail))
-
-    def _hear(self, reply: asyncio.Future[Any], tail: tuple[Argument, ...]) -> None:
-        if reply.cancelled() or reply.exception() is not None:
-            return
-        if _script_is_unknown(reply.result()):
-            with contextlib.suppress(LockStoreDown):
-                self._link.call("EVAL", RELEASE.source, *tail).add_done_callback(_hear_and_forget)
-
-    async def extend(self, keys: LockKeys, lease_id: str, *, lease_ms: int) -> ExtendOutcome:
-        """Gives a lease that is still ours its time again. Raises LockStoreDown."""
-        reply = await self._run(EXTEND, _tail(keys, lease_id, lease_ms, KEEP_MS))
-        return ExtendOutcome(reply.decode())
-
-    async def _acquire(self, keys: LockKeys, lease_id: str, lease_ms: int, enqueue: int) -> Granted | Refused:
-        limits = self._limits
-        tail = _tail(keys, lease_id, lease_ms, enqueue, limits.alive_ms, self._channel, limits.grace_ms, KEEP_MS)
-        reply = await self._run(ACQUIRE, tail)
-        if reply[0] is not None:
-            return Granted(int(reply[0]))
-        return Refused(None if reply[1] == -1 else max(0, reply[1]) / 1000, reply[2])
-
-    def _release_tail(self, keys: LockKeys, lease_id: str) -> tuple[Argument, ...]:
-        limits = self._limits
-        return _tail(keys, lease_id, limits.claim_ms, limits.handoffs, limits.grace_ms)
-
-    async def _run(self, script: _Script, tail: tuple[Argument, ...]) -> Any:
-        reply = await self._link.call("EVALSHA", script.sha, *tail)
-        if isinstance(reply, hiredis.ReplyError):
-            if not _script_is_unknown(reply):
-                raise LockStoreRefused(f"Redis refuses: {reply}")
-            reply = await self._link.call("EVAL", script.source, *tail)
-            if isinstance(reply, hiredis.ReplyError):
-                raise LockStoreRefused(f"Redis refuses: {reply}")
+    async def ask(self, name: str, command_to: Callable[[Node], str]) -> Any:
+        """The reply to a command. Raises LockStoreDown, also where it may have been done and only the reply is lost."""
+        node = self._servers.node_of(name)
+        command = command_to(node)
+        reply = await node.ask(command)
+        if reply.__class__ is hiredis.ReplyError:
+            return await self.settle(name, node, command, reply)
         return reply
 
+    async def run(self, name: str, command_to: Callable[[Node], str]) -> Any:
+        """The same, asked again when the connection was lost a moment ago and comes back; for what does no harm twice."""
+        give_up_at_s = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return await self.ask(name, command_to)
+            except LockStoreRefused:
+                raise
+            except LockStoreDown:
+                node = self._servers.node_of(name)
+                if time.monotonic() >= give_up_at_s or not await node.commands.up_within(self._patience_s):
+                    raise
 
-def _tail(keys: LockKeys, *arguments: Argument) -> tuple[Argument, ...]:
-    return (KEY_COUNT, keys.lock, keys.queue, keys.meta, keys.signal, *arguments)
+    def send_and_forget(self, node: Node, command: str) -> None:
+        """A command whose reply nobody waits for; where it is lost, the lease's own end does it."""
+        try:
+            reply = node.ask(command)
+        except LockStoreDown:
+            return
+        reply.add_done_callback(lambda reply: self._hear(node, command, reply))
 
+    def _hear(self, node: Node, command: str, reply: asyncio.Future[Any]) -> None:
+        if reply.cancelled() or reply.exception() is not None:
+            return
+        if str(reply.result()).startswith("NOSCRIPT"):
+            self._greet(node)
+            try:
+                node.ask(command).add_done_callback(retrieve)
+            except LockStoreDown:
+                return
 
-def _script_is_unknown(reply: Any) -> bool:
-    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
+    async def settle(self, name: str, node: Node, command: str, error: Any) -> Any:
+        """What comes of a command that was answered with an error: another server, another moment, or a refusal.
 
+        Raises LockStoreDown when it takes too long, LockStoreRefused.
+        """
+        give_up_at_s = time.monotonic() + self._patience_s
+        reply: Any = error
+        asking = False
+        pause_s = _SHORTEST_PAUSE_S
+        while isinstance(reply, hiredis.ReplyError):
+            word, _, rest = str(reply).partition(" ")
+            if word == "NOSCRIPT":
+                self._greet(node)
+            elif word in ("MOVED", "ASK"):
+                slot, _, place = rest.partition(" ")
+                host, _, port = place.rpartition(":")
+                host = host or node.commands.address.host
+                asking = word == "ASK"
+                node = self._servers.beside(host, int(port)) if asking else self._moved(name, slot, host, int(port))
+                await node.commands.up_within(self._patience_s)
+            elif word in _LATER or word in _REPLACED:
+                if time.monotonic() >= give_up_at_s:
+                    raise LockStoreDown(f"Redis answers: {reply}")
+                if word in _REPLACED:
+                    node.commands.drop("Redis is a replica now")
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                node, asking = self._servers.node_of(name), False
+                await node.commands.up_within(self._patience_s)
+            else:
+                raise LockStoreRefused(f"Redis refuses: {reply}")
+            if asking:
+                node.ask(_ASKING).add_done_callback(retrieve)
+            reply = await node.ask(command)
+            if time.monotonic() >= give_up_at_s + self._patience_s:
+                break
+        if isinstance(reply, hiredis.ReplyError):
+            raise LockStoreDown(f"Redis answers: {reply}")
+        return reply
 
-def _hear_and_forget(reply: asyncio.Future[Any]) -> None:
-    if not reply.cancelled():
-        reply.exception()
+    def _moved(self, name: str, slot: str, host: str, port: int) -> Node:
+        return self._servers.moved(int(slot) if slot.isdigit() else slot_of(name), host, port)
+
+    def _greet(self, node: Node) -> None:
+        for command in self.scripts.greeting:
+            node.ask(packed(*command)).add_done_callback(retrieve)

@@ -90,7 +90,7 @@ async def running_instance(settings: Settings, *, instance_id: str) -> AsyncIter
     health_threads = ThreadPoolExecutor(HEALTH_THREADS, "health")
     locker = _locker(settings, instance_id, observer)
     health = Health(database, health_threads, locker, metrics, interval_s=settings.health_interval_s)
-    locker.open()
+    await locker.open()
     await locker.up_within(settings.command_timeout_s)
     await health.start()
     try:

@@ -174,6 +174,15 @@ class Observer:
                 log.error("lock store lost", reason=event.reason)
             case events.StoreUp():
                 log.info("lock store up")
+            case events.Forced():
+                self.metrics.forced_releases.inc()
+                log.warning("lock released by force", lock=event.name, fencing_token=event.fencing_token)
+            case events.Exported():
+                series = self._series(event.name)
+                series.holders.dec()
+                series.held_s.observe(event.held_s)
+            case events.Adopted():
+                self._series(event.name).holders.inc()
             case events.Extended():
                 pass
 
@@ -201,8 +210,9 @@ class Observer:
         series.ended["acquired"].inc()
         series.waited_s["acquired"].observe(event.waited_s)
         series.holders.inc()
-        if event.wake_source is not WakeSource.NONE:
+        if event.queued:
             series.waiters.dec()
+        if event.wake_source is not WakeSource.NONE:
             self.metrics.wakeups.labels(event.wake_source.value).inc()
             if event.handoff_s is not None:
                 self.metrics.lock_handoff_seconds.observe(event.handoff_s)

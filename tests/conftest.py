@@ -19,6 +19,8 @@ from db.migrate import migrate
 from service.embedded import EmbeddedServers, valkey_binary
 from tests.harness import APP_CERTIFICATE, APP_ID, SECRET, OwnRedis, Rows, Service, clean_environment, service
 
+pytest_plugins = ["tests.servers.fixtures"]
+
 GIVEN_REDIS_URL = os.environ.get("CHARGEONCE_REDIS_URL")
 TEMPLATE = "template_migrated"
 SEQUENCES = ("appointment_info", "appointment_action", "coupon_grant", "user_consume", "lock_audit")

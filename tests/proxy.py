@@ -1,4 +1,4 @@
-"""A TCP proxy between the product and a real server, which cuts a connection at the worst moment."""
+"""A TCP proxy between the product and a real server: cuts at the worst moment, silence one way, delays."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import enum
 import select
 import socket
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -15,6 +17,7 @@ from typing import Self
 import sqlalchemy as sa
 
 CHUNK_BYTES = 65536
+LOOK_AGAIN_S = 0.005  # how soon a pump that keeps bytes back finds out that it may go on
 
 
 class Cut(enum.Enum):
@@ -22,6 +25,21 @@ class Cut(enum.Enum):
 
     BEFORE_FORWARDING = "before"  # the server never hears of the request
     AFTER_ANSWERED = "after"  # the server has done it and answered, and the answer never arrives
+
+
+class Way(enum.Enum):
+    """The way that bytes go."""
+
+    REQUESTS = "to the server"
+    REPLIES = "to the client"
+
+
+class Fate(enum.Enum):
+    """What becomes of bytes that go one way."""
+
+    PASS = "pass"
+    HOLD = "hold"
+    SWALLOW = "swallow"
 
 
 class Proxy:
@@ -39,6 +57,10 @@ class Proxy:
         self._connections: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self.cut_happened = threading.Event()
+        self._fates = dict.fromkeys(Way, Fate.PASS)
+        self._delays_s = dict.fromkeys(Way, 0.0)
+        self._eat_at: bytes | None = None
+        self.reply_eaten = threading.Event()
 
     def __enter__(self) -> Self:
         self._start(self._accept)
@@ -71,6 +93,38 @@ class Proxy:
         """Takes connections again."""
         self._away = False
 
+    def hold(self, way: Way) -> None:
+        """Silence one way, as of a network that has split: bytes wait until let_through, then all arrive in order.
+
+        The connections stay open, new ones too, and an end of connection waits behind the bytes.
+        """
+        self._fates[way] = Fate.HOLD
+
+    def swallow(self, way: Way) -> None:
+        """A black hole one way: what comes until let_through never arrives; the connections stay open.
+
+        The end of a connection is not lost for ever: it is told after let_through.
+        """
+        self._fates[way] = Fate.SWALLOW
+
+    def let_through(self, way: Way) -> None:
+        """Ends hold and swallow on this way."""
+        self._fates[way] = Fate.PASS
+
+    def delay(self, way: Way, *, delay_s: float) -> None:
+        """Whatever comes this way from now on arrives so much later, in order; 0 ends that."""
+        self._delays_s[way] = delay_s
+
+    def eat_reply_once(self, *, at: bytes) -> None:
+        """Forwards the next request with `at` in it, and lets nothing reach that connection's client from then on.
+
+        The connection stays open and its later requests get through. (Without the one reply all later ones would
+        answer the wrong requests, which TCP does not do.) reply_eaten is set once the server has answered.
+        """
+        with self._lock:
+            self._eat_at = at
+            self.reply_eaten.clear()
+
     def _accept(self) -> None:
         while not self._closed:
             # A timeout, since nothing wakes a thread that waits on a listener.
@@ -96,24 +150,26 @@ class Proxy:
 
     def _pump(self, client: socket.socket, server: socket.socket) -> None:
         """One connection's life; one thread for both ways, so that a cut has a place in their order."""
+        requests, replies = _Stream(Way.REQUESTS, client, server), _Stream(Way.REPLIES, server, client)
         try:
             while True:
-                ready = select.select([client, server], [], [])[0]
+                sources = [stream.source for stream in (requests, replies) if not stream.ended]
+                ready = select.select(sources, [], [], self._pause_s(requests, replies))[0]
                 if server in ready:
-                    answer = server.recv(CHUNK_BYTES)
-                    if not answer:
-                        return
-                    client.sendall(answer)
+                    self._take(replies, server.recv(CHUNK_BYTES))
                 if client in ready:
                     request = client.recv(CHUNK_BYTES)
-                    if not request:
-                        return
                     cut = self._due(request)
                     if cut is not Cut.BEFORE_FORWARDING:
-                        server.sendall(request)
+                        self._take(requests, request)
                     if cut is Cut.AFTER_ANSWERED:
+                        requests.drain()
                         server.recv(CHUNK_BYTES)
                     if cut is not None:
+                        return
+                    replies.eaten = replies.eaten or self._to_eat(request)
+                for stream in (requests, replies):
+                    if self._fates[stream.way] is Fate.PASS and not stream.forward_due():
                         return
         except (OSError, ValueError):  # ValueError: closed by another thread, so its number is gone
             return
@@ -122,6 +178,28 @@ class Proxy:
                 self._connections -= {client, server}
             _close(client)
             _close(server)
+
+    def _take(self, stream: _Stream, received: bytes) -> None:
+        if stream.eaten and received:
+            self.reply_eaten.set()
+        elif not received or self._fates[stream.way] is not Fate.SWALLOW:
+            stream.add(received, due_at_s=time.monotonic() + self._delays_s[stream.way])
+
+    def _pause_s(self, *streams: _Stream) -> float | None:
+        """Until something that is kept may be sent; None when nothing is kept."""
+        pauses_s = [
+            stream.due_in_s() if self._fates[stream.way] is Fate.PASS else LOOK_AGAIN_S
+            for stream in streams
+            if stream.kept
+        ]
+        return min(pauses_s, default=None)
+
+    def _to_eat(self, request: bytes) -> bool:
+        with self._lock:
+            if self._eat_at is None or self._eat_at not in request:
+                return False
+            self._eat_at = None
+            return True
 
     def _due(self, request: bytes) -> Cut | None:
         with self._lock:
@@ -143,6 +221,42 @@ class Proxy:
         thread = threading.Thread(target=work, daemon=True)
         self._threads.append(thread)
         thread.start()
+
+
+class _Stream:
+    """The bytes of one connection that go one way, and when each may arrive; b"" is the connection's end."""
+
+    def __init__(self, way: Way, source: socket.socket, sink: socket.socket) -> None:
+        self.way = way
+        self.source = source
+        self.kept: deque[tuple[float, bytes]] = deque()
+        self.ended = False
+        self.eaten = False
+        self._sink = sink
+
+    def add(self, received: bytes, *, due_at_s: float) -> None:
+        """Keeps them until they are due, and behind all that came before."""
+        self.kept.append((max(due_at_s, self.kept[-1][0] if self.kept else 0.0), received))
+        self.ended = not received
+
+    def due_in_s(self) -> float:
+        """How long until the first of the kept ones is due."""
+        return max(0.0, self.kept[0][0] - time.monotonic())
+
+    def forward_due(self) -> bool:
+        """Sends what is due; False when the connection's end is."""
+        while self.kept and self.due_in_s() <= 0:
+            _, received = self.kept.popleft()
+            if not received:
+                return False
+            self._sink.sendall(received)
+        return True
+
+    def drain(self) -> None:
+        """Sends everything, due or not."""
+        for _, received in self.kept:
+            self._sink.sendall(received)
+        self.kept.clear()
 
 
 def postgres_proxy(database_url: str) -> tuple[Proxy, str]:

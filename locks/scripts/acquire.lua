@@ -1,55 +1,74 @@
 -- Takes the lock when it is free and nobody live stands before; else queues. Idempotent for its own id, and its heartbeat.
--- Returns {fence} when held now, else {false, holder's remaining ms (-1: no expiry), place in the queue (0: next, -1: not queued)}.
-local lease_id, lease_ms, enqueue, alive_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', tonumber(ARGV[4])
-local channel, grace_ms, keep_ms = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+-- Returns the fencing token when held now, else {holder's remaining ms (-1: no expiry, -2: nobody holds it), place in the
+-- queue (0: next, -1: not queued), look again within ms, 1 when the holder is a python-redis-lock program}.
+-- seen_fence: the largest that the caller's process has seen. age_us: for how long its first waiter has been waiting, and
+-- waiter_count: how many wait; neither is there where nobody wants to wait.
+local lease_id, lease_ms, who, seen_fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local age_us, waiter_count = ARGV[5], ARGV[6]
 
-local holder = redis.call('GET', lock)
+local holder = call('GET', lock)
+local last_fence, last_lease_ms, last_lease_id = last_grant()
 if holder == lease_id then
-  redis.call('PEXPIRE', lock, lease_ms)
-  local fence = redis.call('HGET', meta, 'fence')
-  if not fence then
-    fence = next_fence()
-    redis.call('HSET', meta, 'fence', fence)
+  call('PEXPIRE', lock, lease_ms)
+  if last_lease_id == lease_id then
+    call('PEXPIRE', grant, lease_ms + KEEP_MS)
+    return last_fence
   end
-  redis.call('PEXPIRE', meta, lease_ms + keep_ms)
-  return {fence}
+  local fence = next_fence(seen_fence)
+  give(fence, lease_id, lease_ms, lease_ms, who)
+  return fence
 end
 
+local channel = string.match(who, '^[^\t]+')
 local head = live_head()
-local take = false
+local look_within_ms = math.floor(ALIVE_MS / 3)
 if not holder then
-  if not head or head == lease_id then
-    take = true
-  else
+  local take = not head
+  if head and head == channel and age_us then
+    local yield_until = still_until('.yield_until', YIELD_MS)
+    take = yield_until == 0 or call('EXISTS', signal) == 1
+    if not take then look_within_ms = yield_until - now_ms + 1 end
+  elseif head then
     -- The head was told that the lock is free. It has a moment to come for it; then anybody may, so that it never lies idle.
-    local grace_until = tonumber(redis.call('HGET', meta, 'grace_until') or '0')
+    local grace_until = state('.grace_until')
     if grace_until == 0 then
-      redis.call('HSET', meta, 'grace_until', now_ms + grace_ms)
-      wake_head()
-    elseif now_ms > grace_until then
+      offer()
+    elseif still_until('.grace_until', GRACE_MS) == 0 then
       take = true
+    else
+      look_within_ms = math.min(look_within_ms, grace_until - now_ms + 1)
     end
   end
+  if take then
+    local fence = next_fence(seen_fence)
+    give(fence, lease_id, lease_ms, lease_ms, who)
+    if age_us then drop(channel) end
+    call('HDEL', waiters, '.grace_until', '.yield_until', '.handoffs')
+    return fence
+  end
 end
 
-if take then
-  local fence = next_fence()
-  redis.call('SET', lock, lease_id, 'PX', lease_ms)
-  redis.call('HSET', meta, 'fence', fence)
-  if head then drop(lease_id) end
-  redis.call('HDEL', meta, 'grace_until', 'handoffs')
-  redis.call('PEXPIRE', meta, lease_ms + keep_ms)
-  return {fence}
+local remaining_ms = call('PTTL', lock)
+local by_sync_program = holder and holder ~= last_lease_id
+if holder then
+  -- A lease cannot have more time left than it was given: the clock was set back.
+  if not by_sync_program and remaining_ms > last_lease_ms then
+    call('PEXPIRE', lock, last_lease_ms)
+    remaining_ms = last_lease_ms
+  end
+  -- Grace and yield are for a free lock; a python-redis-lock program, which took it meanwhile, knows nothing of them.
+  if head then call('HDEL', waiters, '.grace_until', '.yield_until') end
 end
+if not age_us then return {remaining_ms, -1, 0, by_sync_program and 1 or 0} end
 
-if not enqueue then return {false, redis.call('PTTL', lock), -1} end
-if not redis.call('ZSCORE', queue, lease_id) then
-  redis.call('ZADD', queue, redis.call('HINCRBY', meta, 'ticket', 1), lease_id)
-  redis.call('HSET', meta, 'channel:' .. lease_id, channel, 'lease:' .. lease_id, lease_ms)
+stand_in_line(channel, {
+  age_us = age_us, waiter_count = waiter_count, lease_ms = lease_ms, lease_id = lease_id, who = who,
+})
+local place = call('ZRANK', queue, channel)
+if place > 0 then
+  -- Whoever stands before us may be given the lock now and die: we look once before its first lease can have run out.
+  local before = call('ZRANGE', queue, place - 1, place - 1)[1]
+  local its_lease_ms = string.match(call('HGET', waiters, before) or '', '^%d+ %d+\t%d+\t(%d+)')
+  look_within_ms = math.min(look_within_ms, tonumber(its_lease_ms or look_within_ms))
 end
--- The grace is for a free lock; python-redis-lock, which took it meanwhile, knows nothing of it.
-if holder then redis.call('HDEL', meta, 'grace_until') end
-redis.call('HSET', meta, 'alive:' .. lease_id, now_ms + alive_ms)
-redis.call('PEXPIRE', queue, alive_ms + keep_ms)
-redis.call('PEXPIRE', meta, math.max(lease_ms, alive_ms) + keep_ms)
-return {false, redis.call('PTTL', lock), redis.call('ZRANK', queue, lease_id)}
+return {remaining_ms, place, look_within_ms, by_sync_program and 1 or 0}

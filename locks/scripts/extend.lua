@@ -1,10 +1,12 @@
 -- Gives a lease that is still ours its full time again, counted from now. Idempotent.
--- Returns the fencing token, or 'taken' when another holds the lock, or 'deleted' when nobody does.
-local lease_id, lease_ms, keep_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+-- Returns 'extended', or 'taken' when another holds the lock, 'forced' when an operator ended it, 'deleted' when nobody did.
+local lease_id, lease_ms = ARGV[1], ARGV[2]
 
-local holder = redis.call('GET', lock)
-if not holder then return 'deleted' end
-if holder ~= lease_id then return 'taken' end
-redis.call('PEXPIRE', lock, lease_ms)
-redis.call('PEXPIRE', meta, lease_ms + keep_ms)
-return 'extended'
+local holder = call('GET', lock)
+if holder == lease_id then
+  call('PEXPIRE', lock, lease_ms)
+  call('PEXPIRE', grant, lease_ms + KEEP_MS)
+  return 'extended'
+end
+if call('HGET', waiters, '.forced') == lease_id then return 'forced' end
+return holder and 'taken' or 'deleted'

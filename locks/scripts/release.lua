@@ -1,11 +1,24 @@
--- Gives the lock back if it is still ours, to the next waiter where one stands, and leaves the queue if we stood there.
--- Returns 2 handed over, 1 freed, 0 not ours. Repeating it is harmless: the second call finds the lock not ours.
-local lease_id, claim_ms, most, grace_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+-- Gives the lock back if it is still ours, to the next in line where one stands; or leaves the queue if we stood there.
+-- Returns 0 not ours, 1 freed, 2 handed over, {fence, lease id} handed over to another waiter of the same process.
+-- Repeating it is harmless: the second call finds the lock not ours. The rest of ARGV, where it is there, is what this
+-- process wants next.
+local lease_id, channel = ARGV[1], ARGV[2]
 
-if redis.call('GET', lock) == lease_id then
-  return pass_on(claim_ms, most, grace_ms) and 2 or 1
+if call('GET', lock) == lease_id then
+  if ARGV[3] then
+    return pass_on(channel, {
+      age_us = ARGV[3], waiter_count = ARGV[4], lease_ms = ARGV[5], lease_id = ARGV[6], who = ARGV[7],
+    })
+  end
+  if call('EXISTS', queue) == 1 then return pass_on(channel, nil) end
+  free(false)
+  return 1
 end
-local was_head = redis.call('ZRANGE', queue, 0, 0)[1] == lease_id
-drop(lease_id)
-if was_head and redis.call('EXISTS', lock) == 0 then offer(grace_ms) end
+
+local entry = call('HGET', waiters, channel)
+if entry and string.match(entry, '^%d+ %d+\t%d+\t%d+\t([^\t]+)') == lease_id then
+  local was_head = call('ZRANGE', queue, 0, 0)[1] == channel
+  drop(channel)
+  if was_head and call('EXISTS', lock) == 0 then offer() end
+end
 return 0

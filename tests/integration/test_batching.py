@@ -18,7 +18,6 @@ from db.decisions import ChargeRequest, IllegalRequest, InsufficientCoupons, Out
 from db.errors import DatabaseDown, DatabaseError
 from db.events import ChargeEvent, Committing, RowsLocked
 from locks import Lease, LeaseLost, LossReason
-from locks.keys import keys_of
 from service.charging import Charging, TimedEntry
 from service.refusals import ChargeInProgress, ChargeUnknown, Overloaded
 from tests.harness import PATIENCE_S, Rows, wait_until_async
@@ -434,12 +433,14 @@ class NoKeeper:
     async def release(self, lease: Lease) -> bool:
         raise NotImplementedError
 
+    def export(self, lease: Lease) -> str:
+        raise NotImplementedError
+
 
 def lease_for(lease_ttl_s: float) -> Lease:
     return Lease(
         NoKeeper(),
         "test",
-        keys_of("test"),
         "id",
         fencing_token=1,
         lease_ttl_s=lease_ttl_s,
@@ -447,4 +448,5 @@ def lease_for(lease_ttl_s: float) -> Lease:
         waited_s=0.0,
         stood_in_line=False,
         keep_extended=False,
+        request_id="",
     )

@@ -15,7 +15,8 @@ import pytest
 import redis
 
 from locks import LockStoreDown
-from locks.link import Address, Link
+from locks.address import Address
+from locks.link import Link
 from tests.harness import PATIENCE_S, OwnRedis, free_port
 from tests.proxy import Cut, Proxy
 

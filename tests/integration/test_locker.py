@@ -17,10 +17,11 @@ import redis
 
 from locks import Lease, LockBusy, Locker, LockStoreDown, TooManyWaiters
 from locks.events import Acquired, GaveUp, LockEvent, Released, StoreUp, Waiting, WakeSource
-from locks.store import KEEP_MS, QueueLimits
+from locks.store import QueueLimits
 from tests.harness import PATIENCE_S, ROOT, OwnRedis, free_port, wait_until_async
 from tests.proxy import Cut, Proxy
 
+KEEP_MS = QueueLimits().keep_ms
 Event = TypeVar("Event", bound=LockEvent)
 
 OTHER_PROCESS = """
@@ -71,7 +72,8 @@ class Keys:
         self.client = redis.Redis.from_url(url, decode_responses=True, socket_timeout=PATIENCE_S)
         self.lock = f"lock:{{{name}}}"
         self.queue = f"lock-queue:{{{name}}}"
-        self.meta = f"lock-meta:{{{name}}}"
+        self.waiters = f"lock-waiters:{{{name}}}"
+        self.grant = f"lock-grant:{{{name}}}"
 
     def holder(self) -> str | None:
         holder = self.client.get(self.lock)
@@ -82,7 +84,10 @@ class Keys:
         return int(self.client.zcard(self.queue))
 
     def fence(self) -> int:
-        return int(self.client.hget(self.meta, "fence") or 0)
+        grant = self.client.get(self.grant)
+        assert isinstance(grant, str)
+        seconds, microseconds = grant.partition("\t")[0].split(" ")
+        return int(seconds) * 1_000_000 + int(microseconds)
 
     async def gone(self) -> None:
         """Waits until nobody holds it and nobody waits."""
@@ -378,10 +383,10 @@ async def test_nobody_overtakes_the_first_in_line_behind_a_foreign_holder(
         first = asyncio.create_task(locker.acquire(name))
         await heard.count(Waiting, 1)
         # As left by a lock that was freed for somebody, before the foreign holder was quicker.
-        keys.client.hset(keys.meta, "grace_until", "1")
+        keys.client.hset(keys.waiters, ".grace_until", "1")
 
         async def grace_is_over() -> bool:
-            return keys.client.hget(keys.meta, "grace_until") is None
+            return keys.client.hget(keys.waiters, ".grace_until") is None
 
         await wait_until_async(grace_is_over, patience_s=10, what="the old grace to be forgotten")
         keys.client.delete(keys.lock)
@@ -403,7 +408,7 @@ async def test_too_many_waiters_are_refused_and_nothing_is_queued(redis_url: str
         with pytest.raises(LockBusy):
             await locker.acquire(name, wait_s=0)  # who does not wait is no waiter
 
-        assert keys.queued() == 2
+        assert keys.queued() == 1  # one place in line for the whole process
         await lease.release()
         for each in waiting:
             assert await (await each).release()
@@ -454,8 +459,7 @@ async def test_fencing_tokens_rise_faster_than_the_clock(redis_url: str, name: s
 
 async def test_a_fencing_token_rises_from_one_that_is_ahead_of_the_clock(redis_url: str, name: str, keys: Keys) -> None:
     ahead = int(time.time() * 1e6) + 3_600_000_000
-    keys.client.hset(keys.meta, "fence", str(ahead))
-    keys.client.pexpire(keys.meta, 60_000)
+    keys.client.set(keys.grant, f"{ahead // 1_000_000} {ahead % 1_000_000}", px=60_000)
     async with locking(redis_url) as locker:
         tokens = []
         for _ in range(2):
@@ -658,7 +662,7 @@ async def test_every_key_expires_at_all_times(own_redis: OwnRedis) -> None:
         await asyncio.gather(*[work((locker, other)[number % 2], number) for number in range(12)])
         done = True
         await looking
-    assert seen == {"lock", "lock-queue", "lock-meta", "lock-signal"}
+    assert seen == {"lock", "lock-queue", "lock-waiters", "lock-grant", "lock-signal"}
     client.close()
 
 
@@ -670,7 +674,7 @@ async def test_the_memory_returns_when_the_locks_are_gone(own_redis: OwnRedis) -
                 pass
         # What outlives its lease, the fence, does so for a known time: nobody needs to wait for it here.
         for key in client.scan_iter("*"):
-            assert key.split(":")[0] in ("lock-meta", "lock-signal")
+            assert key.split(":")[0] in ("lock-grant", "lock-signal")
             ttl_ms = int(client.pttl(key))
             assert 0 < ttl_ms <= 100 + KEEP_MS, (key, ttl_ms)
             client.pexpire(key, max(1, ttl_ms - KEEP_MS - 100 - 1000))
@@ -720,10 +724,10 @@ async def test_killed_connections_cost_neither_holder_nor_waiters_anything(own_r
                 await heard.count(StoreUp, 2)
 
                 # The heartbeats go on over the new connection.
-                async def all_queue_again() -> bool:
-                    return keys.queued() == 5
+                async def queued_again() -> bool:
+                    return keys.queued() == 1
 
-                await wait_until_async(all_queue_again)
+                await wait_until_async(queued_again)
                 assert not lease.lost.is_set()
             for each in asyncio.as_completed(waiting):
                 assert await (await each).release()

@@ -1,0 +1,78 @@
+"""What anybody may know of a lock: who holds it, who waits; never the lease id, which is a capability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """Who holds, or waits: one process, and the request for which it does."""
+
+    instance_id: str
+    host: str
+    pid: int
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingParty:
+    """A process that stands in line with its first waiter. `waiter_count`: how many it had at its last sign of life."""
+
+    party: Party
+    waited_s: float
+    waiter_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class LockView:
+    """One lock at one moment of the server's.
+
+    `held_s` goes by the fencing token, which is the time of the grant; after a clock was set back it begins late.
+    `holder` is None while the lock is free between two holders, and for a python-redis-lock program, of which only
+    `expires_in_s` is known: None there means that it has no expiry and ends only by its release or by force.
+    """
+
+    name: str
+    is_held: bool
+    by_python_redis_lock: bool
+    holder: Party | None
+    fencing_token: int | None
+    held_s: float | None
+    lease_ttl_s: float | None
+    expires_in_s: float | None
+    waiting: tuple[WaitingParty, ...]
+
+    @property
+    def waiter_count(self) -> int:
+        """Callers that wait, over all processes."""
+        return sum(each.waiter_count for each in self.waiting)
+
+
+def view_of(name: str, reply: list[Any]) -> LockView | None:
+    """The inspect script's reply; None when nobody holds the lock and nobody waits."""
+    if not reply:
+        return None
+    remaining_ms, now_us, fence, lease_ms, who = reply[:5]
+    is_held, is_ours = remaining_ms != -2, bool(who)
+    waiting = []
+    for at in range(5, len(reply), 3):
+        age_us, waiter_count, waiter = reply[at : at + 3]
+        waiting.append(WaitingParty(_party(waiter), max(0.0, age_us / 1_000_000), waiter_count))
+    return LockView(
+        name,
+        is_held=is_held,
+        by_python_redis_lock=is_held and not is_ours,
+        holder=_party(who) if is_ours else None,
+        fencing_token=fence if is_ours else None,
+        held_s=max(0.0, (now_us - fence) / 1_000_000) if is_ours else None,
+        lease_ttl_s=lease_ms / 1000 if is_ours else None,
+        expires_in_s=remaining_ms / 1000 if remaining_ms >= 0 else None,
+        waiting=tuple(waiting),
+    )
+
+
+def _party(who: bytes) -> Party:
+    _channel, instance_id, host, pid, request_id = who.decode().split("\t")
+    return Party(instance_id, host, int(pid), request_id)

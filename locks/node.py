@@ -1,0 +1,244 @@
+"""One server, two connections: commands on the one, messages and invalidations on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import hiredis
+
+from locks.address import Address
+from locks.errors import LockStoreDown
+from locks.link import Link
+from locks.wire import Argument, Receiver, packed, retrieve
+
+INVALIDATED = b"__redis__:invalidate"
+# One script call for so many at the most: it keeps everybody else waiting for about half a millisecond.
+MOST_AT_ONCE = 64
+_TRACK_NEXT = packed("CLIENT", "CACHING", "YES")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeEvents:
+    """Whom a node tells what."""
+
+    on_message: Callable[[bytes], None]  # a message to this process
+    on_changed: Callable[[bytes | None], None]  # the lock key that was watched has changed; None: all of them
+    on_up: Callable[[Node], None]
+    on_messages_up: Callable[[Node], None]
+    on_lost: Callable[[Node, str], None]
+
+
+class Gathering:
+    """What many callers want within one loop tick, and the command that asks for all of it at once."""
+
+    __slots__ = ("command", "items", "receivers")
+
+    def __init__(self, command: Callable[[Sequence[Any]], str]) -> None:
+        self.command = command
+        self.items: list[Any] = []
+        self.receivers: list[asyncio.Future[Any]] = []
+
+
+class _Shared:
+    """Gives each of a gathering's receivers its part of the answer; an error is everybody's."""
+
+    __slots__ = ("_receivers",)
+
+    def __init__(self, receivers: Sequence[asyncio.Future[Any]]) -> None:
+        self._receivers = receivers
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, reply: Any) -> None:
+        replies = reply if reply.__class__ is list else itertools.repeat(reply)
+        for receiver, part in zip(self._receivers, replies, strict=False):
+            if not receiver.done():
+                receiver.set_result(part)
+
+    def set_exception(self, error: LockStoreDown) -> None:
+        for receiver in self._receivers:
+            if not receiver.done():
+                receiver.set_exception(error)
+                receiver.exception()  # a caller that has stopped waiting must not leave a warning behind
+
+
+class Node:
+    """Commands to one server, and what it has to say to this process. `channel` is this process' name there."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        channel: str,
+        command_timeout_s: float,
+        greeting: tuple[tuple[Argument, ...], ...],
+        acquire_free: Callable[[Sequence[Any]], str],
+        release_alone: Callable[[Sequence[Any]], str],
+        events: NodeEvents,
+        shares_commands: bool = True,
+        locate: Callable[[], Awaitable[Address]] | None = None,
+        must_be_master: bool = False,
+    ) -> None:
+        self.channel = channel
+        self.acquires = Gathering(acquire_free)
+        self.releases = Gathering(release_alone)
+        self._gathered = False
+        self._most_at_once = MOST_AT_ONCE if shares_commands else 1
+        self._events = events
+        self._greeting = (*greeting, ("ROLE",)) if must_be_master else (*greeting, ("PING",))
+        self._must_be_master = must_be_master
+        self._listener_id: int | None = None
+        self._tracks = False
+        self.commands = Link(
+            address,
+            command_timeout_s=command_timeout_s,
+            greeting=self._command_greeting,
+            on_greeted=self._commands_greeted,
+            on_up=self._commands_up,
+            on_lost=lambda reason: events.on_lost(self, reason),
+            locate=locate,
+        )
+        # The second connection goes where the first one is: a message is counted by the server that sends it.
+        self.messages = Link(
+            address,
+            command_timeout_s=command_timeout_s,
+            greeting=lambda: [("CLIENT", "ID"), ("SUBSCRIBE", channel), ("SUBSCRIBE", INVALIDATED)],
+            on_greeted=self._messages_greeted,
+            on_message=self._on_message,
+            on_up=self._messages_up,
+            on_lost=self._messages_lost,
+            locate=self._where_commands_go,
+        )
+
+    def open(self) -> None:
+        """Begins to connect."""
+        self.commands.open()
+        self.messages.open()
+
+    async def close(self) -> None:
+        """Closes both connections."""
+        await self.messages.close()
+        await self.commands.close()
+
+    async def up_within(self, wait_s: float) -> bool:
+        """Waits for both connections, or for those lost a moment ago; whether they are there."""
+        return await self.commands.up_within(wait_s) and await self.messages.up_within(wait_s)
+
+    def gather(self, gathering: Gathering, item: Any) -> asyncio.Future[Any]:
+        """This item's part of the answer to all that is gathered in this tick. Raises LockStoreDown at once."""
+        if not self.commands.is_up:
+            raise LockStoreDown(self.commands.last_error)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        gathering.items.append(item)
+        gathering.receivers.append(future)
+        if not self._gathered:
+            self._gathered = True
+            loop.call_soon(self._send_gathered)
+        return future
+
+    def ask(self, command: str) -> asyncio.Future[Any]:
+        """The reply to a packed command, behind everything that was gathered before. Raises LockStoreDown at once."""
+        if self._gathered:
+            self._send_gathered()
+        return self.commands.ask(command)
+
+    def send(self, command: str, receiver: Receiver) -> None:
+        """The same for a receiver of one's own."""
+        if self._gathered:
+            self._send_gathered()
+        self.commands.send(command, receiver)
+
+    def watch(self, lock_key: str, receiver: Receiver) -> bool:
+        """Reads the lock's holder, and hears of its next change through on_changed; False where the server can't tell."""
+        if not self._tracks:
+            return False
+        try:
+            self.ask(_TRACK_NEXT).add_done_callback(retrieve)
+            self.send(packed("GET", lock_key), receiver)
+        except LockStoreDown:
+            return False
+        return True
+
+    def _send_gathered(self) -> None:
+        self._gathered = False
+        most = self._most_at_once
+        for gathering in (self.releases, self.acquires):
+            items, receivers = gathering.items, gathering.receivers
+            if not items:
+                continue
+            gathering.items, gathering.receivers = [], []
+            for at in range(0, len(items), most):
+                shared = _Shared(receivers[at : at + most])
+                try:
+                    self.commands.send(gathering.command(items[at : at + most]), shared)
+                except LockStoreDown as error:
+                    shared.set_exception(error)
+
+    async def _where_commands_go(self) -> Address:
+        await self.commands.up_within(self.commands.down_for_s + 1.0)
+        return self.commands.address
+
+    def _command_greeting(self) -> tuple[tuple[Argument, ...], ...]:
+        return (*self._greeting, *self._tracking())
+
+    def _tracking(self) -> tuple[tuple[Argument, ...], ...]:
+        if self._listener_id is None:
+            return ()
+        return (("CLIENT", "TRACKING", "ON", "REDIRECT", self._listener_id, "OPTIN"),)
+
+    def _commands_greeted(self, replies: list[Any]) -> None:
+        self._tracks = False
+        count = len(self._greeting)
+        for reply in replies[:count]:
+            if isinstance(reply, hiredis.ReplyError):
+                raise LockStoreDown(f"Redis at {self.commands.address!r} refuses: {reply}")
+        if self._must_be_master and replies[count - 1][0] != b"master":
+            raise LockStoreDown(f"Redis at {self.commands.address!r} is not the master")
+        # An invalidation goes to a connection by its number, and that one may be of another server, or gone.
+        self._tracks = len(replies) > count and not isinstance(replies[count], hiredis.ReplyError)
+
+    def _commands_up(self) -> None:
+        if self.messages.is_up and self.messages.address != self.commands.address:
+            self._tracks = False
+            self.messages.drop("the lock store has moved")
+        self._events.on_up(self)
+
+    def _messages_greeted(self, replies: list[Any]) -> None:
+        number, subscribed, _ = replies
+        if isinstance(subscribed, hiredis.ReplyError):
+            raise LockStoreDown(f"Redis at {self.messages.address!r} refuses: {subscribed}")
+        self._listener_id = None if isinstance(number, hiredis.ReplyError) else number
+
+    def _messages_up(self) -> None:
+        self._tracks = False
+        if self.commands.is_up and self.messages.address != self.commands.address:
+            self.messages.drop("the lock store has moved")
+            return
+        with contextlib.suppress(LockStoreDown):
+            for command in self._tracking():
+                self.commands.call(*command).add_done_callback(self._tracking_begins)
+        self._events.on_messages_up(self)
+
+    def _messages_lost(self, reason: str) -> None:
+        self._tracks = False
+        self._listener_id = None
+
+    def _tracking_begins(self, reply: asyncio.Future[Any]) -> None:
+        if not reply.cancelled() and reply.exception() is None:
+            self._tracks = not isinstance(reply.result(), hiredis.ReplyError)
+
+    def _on_message(self, channel: bytes, payload: Any) -> None:
+        if channel != INVALIDATED:
+            self._events.on_message(payload)
+        elif payload is None:
+            self._events.on_changed(None)
+        else:
+            for key in payload:
+                self._events.on_changed(key)

@@ -1,0 +1,16 @@
+-- Ends the lease with this fencing token (0: a python-redis-lock program's, which has none) and tells its holder; the next
+-- in line gets the lock. Returns 'free', 'changed' when another lease is the current one, or 'forced'.
+local expected_fence = tonumber(ARGV[1])
+
+local holder = call('GET', lock)
+if not holder then return 'free' end
+local fence, lease_ms, lease_id, who = last_grant()
+if holder ~= lease_id then fence = 0 end
+if fence ~= expected_fence then return 'changed' end
+if fence ~= 0 then
+  call('HSET', waiters, '.forced', holder)
+  call('PEXPIRE', waiters, lease_ms + KEEP_MS)
+  call('PUBLISH', string.match(who, '^[^\t]*'), 'forced ' .. holder)
+end
+pass_on('', nil)
+return 'forced'
