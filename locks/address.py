@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import re
 import ssl
-from dataclasses import dataclass, field, replace
-from typing import Any
-from urllib.parse import unquote, urlsplit
-
-from redis.asyncio.connection import SSLConnection, parse_url
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from urllib.parse import unquote
 
 SCHEMES = ("redis", "rediss", "redis+sentinel", "redis+cluster")
 SENTINEL_PORT, REDIS_PORT = 26379, 6379
+
+_split = re.compile(r"([a-z+]+)://(?:([^/?#]*)@)?([^/?#@]*)(?:/([^?#@]*))?(?:\?([^#]*))?").fullmatch
+_host = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([^\s:/?#@\[\],%]*))(?::([0-9]{1,5}))?").fullmatch
+# Words that change what is sent where. redis-py's others, of its pools and timeouts, mean nothing here.
+_TLS_WORDS = {"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs"}
+_OUR_WORDS = {"db", "username", "password"} | _TLS_WORDS
+_SENTINEL_WORDS = {"sentinel_username", "sentinel_password", "sentinel_tls"}
+_REDIS_PYS_WORDS = {
+    "client_name",
+    "decode_responses",
+    "encoding",
+    "health_check_interval",
+    "max_connections",
+    "protocol",
+    "retry_on_error",
+    "retry_on_timeout",
+    "socket_connect_timeout",
+    "socket_keepalive",
+    "socket_read_size",
+    "socket_timeout",
+    "timeout",
+}
+_VERIFY_MODES = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +50,7 @@ class Address:
         """Reads redis:// and rediss:// URLs. Raises ValueError for any other."""
         if not url.startswith(("redis://", "rediss://")):
             raise ValueError("a Redis URL starts with redis:// or rediss://")
-        parts: dict[str, Any] = dict(parse_url(url))
-        password = parts.get("password")
-        username = parts.get("username")
-        credentials = tuple(part for part in (username, password) if part) if password else ()
-        tls = _tls_context(parts) if parts.get("connection_class") is SSLConnection else None
-        return cls(
-            parts.get("host", "localhost"),
-            int(parts.get("port", REDIS_PORT)),
-            int(parts.get("db", 0)),
-            credentials,
-            tls,
-        )
+        return _read(url, REDIS_PORT).addresses(secure=url.startswith("rediss://"))[0]
 
     def at(self, host: str, port: int) -> Address:
         """The same credentials and TLS on another server."""
@@ -53,13 +64,13 @@ class Address:
 class Sentinels:
     """`redis+sentinel://user:password@h1:p1,h2:p2/SERVICE/0?tls=1&sentinel_username=…&sentinel_password=…`
 
-    User and password are those of the data servers; the Sentinels have their own. repr shows no secret.
+    User and password are those of the data servers; the Sentinels have their own. tls is for both, unless sentinel_tls
+    says something else. repr shows no secret.
     """
 
-    hosts: tuple[tuple[str, int], ...]
+    sentinels: tuple[Address, ...]
     service: str
     data: Address  # its host and port stand for nothing
-    credentials: tuple[str, ...] = field(repr=False, default=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,66 +96,105 @@ def place_of(url: str) -> Place:
 
 
 def _sentinels(url: str) -> Sentinels:
-    user, hosts, path, query = _split(url, SENTINEL_PORT)
-    service, _, database = path.partition("/")
+    read = _read(url, SENTINEL_PORT, {"tls"} | _SENTINEL_WORDS)
+    service, _, database = read.path.partition("/")
     if not service:
         raise ValueError("redis+sentinel:// names its service: redis+sentinel://h1:p1,h2:p2/SERVICE")
-    if database and not database.isdigit():
-        raise ValueError("redis+sentinel:// ends with a database's number, if with anything: …/SERVICE/0")
-    password = query.pop("sentinel_password", "")
-    credentials = (query.pop("sentinel_username", ""), password) if password else ()
-    data = _data_address(user, hosts[0], int(database or 0), query)
-    return Sentinels(hosts, service, data, tuple(part for part in credentials if part))
+    read.path = database
+    secure = read.says("tls")
+    (data, *_) = read.addresses(secure=secure)
+    query = read.query
+    read.path, read.user = "", ""
+    read.query = {word: query[word] for word in query if word in _TLS_WORDS}
+    read.query |= {word: query[f"sentinel_{word}"] for word in ("username", "password") if f"sentinel_{word}" in query}
+    sentinels = read.addresses(secure=_is_yes(query["sentinel_tls"]) if "sentinel_tls" in query else secure)
+    return Sentinels(sentinels, unquote(service), data)
 
 
 def _cluster(url: str) -> Cluster:
-    user, hosts, path, query = _split(url, REDIS_PORT)
-    if path not in ("", "0"):
+    read = _read(url, REDIS_PORT, {"tls"})
+    nodes = read.addresses(secure=read.says("tls"))
+    if nodes[0].database:
         raise ValueError("a Cluster has only the database 0: redis+cluster://h1:p1,h2:p2")
-    first = _data_address(user, hosts[0], 0, query)
-    return Cluster(tuple(first.at(*host) for host in hosts))
+    return Cluster(nodes)
 
 
-def _split(url: str, default_port: int) -> tuple[str, tuple[tuple[str, int], ...], str, dict[str, str]]:
-    parts = urlsplit(url)
-    user, _, hosts = parts.netloc.rpartition("@")
+@dataclass(slots=True)
+class _Read:
+    """A URL in its parts; all but the hosts and the values of `query` still quoted."""
+
+    user: str
+    hosts: tuple[tuple[str, int], ...]
+    path: str
+    query: dict[str, str]
+
+    def says(self, word: str) -> bool:
+        return _is_yes(self.query.get(word, "no"))
+
+    def addresses(self, *, secure: bool) -> tuple[Address, ...]:
+        """One for each host."""
+        database = self.path or self.query.get("db", "0")
+        if not (database.isascii() and database.isdigit()):
+            raise ValueError("a Redis URL ends with a database's number, if with anything: …/0")
+        username, _, password = (unquote(part) for part in self.user.partition(":"))
+        username = username or self.query.get("username", "")
+        password = password or self.query.get("password", "")
+        credentials = (username, password) if username else (password,) if password else ()
+        tls = _tls_context(self.query) if secure else None
+        return tuple(Address(host, port, int(database), credentials, tls) for host, port in self.hosts)
+
+
+def _read(url: str, default_port: int, words: Set[str] = frozenset()) -> _Read:
+    """No part of the URL is in what it raises: an unquoted sign may have put a password where a port should be."""
+    found = _split(url) if url.isprintable() else None
+    if found is None:
+        raise ValueError("not a URL; in passwords the signs / ? # @ , : % are written %2F %3F %23 %40 %2C %3A %25")
+    scheme, user, hosts, path, rest = found.groups()
     query = {}
-    for pair in filter(None, parts.query.split("&")):
-        name, _, value = pair.partition("=")
-        query[name] = unquote(value)
-    found = tuple(_host(text, default_port) for text in hosts.split(",") if text)
-    if not found:
-        raise ValueError(f"{parts.scheme}:// names at least one host")
-    return user, found, parts.path.strip("/"), query
+    for pair in filter(None, (rest or "").split("&")):
+        word, equals, value = pair.partition("=")
+        if not equals or word not in _OUR_WORDS | _REDIS_PYS_WORDS | words:
+            known = ", ".join(sorted(_OUR_WORDS | words))
+            raise ValueError(f"{scheme}:// has WORD=VALUE&… after its ?, and of words only redis-py's and {known}")
+        query[word] = unquote(value)
+    if "+" not in scheme:
+        hosts = hosts if hosts and not hosts.startswith(":") else f"localhost{hosts}"
+    texts = [text for text in hosts.split(",") if text]
+    if not texts:
+        raise ValueError(f"{scheme}:// names at least one host")
+    if len(texts) > 1 and "+" not in scheme:
+        raise ValueError(f"{scheme}:// names one host")
+    found_hosts = tuple(_host_and_port(text, default_port) for text in texts)
+    return _Read(user or "", found_hosts, (path or "").strip("/"), query)
 
 
-def _host(text: str, default_port: int) -> tuple[str, int]:
-    split = urlsplit(f"//{text}")  # knows of [::1]:6379
+def _host_and_port(text: str, default_port: int) -> tuple[str, int]:
+    found = _host(text)
+    host, port = (found[1] or found[2], int(found[3] or default_port)) if found else ("", 0)
+    if not host or not 0 < port < 65536:
+        raise ValueError("a host is NAME or NAME:PORT, IPv6 in []; a password's / ? # are written %2F %3F %23")
+    return host, port
+
+
+def _tls_context(query: dict[str, str]) -> ssl.SSLContext:
+    verify = query.get("ssl_cert_reqs", "required").lower()
+    if verify not in _VERIFY_MODES:
+        raise ValueError("ssl_cert_reqs is required, optional or none")
     try:
-        port = split.port
-    except ValueError:
-        port = 0
-    if not split.hostname or port == 0:
-        raise ValueError(f"not a host and port: {text!r}")
-    return split.hostname, port or default_port
-
-
-def _data_address(user: str, host: tuple[str, int], database: int, query: dict[str, str]) -> Address:
-    """The rest is redis-py's to read: the same words mean the same as in a redis:// URL."""
-    secure = query.pop("tls", "0").lower() in ("1", "true", "yes")
-    name = f"[{host[0]}]" if ":" in host[0] else host[0]
-    options = "&".join(f"{key}={value}" for key, value in query.items())
-    scheme, at = ("rediss" if secure else "redis"), ("@" if user else "")
-    return Address.from_url(f"{scheme}://{user}{at}{name}:{host[1]}/{database}?{options}")
-
-
-def _tls_context(parts: dict[str, Any]) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=parts.get("ssl_ca_certs"))
-    if parts.get("ssl_certfile"):
-        context.load_cert_chain(parts["ssl_certfile"], parts.get("ssl_keyfile"))
-    if str(parts.get("ssl_check_hostname", "true")).lower() in ("false", "0", "no"):
-        context.check_hostname = False
-    if parts.get("ssl_cert_reqs") == "none":
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
+        context = ssl.create_default_context(cafile=query.get("ssl_ca_certs"), capath=query.get("ssl_ca_path"))
+        if "ssl_certfile" in query:
+            context.load_cert_chain(query["ssl_certfile"], query.get("ssl_keyfile"))
+    except OSError as error:  # also ssl.SSLError
+        raise ValueError(f"the URL names a certificate that cannot be read: {error.strerror or error}") from error
+    checks_name = _is_yes(query.get("ssl_check_hostname", "yes"))
+    context.check_hostname = checks_name and verify != "none"
+    context.verify_mode = _VERIFY_MODES[verify]
     return context
+
+
+def _is_yes(text: str) -> bool:
+    if text.lower() in ("1", "t", "true", "y", "yes"):
+        return True
+    if text.lower() in ("", "0", "f", "false", "n", "no"):
+        return False
+    raise ValueError("tls, sentinel_tls and ssl_check_hostname are yes or no")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -44,12 +45,15 @@ class _Body:
             if lease.loss_reason is not None and lost is None:
                 lost = lease
         ours = self._told and task.uncancel() <= self._cancelling
-        for lease in leases:
-            try:
-                await self._locker.release(lease)
-            except LockStoreDown:
+        try:
+            for lease in leases:
                 # Release is politeness: what was done under the lease stays done, and the lease runs out by itself.
-                continue
+                with contextlib.suppress(LockStoreDown):
+                    await self._locker.release(lease)
+        except asyncio.CancelledError:
+            for lease in leases:
+                self._locker.drop(lease)
+            raise
         if lost is not None and (kind is None or (kind is asyncio.CancelledError and ours)):
             raise lost.loss() from error
 

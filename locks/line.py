@@ -181,6 +181,11 @@ class Line:
         """Who gets the next grant."""
         return next(iter(self.waiters))
 
+    @property
+    def takes_over(self) -> bool:
+        """Whether a release may grant our lease id to the first waiter; not while the first caller asks under it."""
+        return bool(self.waiters) and self.asked is not self
+
     def join(self, waiter: Waiter) -> None:
         """One more waiter, last in order."""
         self.waiters[waiter] = None
@@ -213,8 +218,8 @@ class Line:
         if waiter not in self.waiters:
             return
         del self.waiters[waiter]
-        if self.waiters:
-            return
+        if self.waiters or self.asked is self:
+            return  # also while the first caller still asks for itself: the line and its lease id are that one's
         if self.asked is not None or self._stands:
             self._lines.give_back(self.name, self.lease_id)
         self._lines.forget(self)
@@ -330,22 +335,21 @@ class Line:
         if place == 0:
             if self.expires_in_s is not None and self.expires_in_s + TIMER_SLACK_S < wait_s:
                 wait_s, source = self.expires_in_s + TIMER_SLACK_S, WakeSource.TIMER
-            if not self._watched and remaining_ms != -2:
-                self._watch()
+            if not self._watched:
+                self._watch(is_free=remaining_ms == -2)
         self._look_in(wait_s, source)
 
-    def _watch(self) -> None:
+    def _watch(self, *, is_free: bool) -> None:
+        def watching(request: Request, holder: bytes | None) -> None:
+            if holder is None and self.waiters and not is_free:
+                self.changed()  # it went before we watched
+
         try:
             node = self._lines.store.node_of(self.name)
         except LockStoreDown:
             return
-        self._watched = node.watch(
-            f"lock:{{{self.name}}}", Request(self._lines, self.name, self._watching, lambda request, error: None)
-        )
-
-    def _watching(self, request: Request, holder: bytes | None) -> None:
-        if holder is None and self.waiters:
-            self.changed()  # it went before we watched
+        request = Request(self._lines, self.name, watching, lambda request, error: None)
+        self._watched = node.watch(f"lock:{{{self.name}}}", request)
 
     def _store_is_down(self, error: LockStoreDown) -> None:
         if not self.waiters:
@@ -496,6 +500,11 @@ class Lines:
             return self.store.node_of(name).commands.down_for_s
         except LockStoreDown:
             return 0.0
+
+    def leave_all(self) -> None:
+        """Gives up this process' places, while there is still a connection to say so."""
+        for line in self.by_name.values():
+            self.give_back(line.name, line.lease_id)
 
     def close(self, error: LockStoreDown) -> None:
         """Everybody's wait ends."""

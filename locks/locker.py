@@ -138,9 +138,10 @@ class Locker:
         return bool(nodes) and all(await asyncio.gather(*[node.up_within(wait_s) for node in nodes]))
 
     async def close(self) -> None:
-        """Closes the connections. Leases still held are neither extended nor released: they run out by themselves."""
+        """Leaves every line and closes the connections. Leases still held run out by themselves."""
         self._closed = True
         self._renewal.close()
+        self._lines.leave_all()
         await self._servers.close()
         self._lines.close(LockStoreDown("closed"))
         for task in list(self._tasks):
@@ -280,7 +281,7 @@ class Locker:
                 lease.raise_if_lost()
         except BaseException:
             for lease in leases.values():
-                self._drop(lease)
+                self.drop(lease)
             raise
         if not keep_extended:
             for lease in leases.values():
@@ -300,10 +301,15 @@ class Locker:
         if len(self._held) >= self._max_leases:
             raise TooManyLeases(f"this process holds {len(self._held)} leases already")
         sent_at_s = time.monotonic()
-        reply = await self._store.run(
-            name,
-            lambda node: self._scripts.adopt(node, keys, lease_id, lease_ms=lease_ms, request_id=request_id),
-        )
+        try:
+            reply = await self._store.run(
+                name,
+                lambda node: self._scripts.adopt(node, keys, lease_id, lease_ms=lease_ms, request_id=request_id),
+            )
+        except asyncio.CancelledError:
+            # Nobody keeps it from now on, neither the exporter nor we.
+            self._lines.give_back_unless_held(name, lease_id)
+            raise
         lease = Lease(
             self,
             name,
@@ -365,13 +371,13 @@ class Locker:
         line = self._lines.by_name.get(lease.name)
         try:
             node = self._store.node_of(lease.name)
-            if line is not None and line.waiters:
+            if line is not None and line.takes_over:
                 reply = await self._release_in_line(lease, line, node)
             else:
                 reply = await node.gather(node.releases, (lease.name, lease.lease_id))
                 if reply != _FREED:
                     reply = await self._store.run(lease.name, lambda node: self._release_command(node, lease))
-        except LockStoreDown:
+        except (LockStoreDown, asyncio.CancelledError):
             self._spawn(self._release_again(lease))
             if self._emit is not ignore:
                 held_s = time.monotonic() - lease.acquired_at_s
@@ -396,6 +402,11 @@ class Locker:
         """Declares a lease lost whose time is over, where a blocked event loop has not looked in time."""
         if lease.is_lost:
             self._renewal.lose(lease, LossReason.EXPIRED)
+
+    def drop(self, lease: Lease) -> None:
+        """Releases without waiting for the answer; harmless twice."""
+        if not lease.ended:
+            self._spawn(self._release_quietly(lease))
 
     async def _acquire_now(
         self, name: str, lease_ttl_s: float, keep_extended: bool, request_id: str, started_at_s: float
@@ -458,7 +469,7 @@ class Locker:
         except asyncio.CancelledError:
             line.leave(waiter)
             if waiter.lease is not None:
-                self._drop(waiter.lease)
+                self.drop(waiter.lease)
             self._gave_up(name, waiter.started_at_s, "cancelled", queued=waiter.lease is None)
             raise
         finally:
@@ -515,7 +526,7 @@ class Locker:
             line.stands_in_line()
 
     async def _release_again(self, lease: Lease) -> None:
-        """Whether the release that was lost had been done is unknown; once more does no harm, and frees the lock sooner."""
+        """Whether a release that was lost or cancelled is done is unknown; once more does no harm, and may free the lock."""
         with contextlib.suppress(LockStoreDown):
             await self._store.run(lease.name, lambda node: self._release_command(node, lease))
 
@@ -550,11 +561,6 @@ class Locker:
         lease.ended = True
         self._held.pop(lease.lease_id, None)
         self._renewal.forget(lease)
-
-    def _drop(self, lease: Lease) -> None:
-        """Releases without waiting for the answer."""
-        if not lease.ended:
-            self._spawn(self._release_quietly(lease))
 
     async def _release_quietly(self, lease: Lease) -> None:
         with contextlib.suppress(LockStoreDown):

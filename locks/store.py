@@ -53,7 +53,8 @@ class QueueLimits:
     claim_ms: int = 700  # the first lease of a handoff to another process, until that one has confirmed it
     grace_ms: int = 300  # how long a freed lock waits for the head of the queue before anybody may take it
     yield_ms: int = 20  # how long the queue lets a python-redis-lock program that was woken go first
-    handoffs: int = 4  # so many in a row, then python-redis-lock's waiters get a turn
+    handoffs: int = 4  # at least so many in a row, then python-redis-lock's waiters get a turn
+    most_handoffs: int = 16  # and at most, where such programs have just had as many
     signal_ms: int = 1000  # how long python-redis-lock's signal stays
     keep_ms: int = 10_000  # how long the fence outlives its lease: see docs/locks.md on clocks that are set back
 

@@ -260,6 +260,8 @@ def _locker(settings: Settings, instance_id: str, observer: Observer) -> Locker:
         instance_id=instance_id,
         command_timeout_s=settings.command_timeout_s,
         max_waiters=settings.max_waiters,
+        max_waiters_per_lock=settings.max_waiters_per_lock,
+        max_leases=settings.max_leases,
         listener=observer.on_lock_event,
     )
 

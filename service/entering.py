@@ -20,11 +20,15 @@ STALE_TURNS = 2
 
 @dataclass(frozen=True, slots=True)
 class EntryRequest:
-    """Who wants to enter which appointment; `other_user_id` where the caller says whom they expect to meet."""
+    """Who wants to enter which appointment; `other_user_id` where the caller says whom they expect to meet.
+
+    `request_id` is shown with the lock's holder, so that whoever watches the lock knows which request has it.
+    """
 
     appointment_id: int
     user_id: int
     other_user_id: int | None = None
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class Entering:
         self._lock_wait_s = lock_wait_s
 
     async def enter(self, request: EntryRequest) -> Entered:
-        """Raises ChargeInProgress, LockStoreDown, TooManyWaiters, db.decisions' refusals, and as Charging.submit."""
+        """Raises ChargeInProgress, LockStoreDown, TooManyWaiters, TooManyLeases, db.decisions' refusals, and as Charging.submit."""
         started_at_s = time.monotonic()
         try:
             turn = await self._charge_in_turn(request, started_at_s)
@@ -101,7 +105,12 @@ class Entering:
 
     def _hold(self, request: EntryRequest, started_at_s: float) -> Hold:
         wait_s = max(0.0, started_at_s + self._lock_wait_s - time.monotonic())
-        return self._locker.hold(f"appointment:{request.appointment_id}", lease_ttl_s=self._lease_ttl_s, wait_s=wait_s)
+        return self._locker.hold(
+            f"appointment:{request.appointment_id}",
+            lease_ttl_s=self._lease_ttl_s,
+            wait_s=wait_s,
+            request_id=request.request_id,
+        )
 
     def _charge_without_lease(self, request: EntryRequest) -> PendingCharge:
         return self._charging.submit(_charge_request(request, None), None)

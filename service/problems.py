@@ -16,7 +16,7 @@ from aiohttp import web
 from db.coupons import BalanceTooLarge, ReferenceReused, UnknownCoupon, UnstorableReference
 from db.decisions import AppointmentNotOpen, IllegalRequest, InsufficientCoupons
 from db.errors import CommitUnknown, Conflict, DatabaseDown, TimedOut
-from locks import LockStoreDown, TooManyWaiters
+from locks import LockStoreDown, TooManyLeases, TooManyWaiters
 from service.callers import Unauthenticated
 from service.refusals import (
     ChargeInProgress,
@@ -74,6 +74,7 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     TooLarge: Problem("too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
     Overloaded: _away("overloaded", "Too much is under way"),
     TooManyWaiters: _away("overloaded", "Too much is under way"),
+    TooManyLeases: _away("overloaded", "Too much is under way"),
     TimedOut: _away("overloaded", "Too much is under way"),
     Conflict: _away("overloaded", "Too much is under way"),
     Draining: _away("draining", "This instance is about to stop"),

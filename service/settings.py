@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from locks.address import SCHEMES, place_of
+
 PREFIX = "CHARGEONCE_"
 MIN_SECRET_BYTES = 32
 
@@ -63,6 +65,8 @@ class Settings(BaseSettings):
     lock_outage: Literal["proceed", "refuse"] = "proceed"
     lock_command_timeout_s: Seconds | None = None
     max_waiters: int = Field(10_000, ge=1, le=1_000_000)
+    max_waiters_per_lock: int = Field(10_000, ge=1, le=1_000_000)
+    max_leases: int = Field(100_000, ge=1, le=10_000_000)
     outage_charges: int = Field(8, ge=1, le=1000)
     outage_waiting: int = Field(200, ge=0, le=100_000)
 
@@ -100,13 +104,20 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_only(cls, value: SecretStr | None) -> SecretStr | None:
-        scheme = _scheme(value) if value is not None else "redis"
-        if scheme in ("redis+sentinel", "redis+cluster"):
-            raise ValueError(f"{scheme}:// is not built yet; use redis:// or rediss://")
-        if scheme not in ("redis", "rediss"):
-            raise ValueError("must start with redis:// or rediss://")
-        if value is not None and not re.fullmatch(r"/?[0-9]*", urlsplit(value.get_secret_value()).path):
-            raise ValueError("must end with a database's number: redis://host:port/0")
+        if value is None:
+            return None
+        url = value.get_secret_value()
+        scheme = url.partition("://")[0]
+        if scheme not in SCHEMES:
+            raise ValueError(f"must start with {', '.join(each + '://' for each in SCHEMES)}")
+        if scheme in ("redis", "rediss"):
+            _scheme(value)
+            if not re.fullmatch(r"/?[0-9]*", urlsplit(url).path):
+                raise ValueError("must end with a database's number: redis://host:port/0")
+        try:
+            place_of(url)
+        except OSError as error:
+            raise ValueError(f"names a certificate that cannot be read: {error.strerror}") from None
         return value
 
     @field_validator("agora_app_certificate")

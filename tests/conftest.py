@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import statistics
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,6 +25,29 @@ pytest_plugins = ["tests.servers.fixtures"]
 GIVEN_REDIS_URL = os.environ.get("CHARGEONCE_REDIS_URL")
 TEMPLATE = "template_migrated"
 SEQUENCES = ("appointment_info", "appointment_action", "coupon_grant", "user_consume", "lock_audit")
+FIGURES = pytest.StashKey[list[str]]()
+
+ReportFigures = Callable[[str, Sequence[float]], None]
+
+
+@pytest.fixture
+def report_figures(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> ReportFigures:
+    """Puts measured milliseconds into the run's summary and the test's properties: report_figures("what took it", [...])."""
+
+    def report(what: str, figures_ms: Sequence[float]) -> None:
+        least, median, most = min(figures_ms), statistics.median(figures_ms), max(figures_ms)
+        line = f"{what}: min {least:.1f}, median {median:.1f}, max {most:.1f} ms of {len(figures_ms)}"
+        record_property("figures", line)
+        request.config.stash.setdefault(FIGURES, []).append(line)
+
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what the tests have measured."""
+    if lines := terminalreporter.config.stash.get(FIGURES, []):
+        terminalreporter.section("measured")
+        terminalreporter.write_line("\n".join(lines))
 
 
 @pytest.fixture(scope="session")

@@ -65,7 +65,9 @@ stand_in_line(channel, {
   age_us = age_us, waiter_count = waiter_count, lease_ms = lease_ms, lease_id = lease_id, who = who,
 })
 local place = call('ZRANK', queue, channel)
-if place > 0 then
+if place == 0 then
+  if by_sync_program then count_sync_turn(holder, remaining_ms) end
+else
   -- Whoever stands before us may be given the lock now and die: we look once before its first lease can have run out.
   local before = call('ZRANGE', queue, place - 1, place - 1)[1]
   local its_lease_ms = string.match(call('HGET', waiters, before) or '', '^%d+ %d+\t%d+\t(%d+)')

@@ -93,6 +93,21 @@ local function sync_program_waits()
   return false
 end
 
+-- Counts the turns that python-redis-lock programs take while the queue waits: a turn has a holder and an end of its own.
+local function count_sync_turn(holder, remaining_ms)
+  local ends_ms = remaining_ms < 0 and 0 or now_ms + remaining_ms
+  if call('HGET', waiters, '.sync_holder') ~= holder or math.abs(ends_ms - state('.sync_ends')) > 2 then
+    call('HINCRBY', waiters, '.sync_turns', 1)
+    call('HSET', waiters, '.sync_holder', holder, '.sync_ends', string.format('%.0f', ends_ms))
+  end
+end
+
+-- So many handoffs in a row, and then a python-redis-lock program that waits gets its turn: about as many as such programs
+-- have just had, so that neither kind starves beside the other.
+local function handoffs_in_a_row()
+  return math.min(math.max(HANDOFFS, state('.sync_turns')), MOST_HANDOFFS)
+end
+
 -- Frees the held lock. Where a python-redis-lock program waits, the queue lets it go first, for a moment.
 local function free(sync_first)
   call('DEL', lock)
@@ -103,7 +118,7 @@ local function free(sync_first)
     call('HSET', waiters, '.signal_at', string.format('%.0f', now_ms),
       '.yield_until', string.format('%.0f', now_ms + YIELD_MS))
   end
-  call('HDEL', waiters, '.handoffs')
+  call('HDEL', waiters, '.handoffs', '.sync_turns')
   offer()
 end
 
@@ -115,12 +130,13 @@ local function pass_on(own_channel, wanted)
   local head, entry = live_head()
   local handoffs = state('.handoffs')
   while head or wanted do
-    if handoffs >= HANDOFFS and sync_program_waits() then
+    local in_a_row = handoffs_in_a_row()
+    if handoffs >= in_a_row and sync_program_waits() then
       if wanted then stand_in_line(own_channel, wanted) end
       free(true)
       return 1
     end
-    handoffs = handoffs < HANDOFFS and handoffs or 0
+    handoffs = handoffs < in_a_row and handoffs or 0
     local fence = next_fence(0)
     if wanted and (not head or head == own_channel or now_us - wanted.age_us <= tonumber(call('ZSCORE', queue, head))) then
       if head then drop(own_channel) end

@@ -30,13 +30,18 @@ class EntryHandlers:
     async def enter(self, request: web.Request) -> web.Response:
         """Charges once, and answers with the key to the room."""
         caller = caller_of(request, self._callers)
-        return await self._enter(request, caller, EntryRequest(path_id(request, "appointment_id"), caller.user_id))
+        appointment_id = path_id(request, "appointment_id")
+        return await self._enter(
+            request, caller, EntryRequest(appointment_id, caller.user_id, request_id=request["id"])
+        )
 
     async def enter_as_before(self, request: web.Request) -> web.Response:
         """The same under the origin's URL; somebody else than the partner as otherUserid is an illegal request."""
         caller = caller_of(request, self._callers)
         body = await json_or_form_body(request, AgoraTokenRequest)
-        return await self._enter(request, caller, EntryRequest(body.appointmentId, caller.user_id, body.otherUserid))
+        return await self._enter(
+            request, caller, EntryRequest(body.appointmentId, caller.user_id, body.otherUserid, request["id"])
+        )
 
     async def _enter(self, request: web.Request, caller: Caller, wanted: EntryRequest) -> web.Response:
         try:

@@ -130,8 +130,11 @@ def test_a_lone_worker_bears_the_chosen_name_as_it_is(monkeypatch: pytest.Monkey
         ("DATABASE_URL", f"mysql://root:{SECRET}@db/x"),
         ("DATABASE_URL", f"postgresql+asyncpg://root:{SECRET}@db/x"),
         ("DATABASE_URL", SECRET),
-        ("REDIS_URL", f"redis+sentinel://:{SECRET}@h1:1,h2:2/service"),
-        ("REDIS_URL", f"redis+cluster://:{SECRET}@h:1"),
+        ("REDIS_URL", f"redis+sentinel://:{SECRET}@h1:1,h2:2"),
+        ("REDIS_URL", f"redis+sentinel://:{SECRET}@h1:0,h2:2/service"),
+        ("REDIS_URL", f"redis+cluster://:{SECRET}@h:1/3"),
+        ("REDIS_URL", f"redis+cluster://:{SECRET}@"),
+        ("REDIS_URL", f"rediss://:{SECRET}@h:1/0?ssl_ca_certs=/nowhere/ca.pem"),
         ("REDIS_URL", f"http://:{SECRET}@h:1"),
         ("REDIS_URL", SECRET),
         ("PORT", "eighty"),
@@ -171,9 +174,22 @@ def test_a_wrong_setting_is_named_in_one_line_without_a_secret(
     assert SECRET not in line
 
 
-@pytest.mark.parametrize("scheme", ["redis+sentinel", "redis+cluster"])
-def test_a_kind_of_redis_that_is_not_built_yet_says_so(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
-    assert "not built yet" in refusal(monkeypatch, redis_url=f"{scheme}://h1:26379/service")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "rediss://user:password@redis:6380/2",
+        "redis+sentinel://:password@h1:26379,h2:26379/service/1?sentinel_password=other",
+        "redis+cluster://h1:6379,h2:6379",
+    ],
+)
+def test_every_kind_of_lock_store_is_taken(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    put(monkeypatch, redis_url=url)
+
+    settings = load_settings()
+
+    assert settings.redis_url is not None
+    assert settings.redis_url.get_secret_value() == url
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ PLAIN: dict[str, Any] = {
     "collapse_padding": True,
 }
 TITLES = {
-    "distinct": "{} tasks, a new name each cycle; CPU microseconds a cycle",
-    "hot": "{} tasks, one name; longest wait in s, and in rounds of a turn for all",
+    "distinct": "{}: CPU microseconds a cycle",
+    "hot": "{}: longest wait in seconds, and in rounds",
 }
 
 _Column = tuple[str, Figure, int]
@@ -129,10 +129,14 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _sentence(verdict: Verdict) -> str:
-    if verdict.least is None and verdict.most is None:
-        return f"{verdict.what} = {_number(verdict.value, 2)} (no target)"
-    target = f"at least {verdict.least:g}" if verdict.least is not None else f"at most {verdict.most:g}"
-    if verdict.value is None:
-        return f"{verdict.what}: not measured (target {target})"
+    targets = [
+        f"{word} {limit:g}"
+        for word, limit in (("at least", verdict.least), ("at most", verdict.most))
+        if limit is not None
+    ]
+    target = f"target {targets[0]}" if targets else "no target"
+    if verdict.value is None or verdict.passed is None:
+        found = "not measured" if verdict.value is None else _number(verdict.value, 2)
+        return f"{verdict.what}: {found} ({target})"
     word = "[green]reached[/green]" if verdict.passed else "[red]missed[/red]"
-    return f"{verdict.what} = {_number(verdict.value, 2)}, target {target}: {word}"
+    return f"{verdict.what} = {_number(verdict.value, 2)}, {target}: {word}"

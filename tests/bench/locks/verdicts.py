@@ -77,25 +77,22 @@ def judge_rounds(rounds: Sequence[Round], scenes: Sequence[str]) -> list[Verdict
     return verdicts
 
 
-def judge_waiting(found: dict[str, Any] | None) -> list[Verdict]:
+def judge_waiting(found: dict[str, Any]) -> list[Verdict]:
     """What thousands of waiters cost while nothing happens."""
-    known = found or {}
-    names = known.get("names", 0)
     return [
-        Verdict(what="waiting: connections", value=known.get("connections"), most=CONNECTIONS),
+        Verdict(what="waiting: connections", value=found["connections"], most=CONNECTIONS),
         Verdict(
             what="waiting: commands/s while nothing happens",
-            value=known.get("commands_per_s"),
-            most=names * QUIET_COMMANDS_PER_S_AND_NAME + QUIET_COMMANDS_PER_S_CONSTANT,
+            value=found["commands_per_s"],
+            most=found["names"] * QUIET_COMMANDS_PER_S_AND_NAME + QUIET_COMMANDS_PER_S_CONSTANT,
         ),
-        Verdict(what="waiting: keys left after all gave up", value=known.get("keys_left"), most=0),
+        Verdict(what="waiting: keys left after all gave up", value=found["keys_left"], most=0),
     ]
 
 
-def judge_memory(found: dict[str, Any] | None) -> list[Verdict]:
+def judge_memory(found: dict[str, Any]) -> list[Verdict]:
     """Whether released locks leave anything behind."""
-    keys = (found or {}).get("churn", {}).get("keys_in_the_end")
-    return [Verdict(what="memory: keys left of released locks", value=keys, most=0)]
+    return [Verdict(what="memory: keys left of released locks", value=found["churn"]["keys_in_the_end"], most=0)]
 
 
 def _on_distinct(rounds: Sequence[Round], shape: Shape) -> list[Verdict]:

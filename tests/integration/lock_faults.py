@@ -1,0 +1,78 @@
+"""What the lock's fault tests share: events with their times, a lock seen from outside, a lease's end in Redis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from locks.events import Acquired, LockEvent, WakeSource
+from tests.harness import wait_until_async
+from tests.integration.test_locker import Heard, Keys
+
+SOON_S = 15.0  # for what takes milliseconds, and must not take the 20 s of a heartbeat or the 60 s of a lease
+LONG_MS = 60_000  # as alive_ms it makes a heartbeat of 20 s, so that only a wake-up explains an early lease
+
+
+class Timed(Heard):
+    """A listener that also remembers when."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times_s: list[float] = []
+
+    def __call__(self, event: LockEvent) -> None:
+        self.times_s.append(time.monotonic())
+        super().__call__(event)
+
+    def last_at_s(self, kind: type[LockEvent]) -> float:
+        """When the last one of this kind came."""
+        return [at_s for at_s, event in zip(self.times_s, self.events, strict=True) if isinstance(event, kind)][-1]
+
+    def wake_source(self) -> WakeSource:
+        """What made the last one who got the lock look."""
+        return self.all(Acquired)[-1].wake_source
+
+
+@contextmanager
+def keys_at(url: str, name: str) -> Iterator[Keys]:
+    """The lock's keys on any server."""
+    keys = Keys(url, name)
+    try:
+        yield keys
+    finally:
+        keys.client.close()
+
+
+async def stand(keys: Keys, count: int) -> None:
+    """Waits until so many processes stand in line at the server."""
+
+    async def enough() -> bool:
+        return keys.queued() >= count
+
+    await wait_until_async(enough, what=f"{count} in line for {keys.name}")
+
+
+
+
+def head_channel(keys: Keys) -> str:
+    """The channel of the first process in line."""
+    (channel,) = keys.client.zrange(keys.queue, 0, 0)
+    assert isinstance(channel, str)
+    return channel
+
+
+async def nobody_listens(keys: Keys, channel: str) -> None:
+    """Waits until the server has found out that the process behind this channel is gone."""
+
+    async def unheard() -> bool:
+        return keys.client.pubsub_numsub(channel)[0][1] == 0
+
+    await wait_until_async(unheard, what=f"nobody at {channel}")
+
+
+def lease_end_s(keys: Keys) -> float | None:
+    """When the lease ends in Redis, by our monotonic clock and at the earliest; None when it has ended."""
+    asked_at_s = time.monotonic()
+    remaining_ms = int(keys.client.pttl(keys.lock))
+    return asked_at_s + remaining_ms / 1000 if remaining_ms >= 0 else None
