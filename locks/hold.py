@@ -38,14 +38,17 @@ class _Body:
     ) -> None:
         task = self._task
         assert task is not None
-        lost = None
-        for lease in leases:
-            if not lease.ended:
-                self._locker.notice_lapse(lease)
-            if lease.loss_reason is not None and lost is None:
-                lost = lease
-        ours = self._told and task.uncancel() <= self._cancelling
         try:
+            if any(lease.is_unconfirmed and lease.is_lost for lease in leases):
+                # The body has blocked the loop, and the confirmation that has come meanwhile is not read yet.
+                await asyncio.sleep(0.001)
+            lost = None
+            for lease in leases:
+                if not lease.ended:
+                    self._locker.notice_lapse(lease)
+                if lease.loss_reason is not None and lost is None:
+                    lost = lease
+            ours = self._told and task.uncancel() <= self._cancelling
             for lease in leases:
                 # Release is politeness: what was done under the lease stays done, and the lease runs out by itself.
                 with contextlib.suppress(LockStoreDown):
@@ -79,12 +82,8 @@ class Hold(_Body):
         self._lease: Lease | None = None
 
     async def __aenter__(self) -> Lease:
-        lease = self._lease = await self._locker.acquire(
-            self._name,
-            lease_ttl_s=self._lease_ttl_s,
-            wait_s=self._wait_s,
-            keep_extended=True,
-            request_id=self._request_id,
+        lease = self._lease = await self._locker.acquire_for_body(
+            self._name, lease_ttl_s=self._lease_ttl_s, wait_s=self._wait_s, request_id=self._request_id
         )
         self._begin((lease,))
         return lease

@@ -34,6 +34,7 @@ class Lease:
         "due_slot",
         "ended",
         "fencing_token",
+        "is_unconfirmed",
         "keep_extended",
         "lease_id",
         "lease_ttl_s",
@@ -78,6 +79,7 @@ class Lease:
         self.renewing = False
         self.renewal_unanswered = False
         self.due_slot = 0
+        self.is_unconfirmed = False
 
     @property
     def lost(self) -> asyncio.Event:
@@ -102,6 +104,11 @@ class Lease:
     def raise_if_lost(self) -> None:
         """Raises LeaseLost when the lease is gone."""
         if self.is_lost:
+            raise self.loss()
+
+    def raise_if_over(self) -> None:
+        """Raises LeaseLost when the lease is gone, or was released or exported."""
+        if self.ended or self.is_lost:
             raise self.loss()
 
     def loss(self) -> LeaseLost:
@@ -135,6 +142,16 @@ class Lease:
         self.lease_ttl_s = lease_ttl_s
         self.deadline_s = sent_at_s + lease_ttl_s - margin_s(lease_ttl_s)
         self.renewal_unanswered = False
+
+    def begins_unconfirmed(self, *, ends_at_s: float) -> None:
+        """It has begun already, and its whole time is being asked for; until that is confirmed it ends at `ends_at_s`."""
+        self.is_unconfirmed = True
+        self.deadline_s = min(self.deadline_s, ends_at_s)
+
+    def confirmed(self, *, sent_at_s: float) -> None:
+        """Redis has confirmed a lease that had begun before, by the command that was sent at `sent_at_s`."""
+        self.is_unconfirmed = False
+        self.deadline_s = max(self.deadline_s, sent_at_s + self.lease_ttl_s - margin_s(self.lease_ttl_s))
 
     def declare_lost(self, reason: LossReason) -> None:
         """The lease is gone; its holder is told."""

@@ -6,6 +6,8 @@ Everything here is a callback: a command that is on its way is nobody's to cance
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,10 +16,10 @@ from typing import Any
 
 import hiredis
 
-from locks.errors import LockBusy, LockStoreDown, LockStoreRefused, TooManyWaiters
+from locks.errors import LockBusy, LockStoreDown, LockStoreRefused, LossReason, TooManyWaiters
 from locks.events import WakeSource
 from locks.keys import name_of_lock_key, packed_keys
-from locks.lease import Lease
+from locks.lease import Lease, margin_s
 from locks.node import Node
 from locks.store import LockStore
 
@@ -26,12 +28,14 @@ TIMER_SLACK_S = 0.002
 # While the holder is of this process, its release brings the next waiter along; a waiter stands in line at the server
 # only if the holder takes longer than this.
 LAZY_S = 0.05
+LOOK_AGAIN_S = 0.1
 
 
 class Waiter:
     """One caller of acquire, from its refusal to its lease."""
 
     __slots__ = (
+        "begins_at_once",
         "ends_at_s",
         "future",
         "keep_extended",
@@ -52,16 +56,22 @@ class Waiter:
         request_id: str,
         started_at_s: float,
         wait_s: float | None,
+        begins_at_once: bool,
     ) -> None:
         self.lease_ttl_s = lease_ttl_s
         self.lease_ms = lease_ms
         self.keep_extended = keep_extended
+        self.begins_at_once = begins_at_once  # under the claim, while the whole lease is being confirmed
         self.request_id = request_id
         self.started_at_s = started_at_s
         self.ends_at_s = None if wait_s is None else started_at_s + wait_s
         self.future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self.timer: asyncio.TimerHandle | None = None
         self.lease: Lease | None = None
+
+    def came_after_us(self, other: Waiter) -> int:
+        """Microseconds; not below zero."""
+        return max(0, int((self.started_at_s - other.started_at_s) * 1_000_000))
 
     @property
     def waited_s(self) -> float:
@@ -95,7 +105,10 @@ class Waiter:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a line was given: for its first waiter. `sent_at_s`: when the command that did it was sent."""
+    """What a line was given: for its first waiter. `sent_at_s`: when the command that did it was sent.
+
+    `ends_at_s`: its lease ends then at the latest, until the server has confirmed it; None: it is confirmed.
+    """
 
     lease_id: str
     fencing_token: int
@@ -103,6 +116,21 @@ class Grant:
     source: WakeSource
     takeover: bool
     handoff_s: float | None
+    ends_at_s: float | None = None
+
+
+@dataclass(slots=True)
+class Run:
+    """Turns that were granted at once, since nobody else came before those who wait here: each has a token of its own.
+
+    A turn begins without asking the server, under the run's lease; a command makes it the holder right behind.
+    """
+
+    lease: Lease  # of the turn that is on now
+    turns_left: int
+    last_fence: int
+    begins_until_s: float  # no turn begins later: the run's lease would not cover it
+    ends_at_s: float
 
 
 class Request:
@@ -154,6 +182,17 @@ class Request:
             self._on_reply(self, reply)
 
 
+class _Watch(Request):
+    """Reads the lock's holder so as to hear of the next change; only the server that was asked will tell of it."""
+
+    def set_result(self, reply: Any) -> None:
+        """The holder. An error ends it: what another server answered would be read, and not watched."""
+        if reply.__class__ is hiredis.ReplyError:
+            self._on_error(self, LockStoreDown(str(reply)))
+        else:
+            self._on_reply(self, reply)
+
+
 class Line:
     """The waiters of this process for one lock. `lease_id` is what the next grant will be known by."""
 
@@ -166,6 +205,8 @@ class Line:
         self._again: WakeSource | None = None
         self._next_look: asyncio.TimerHandle | None = None
         self._watched = False
+        self._run: Run | None = None
+        self._stood_at_s = 0.0  # the last time at which we certainly still stood in line
         self._stands = False  # in line at the server, as far as is known
         self._down_since_s: float | None = None
         self._lapses_at_s: float | None = None  # when the holder's lease ends, by the last look
@@ -192,6 +233,19 @@ class Line:
         if waiter.ends_at_s is not None:
             wait_s = max(0.0, waiter.ends_at_s - time.monotonic())
             waiter.timer = asyncio.get_running_loop().call_later(wait_s, self._give_up, waiter)
+
+    @property
+    def later(self) -> str:
+        """How many microseconds after the first waiter the next ones came: what a run goes by."""
+        waiters = iter(self.waiters)
+        first = next(waiters)
+        most = self._lines.store.scripts.limits.run_turns - 1
+        return ",".join([str(waiter.came_after_us(first)) for waiter in itertools.islice(waiters, most)])
+
+    def wait_for_holder(self) -> None:
+        """The holder is of this process: its release brings the first waiter along, unless it takes long."""
+        if self.asked is None and self._next_look is None:
+            self._look_in(LAZY_S, WakeSource.HEARTBEAT)
 
     def first_refused(self, waiter: Waiter, reply: Any) -> None:
         """The caller who had asked for itself waits now, before those who came meanwhile. `reply` may be an error."""
@@ -248,6 +302,7 @@ class Line:
                 lease_ms=waiter.lease_ms,
                 seen_fence=self._lines.seen_fence(),
                 age_us=waiter.age_us,
+                later=self.later,
                 waiter_count=len(self.waiters),
                 request_id=waiter.request_id,
             )
@@ -262,13 +317,71 @@ class Line:
         if self.waiters:
             self.look(WakeSource.TRACKING)
 
-    def granted_by_release(self, fencing_token: int, sent_at_s: float) -> None:
-        """The release that was sent then by a holder of this process has given the lock to the first waiter."""
-        self._grant(fencing_token, sent_at_s, WakeSource.HANDOFF, handoff_s=time.monotonic() - sent_at_s)
+    def look_anew(self, source: WakeSource) -> None:
+        """A connection has come back: the server may have forgotten that we stand in line, and what we watch."""
+        self._watched = False
+        self.look(source)
 
-    def stands_in_line(self) -> None:
-        """The release of a holder of this process has left the first waiter in line behind another process."""
+    def granted_by_release(self, fencing_token: int, turns: int, sent_at_s: float) -> None:
+        """The release that was sent then by a holder of this process has given the lock to the first waiter."""
+        self._grant(fencing_token, turns, sent_at_s, WakeSource.HANDOFF, handoff_s=time.monotonic() - sent_at_s)
+
+    def take_turn(self, lease: Lease) -> bool:
+        """Passes the lock on from this lease to the first waiter, within a run; False where there is none. LockStoreDown."""
+        run, self._run = self._run, None
+        now_s = time.monotonic()
+        if run is None or run.lease is not lease or not run.turns_left or not self.waiters:
+            return False
+        if now_s >= run.begins_until_s:
+            return False
+        waiter, lease_id = self.first, self._lines.new_lease_id()
+        run.turns_left -= 1
+        turn = _Turn(self._lines, self.name, lease.lease_id, lease_id, waiter, run.last_fence, run.turns_left)
+        turn.send()
+        del self.waiters[waiter]
+        token = run.last_fence - run.turns_left
+        handoff_s = time.monotonic() - now_s
+        grant = Grant(lease_id, token, now_s, WakeSource.HANDOFF, False, handoff_s, run.ends_at_s)
+        run.lease = turn.lease = self._lines.grant(self, waiter, grant)
+        if self.waiters:
+            self._run = run
+        else:
+            self._lines.forget(self)
+        return True
+
+    def granted_by_message(self, fencing_token: int, turns: int) -> None:
+        """Another process has handed the lock over; the claim is short, so the first waiter confirms.
+
+        It begins at once where it may and where the claim, counted from when we still stood in line, leaves time enough.
+        """
+        if self.asked is self or not self.waiters:
+            self.look(WakeSource.HANDOFF)
+            return
+        waiter, lease_id, heard_at_s = self.first, self.lease_id, time.monotonic()
+        claim_s = min(waiter.lease_ttl_s, self._lines.store.scripts.limits.claim_ms / 1000)
+        ends_at_s = self._stood_at_s + claim_s - margin_s(claim_s)
+        if not waiter.begins_at_once or ends_at_s - heard_at_s < claim_s / 3:
+            self.look(WakeSource.HANDOFF)
+            return
+        last_fence = fencing_token + turns - 1
+        confirmation = _Turn(self._lines, self.name, lease_id, lease_id, waiter, last_fence, turns - 1)
+        try:
+            confirmation.send()
+        except LockStoreDown:
+            return  # the connection that comes back wakes us
+        confirmation.lease = self._grant(
+            fencing_token,
+            turns,
+            heard_at_s,
+            WakeSource.HANDOFF,
+            handoff_s=time.monotonic() - heard_at_s,
+            ends_at_s=ends_at_s,
+        )
+
+    def stands_in_line(self, sent_at_s: float) -> None:
+        """The release that was sent then has left the first waiter in line behind another process."""
         self._stands = True
+        self._stood_at_s = sent_at_s
         if self.asked is None:
             self._look_in(LAZY_S, WakeSource.HEARTBEAT)
 
@@ -291,23 +404,33 @@ class Line:
     def _answered(self, request: Request, reply: Any, lease_id: str, source: WakeSource) -> None:
         if self.asked is not request or not self.waiters:
             # What it was about has been granted or given back meanwhile. One that was asked again since has come too late.
-            if not isinstance(reply, list):
+            if not _is_refusal(reply):
                 self._lines.give_back_unless_held(self.name, lease_id)
             return
         self.asked = None
         self._down_since_s = None
-        if isinstance(reply, list):
+        if _is_refusal(reply):
             self._refused(reply, request.sent_at_s)
         else:
             handoff_s = time.monotonic() - request.sent_at_s if source is WakeSource.HANDOFF else None
-            self._grant(reply, request.sent_at_s, source, handoff_s=handoff_s)
+            fencing_token, turns = (reply, 1) if isinstance(reply, int) else reply
+            self._grant(fencing_token, turns, request.sent_at_s, source, handoff_s=handoff_s)
 
     def _failed(self, request: Request, error: LockStoreDown) -> None:
         if self.asked is request:
             self.asked = None
             self._store_is_down(error)
 
-    def _grant(self, fencing_token: int, sent_at_s: float, source: WakeSource, *, handoff_s: float | None) -> None:
+    def _grant(
+        self,
+        fencing_token: int,
+        turns: int,
+        sent_at_s: float,
+        source: WakeSource,
+        *,
+        handoff_s: float | None,
+        ends_at_s: float | None = None,
+    ) -> Lease:
         waiter, _ = self.waiters.popitem(last=False)
         lease_id = self.lease_id
         lapsed = self._lapses_at_s is not None and time.monotonic() >= self._lapses_at_s - TIMER_SLACK_S
@@ -315,16 +438,25 @@ class Line:
         self._lapses_at_s = None
         self._watched = False
         self._again = None
+        self._down_since_s = None
         if self.waiters:
             self._renew_lease_id()
             self._look_in(min(LAZY_S, waiter.lease_ttl_s), WakeSource.HEARTBEAT)
         else:
             self._lines.forget(self)
-        self._lines.grant(self, waiter, Grant(lease_id, fencing_token, sent_at_s, source, takeover, handoff_s))
+        grant = Grant(lease_id, fencing_token, sent_at_s, source, takeover, handoff_s, ends_at_s)
+        lease = self._lines.grant(self, waiter, grant)
+        if turns > 1 and self.waiters:
+            begins_until_s = sent_at_s + self._lines.store.scripts.limits.run_ms / 1000
+            if ends_at_s is None:
+                ends_at_s = begins_until_s + waiter.lease_ttl_s - margin_s(waiter.lease_ttl_s)
+            self._run = Run(lease, turns - 1, fencing_token + turns - 1, begins_until_s, ends_at_s)
+        return lease
 
     def _refused(self, reply: list[int], sent_at_s: float) -> None:
         remaining_ms, place, look_within_ms, _ = reply
         self._stands = True
+        self._stood_at_s = sent_at_s
         self.expires_in_s = remaining_ms / 1000 if remaining_ms >= 0 else None
         self._lapses_at_s = sent_at_s + self.expires_in_s if self.expires_in_s is not None else None
         if self._again is not None:
@@ -344,24 +476,29 @@ class Line:
             if holder is None and self.waiters and not is_free:
                 self.changed()  # it went before we watched
 
+        def not_watching(request: Request, error: LockStoreDown) -> None:
+            self._watched = False
+
         try:
             node = self._lines.store.node_of(self.name)
         except LockStoreDown:
             return
-        request = Request(self._lines, self.name, watching, lambda request, error: None)
+        request = _Watch(self._lines, self.name, watching, not_watching)
         self._watched = node.watch(f"lock:{{{self.name}}}", request)
 
     def _store_is_down(self, error: LockStoreDown) -> None:
         if not self.waiters:
             return
         now_s = time.monotonic()
+        down_for_s = self._lines.down_for_s(self.name)
         if self._down_since_s is None:
-            self._down_since_s = now_s - self._lines.down_for_s(self.name)
+            self._down_since_s = now_s - down_for_s
         left_s = self._down_since_s + self._lines.outage_wait_s - now_s
         if left_s <= 0 or isinstance(error, LockStoreRefused):
             self.fail(error)
         else:
-            self._look_in(left_s, WakeSource.HEARTBEAT)
+            # A connection that comes back wakes us. One that is there, and says that it cannot yet, does not.
+            self._look_in(left_s if down_for_s else min(left_s, LOOK_AGAIN_S), WakeSource.HEARTBEAT)
 
     def _look_in(self, wait_s: float, source: WakeSource) -> None:
         self._stop_next_look()
@@ -383,6 +520,60 @@ class Line:
         self._lines.rename(self, self._lines.new_lease_id())
 
 
+class _Turn:
+    """The command that makes a turn the holder for its whole time; the turn is on already when its answer comes."""
+
+    def __init__(
+        self, lines: Lines, name: str, before: str, lease_id: str, waiter: Waiter, last_fence: int, turns_left: int
+    ) -> None:
+        self._lines = lines
+        self._name = name
+        self._lease_ids = before, lease_id
+        self._waiter = waiter
+        self._last_fence, self._turns_left = last_fence, turns_left
+        self.lease: Lease | None = None
+
+    def send(self) -> None:
+        """Raises LockStoreDown at once while there is no connection."""
+        node = self._lines.store.node_of(self._name)
+        Request(self._lines, self._name, self._answered, self._failed).send(node, self._command(node))
+
+    def _command(self, node: Node) -> str:
+        before, lease_id = self._lease_ids
+        return self._lines.store.scripts.turn(
+            node,
+            packed_keys(self._name),
+            before,
+            next_lease_id=lease_id,
+            lease_ms=self._waiter.lease_ms,
+            last_fence=self._last_fence,
+            turns_left=self._turns_left,
+            request_id=self._waiter.request_id,
+        )
+
+    def _answered(self, request: Request, reply: Any) -> None:
+        assert self.lease is not None
+        if self.lease.ended:
+            return
+        if isinstance(reply, int):
+            # Confirmed; but an extension that was asked for meanwhile may have been answered before.
+            self.lease.confirmed(sent_at_s=request.sent_at_s)
+        else:
+            self._lines.lose(self.lease, LossReason(reply.decode()))
+
+    def _failed(self, request: Request, error: LockStoreDown) -> None:
+        self._lines.spawn(self._again(request))
+
+    async def _again(self, request: Request) -> None:
+        """Unknown is not confirmed: the run's end stands. Once more does no harm."""
+        with contextlib.suppress(LockStoreDown):
+            self._answered(request, await self._lines.store.run(self._name, self._command))
+
+
+def _is_refusal(reply: Any) -> bool:
+    return isinstance(reply, list) and len(reply) > 2
+
+
 class Lines:
     """All lines of this process, by lock and by the lease id that the next grant will be known by."""
 
@@ -396,13 +587,15 @@ class Lines:
         new_lease_id: Callable[[], str],
         seen_fence: Callable[[], int],
         is_held: Callable[[str], bool],
-        grant: Callable[[Line, Waiter, Grant], None],
+        grant: Callable[[Line, Waiter, Grant], Lease],
+        lose: Callable[[Lease, LossReason], None],
         spawn: Callable[[Any], None],
     ) -> None:
         self.store = store
         self.new_lease_id = new_lease_id
         self.seen_fence = seen_fence
         self.grant = grant
+        self.lose = lose
         self.spawn = spawn
         self.by_name: dict[str, Line] = {}
         self._by_lease_id: dict[str, Line] = {}
@@ -420,6 +613,13 @@ class Lines:
         self._by_lease_id[line.lease_id] = line
         return line
 
+    def open(self, name: str) -> Line:
+        """The line of a lock that this process holds: nobody needs to ask the server."""
+        line = Line(self, name)
+        self.by_name[name] = line
+        self._by_lease_id[line.lease_id] = line
+        return line
+
     @property
     def is_full(self) -> bool:
         """Whether one more waiter would be one too many for this process."""
@@ -432,11 +632,11 @@ class Lines:
         if line is not None and len(line.waiters) >= self._max_waiters_per_lock:
             raise TooManyWaiters(f"{len(line.waiters)} callers of this process wait for this lock already")
 
-    def on_granted(self, lease_id: str, name: str) -> None:
-        """Another process has handed the lock over; the first waiter confirms, for the claim is short."""
+    def on_granted(self, lease_id: str, fencing_token: int, turns: int, name: str) -> None:
+        """Another process has handed the lock over to whoever stands in line under this lease id."""
         line = self._by_lease_id.get(lease_id)
         if line is not None and (line.waiters or line.asked is not None):
-            line.look(WakeSource.HANDOFF)
+            line.granted_by_message(fencing_token, turns)
         else:
             self.give_back_unless_held(name, lease_id)
 
@@ -458,14 +658,20 @@ class Lines:
         """Every line stands in line again: the server may have forgotten it."""
         for line in list(self.by_name.values()):
             if line.waiters:
-                line.look(source)
+                line.look_anew(source)
 
-    def granted_by_release(self, lease_id: str, fencing_token: int, sent_at_s: float) -> bool:
+    def holder_is_gone(self, name: str) -> None:
+        """A lease of this process has ended without a release: whoever waits here asks for the lock."""
+        line = self.by_name.get(name)
+        if line is not None and line.waiters:
+            line.look(WakeSource.TIMER)
+
+    def granted_by_release(self, lease_id: str, fencing_token: int, turns: int, sent_at_s: float) -> bool:
         """A release of this process has granted this lease id; False where nobody waits under it any more."""
         line = self._by_lease_id.get(lease_id)
         if line is None or not line.waiters:
             return False
-        line.granted_by_release(fencing_token, sent_at_s)
+        line.granted_by_release(fencing_token, turns, sent_at_s)
         return True
 
     def rename(self, line: Line, lease_id: str) -> None:
@@ -496,10 +702,7 @@ class Lines:
 
     def down_for_s(self, name: str) -> float:
         """For how long the lock's server has been out of reach."""
-        try:
-            return self.store.node_of(name).commands.down_for_s
-        except LockStoreDown:
-            return 0.0
+        return self.store.down_for_s(name)
 
     def leave_all(self) -> None:
         """Gives up this process' places, while there is still a connection to say so."""

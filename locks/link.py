@@ -105,6 +105,11 @@ class Link:
             raise LockStoreDown(self.last_error)
         self._wire.send(command, receiver)
 
+    def flush(self) -> None:
+        """Writes what has gathered now, and not at the end of the tick."""
+        if self._wire is not None:
+            self._wire.flush()
+
     def drop(self, reason: str) -> None:
         """Gives this connection up and makes another: the server at its end is not, or is no longer, the right one."""
         if self._wire is not None:
@@ -184,6 +189,19 @@ class Link:
                 raise LockStoreDown(f"Redis at {self.address.host}:{self.address.port} refuses: {reply}")
         if self._on_greeted is not None:
             self._on_greeted(replies[len(first) :])
+
+
+async def ask_once(address: Address, *command: Argument, command_timeout_s: float) -> Any:
+    """One command's reply, which may be an error, on a connection of its own. Raises LockStoreDown."""
+    replies: list[Any] = []
+    link = Link(address, command_timeout_s=command_timeout_s, greeting=lambda: [command], on_greeted=replies.extend)
+    try:
+        async with asyncio.timeout(command_timeout_s):
+            wire = await link._connect()
+    except (OSError, TimeoutError) as error:
+        raise LockStoreDown(_reason(error, address)) from error
+    wire.close("asked")
+    return replies[0]
 
 
 def _reason(error: BaseException, address: Address) -> str:

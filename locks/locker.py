@@ -67,7 +67,8 @@ class Locker:
         self._emit = listener
         self._max_leases = max_leases
         self._lease_ids: list[str] = []
-        self._held: dict[str, Lease] = {}
+        self._held: dict[str, Lease] = {}  # also those that are being released
+        self._holders: dict[str, Lease] = {}
         self._seen_fence = 0
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -93,7 +94,7 @@ class Locker:
 
         self._servers = servers_at(place_of(url), new_node, command_timeout_s=command_timeout_s)
         self._store = LockStore(self._servers, self._scripts, command_timeout_s=command_timeout_s)
-        self._renewal = Renewal(self._store, listener, on_lost=self._forget)
+        self._renewal = Renewal(self._store, listener, on_lost=self._lost)
         self._lines = Lines(
             self._store,
             max_waiters=max_waiters,
@@ -103,6 +104,7 @@ class Locker:
             seen_fence=lambda: self._seen_fence,
             is_held=self._held.__contains__,
             grant=self._grant,
+            lose=self._renewal.lose,
             spawn=self._spawn,
         )
         self._command_timeout_s = command_timeout_s
@@ -120,9 +122,9 @@ class Locker:
     async def __aenter__(self) -> Self:
         await self.open()
         if not await self.up_within(max(1.0, 2 * self._command_timeout_s)):
-            reasons = [node.commands.last_error for node in self._servers.nodes()]
+            reason = self._servers.last_error
             await self.close()
-            raise LockStoreDown(reasons[0] if reasons else "no server of the Cluster answers")
+            raise LockStoreDown(reason)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -134,8 +136,7 @@ class Locker:
 
     async def up_within(self, wait_s: float) -> bool:
         """Waits for the first connections, or for those lost a moment ago; whether they are there."""
-        nodes = list(self._servers.nodes())
-        return bool(nodes) and all(await asyncio.gather(*[node.up_within(wait_s) for node in nodes]))
+        return await self._servers.up_within(wait_s)
 
     async def close(self) -> None:
         """Leaves every line and closes the connections. Leases still held run out by themselves."""
@@ -163,7 +164,7 @@ class Locker:
     @property
     def held(self) -> Sequence[Lease]:
         """The leases that this process holds now."""
-        return list(self._held.values())
+        return [lease for lease in self._held.values() if not lease.ended]
 
     def hold(self, name: str, *, lease_ttl_s: float = 10.0, wait_s: float | None = None, request_id: str = "") -> Hold:
         """`async with` holds the lock, kept extended; when it is lost the body is cancelled and LeaseLost comes out.
@@ -179,7 +180,7 @@ class Locker:
         """The same for several locks, all or none; the body gets their leases in the order of `names`."""
         return HoldMany(self, names, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id=request_id)
 
-    async def acquire(
+    def acquire(
         self,
         name: str,
         *,
@@ -187,11 +188,29 @@ class Locker:
         wait_s: float | None = None,
         keep_extended: bool = False,
         request_id: str = "",
-    ) -> Lease:
+    ) -> Coroutine[Any, Any, Lease]:
         """A lease on `name`, which ends after lease_ttl_s unless it is extended or released.
 
         Raises LockBusy after wait_s (0: at once, None: never), LockStoreDown, TooManyWaiters, TooManyLeases, ValueError.
         """
+        return self._acquire(name, lease_ttl_s, wait_s, keep_extended, request_id, begins_at_once=False)
+
+    def acquire_for_body(
+        self, name: str, *, lease_ttl_s: float, wait_s: float | None, request_id: str
+    ) -> Coroutine[Any, Any, Lease]:
+        """The same for the body of a hold, which begins under the claim of a handoff while its lease is confirmed."""
+        return self._acquire(name, lease_ttl_s, wait_s, True, request_id, begins_at_once=True)
+
+    async def _acquire(
+        self,
+        name: str,
+        lease_ttl_s: float,
+        wait_s: float | None,
+        keep_extended: bool,
+        request_id: str,
+        *,
+        begins_at_once: bool,
+    ) -> Lease:
         started_at_s = time.monotonic()
         check_name(name)
         lease_ms = milliseconds(lease_ttl_s)
@@ -203,6 +222,9 @@ class Locker:
             return await self._acquire_now(name, lease_ttl_s, keep_extended, request_id, started_at_s)
         lines = self._lines
         line = lines.by_name.get(name)
+        if line is None and name in self._holders:
+            lines.check_room(None)
+            line = lines.open(name)
         reply: Any = None
         if line is None and not lines.is_full:
             # Nobody here waits for it: the caller asks for itself, and in most cases that is all.
@@ -247,6 +269,7 @@ class Locker:
             request_id=request_id,
             started_at_s=started_at_s,
             wait_s=wait_s,
+            begins_at_once=begins_at_once,
         )
         return await self._wait(line, waiter, reply)
 
@@ -353,25 +376,27 @@ class Locker:
     async def extend(self, lease: Lease, lease_ttl_s: float) -> None:
         """See Lease.extend."""
         milliseconds(lease_ttl_s)
-        lease.raise_if_lost()
+        lease.raise_if_over()
         sent_at_s, outcome = await extend(self._store, lease, lease_ttl_s)
         if outcome is not ExtendOutcome.EXTENDED:
             self._renewal.lose(lease, LossReason(outcome.value))
-        lease.raise_if_lost()
+        lease.raise_if_over()
         lease.extended(sent_at_s=sent_at_s, lease_ttl_s=lease_ttl_s)
-        if not lease.ended:
-            self._renewal.watch(lease)
+        self._renewal.watch(lease)
         self._emit(Extended(lease.name, lease.fencing_token))
 
     async def release(self, lease: Lease) -> bool:
         """See Lease.release."""
         if lease.ended:
             return False
-        self._end(lease)
+        lease.ended = True
+        self._renewal.forget(lease)
         line = self._lines.by_name.get(lease.name)
         try:
             node = self._store.node_of(lease.name)
-            if line is not None and line.takes_over:
+            if line is not None and line.take_turn(lease):
+                reply = _HANDED_OVER
+            elif line is not None and line.takes_over:
                 reply = await self._release_in_line(lease, line, node)
             else:
                 reply = await node.gather(node.releases, (lease.name, lease.lease_id))
@@ -383,6 +408,9 @@ class Locker:
                 held_s = time.monotonic() - lease.acquired_at_s
                 self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours=False, handed_over=False))
             raise
+        finally:
+            # Not before: an old look of its line, answered meanwhile, must not take it for a lease that nobody wants.
+            self._forget(lease)
         still_ours = bool(reply != 0)
         if self._emit is not ignore:
             held_s = time.monotonic() - lease.acquired_at_s
@@ -391,10 +419,10 @@ class Locker:
 
     def export(self, lease: Lease) -> str:
         """See Lease.export."""
-        lease.raise_if_lost()
-        if lease.ended:
-            raise lease.loss()
-        self._end(lease)
+        lease.raise_if_over()
+        lease.ended = True
+        self._renewal.forget(lease)
+        self._lost(lease)
         self._emit(Exported(lease.name, lease.fencing_token, time.monotonic() - lease.acquired_at_s))
         return json.dumps([lease.name, lease.lease_id, lease.fencing_token, lease.lease_ttl_s])
 
@@ -456,6 +484,7 @@ class Locker:
             self._emit(Waiting(name))
         if first_reply is None:
             line.join(waiter)
+            line.wait_for_holder()
         else:
             line.first_refused(waiter, first_reply)
         try:
@@ -475,7 +504,7 @@ class Locker:
         finally:
             self._lines.waiter_count -= 1
 
-    def _grant(self, line: Line, waiter: Waiter, grant: Grant) -> None:
+    def _grant(self, line: Line, waiter: Waiter, grant: Grant) -> Lease:
         lease = Lease(
             self,
             line.name,
@@ -488,7 +517,11 @@ class Locker:
             keep_extended=waiter.keep_extended,
             request_id=waiter.request_id,
         )
-        waiter.grant(self._begin(lease, grant.source, queued=True, takeover=grant.takeover, handoff_s=grant.handoff_s))
+        if grant.ends_at_s is not None:
+            lease.begins_unconfirmed(ends_at_s=grant.ends_at_s)
+        self._begin(lease, grant.source, queued=True, takeover=grant.takeover, handoff_s=grant.handoff_s)
+        waiter.grant(lease)
+        return lease
 
     async def _release_in_line(self, lease: Lease, line: Line, node: Node) -> Any:
         """The release that also says who of this process wants the lock next, so that a handoff within it is one command."""
@@ -500,15 +533,18 @@ class Locker:
             next_lease_id=line.lease_id,
             lease_ms=first.lease_ms,
             age_us=first.age_us,
+            later=line.later,
             waiter_count=len(line.waiters),
             request_id=first.request_id,
         )
         answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def on_reply(request: Request, reply: Any) -> None:
-            self._released_in_line(lease, line, reply, request.sent_at_s)
             if not answered.done():
-                answered.set_result(reply)
+                answered.set_result(
+                    reply
+                )  # first: who comes back for the lock stands before those whose turn begins now
+            self._released_in_line(lease, line, reply, request.sent_at_s)
 
         def on_error(request: Request, error: LockStoreDown) -> None:
             if not answered.done():
@@ -519,14 +555,14 @@ class Locker:
 
     def _released_in_line(self, lease: Lease, line: Line, reply: Any, sent_at_s: float) -> None:
         if isinstance(reply, list):
-            fencing_token, lease_id = reply[0], reply[1].decode()
-            if not self._lines.granted_by_release(lease_id, fencing_token, sent_at_s):
+            fencing_token, lease_id, turns = reply[0], reply[1].decode(), reply[2]
+            if not self._lines.granted_by_release(lease_id, fencing_token, turns, sent_at_s):
                 self._lines.give_back_unless_held(lease.name, lease_id)
         elif line.waiters:
-            line.stands_in_line()
+            line.stands_in_line(sent_at_s)
 
     async def _release_again(self, lease: Lease) -> None:
-        """Whether a release that was lost or cancelled is done is unknown; once more does no harm, and may free the lock."""
+        """Whether a release that was lost or cancelled is done is unknown; once more does no harm, and frees it sooner."""
         with contextlib.suppress(LockStoreDown):
             await self._store.run(lease.name, lambda node: self._release_command(node, lease))
 
@@ -551,16 +587,17 @@ class Locker:
     def _keep(self, lease: Lease) -> None:
         if lease.fencing_token > self._seen_fence:
             self._seen_fence = lease.fencing_token
-        self._held[lease.lease_id] = lease
+        self._held[lease.lease_id] = self._holders[lease.name] = lease
         self._renewal.watch(lease)
+
+    def _lost(self, lease: Lease) -> None:
+        self._forget(lease)
+        self._lines.holder_is_gone(lease.name)
 
     def _forget(self, lease: Lease) -> None:
         self._held.pop(lease.lease_id, None)
-
-    def _end(self, lease: Lease) -> None:
-        lease.ended = True
-        self._held.pop(lease.lease_id, None)
-        self._renewal.forget(lease)
+        if self._holders.get(lease.name) is lease:
+            del self._holders[lease.name]
 
     async def _release_quietly(self, lease: Lease) -> None:
         with contextlib.suppress(LockStoreDown):
@@ -575,11 +612,10 @@ class Locker:
         self._lines.look_all(WakeSource.RECONNECT)
 
     def _on_message(self, message: bytes) -> None:
-        """What the scripts publish: granted <lease id> <name>, look <lease id>, forced <lease id>."""
-        word, _, rest = message.decode().partition(" ")
-        lease_id, _, name = rest.partition(" ")
+        """What the scripts publish: granted <lease id> <token> <turns> <name>, look <lease id>, forced <lease id>."""
+        word, lease_id, *rest = message.decode().split(" ")
         if word == "granted":
-            self._lines.on_granted(lease_id, name)
+            self._lines.on_granted(lease_id, int(rest[0]), int(rest[1]), rest[2])
         elif word == "look":
             self._lines.on_look(lease_id)
         elif word == "forced" and (lease := self._held.get(lease_id)) is not None:
@@ -620,9 +656,11 @@ def _check_request_id(request_id: str) -> None:
 def _read_export(exported: str) -> tuple[str, str, int, float]:
     try:
         name, lease_id, fencing_token, lease_ttl_s = json.loads(exported)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError("not an exported lease") from error
-    sane = isinstance(name, str) and isinstance(lease_id, str) and len(lease_id) == 2 * _RANDOM_BYTES
-    if not (sane and lease_id.isalnum() and isinstance(fencing_token, int) and isinstance(lease_ttl_s, int | float)):
+    sane = isinstance(name, str) and isinstance(fencing_token, int) and isinstance(lease_ttl_s, int | float)
+    if not (sane and isinstance(lease_id, str) and len(lease_id) == 2 * _RANDOM_BYTES):
         raise ValueError("not an exported lease")
-    return name, lease_id, fencing_token, float(lease_ttl_s)
+    if not (lease_id.isascii() and lease_id.isalnum()):
+        raise ValueError("not an exported lease")
+    return name, lease_id, fencing_token, lease_ttl_s

@@ -17,8 +17,11 @@ from locks.link import Link
 from locks.wire import Argument, Receiver, packed, retrieve
 
 INVALIDATED = b"__redis__:invalidate"
+USE_CLUSTER_URL = "this Redis is a node of a Cluster: its URL starts with redis+cluster://"
 # One script call for so many at the most: it keeps everybody else waiting for about half a millisecond.
 MOST_AT_ONCE = 64
+# So many are sent before the tick ends: the server works on them while we gather the next.
+EAGER = 16
 _TRACK_NEXT = packed("CLIENT", "CACHING", "YES")
 
 
@@ -84,6 +87,7 @@ class Node:
         shares_commands: bool = True,
         locate: Callable[[], Awaitable[Address]] | None = None,
         must_be_master: bool = False,
+        must_not_be_clustered: bool = False,
     ) -> None:
         self.channel = channel
         self.acquires = Gathering(acquire_free)
@@ -91,8 +95,9 @@ class Node:
         self._gathered = False
         self._most_at_once = MOST_AT_ONCE if shares_commands else 1
         self._events = events
-        self._greeting = (*greeting, ("ROLE",)) if must_be_master else (*greeting, ("PING",))
-        self._must_be_master = must_be_master
+        self._must_be_master, self._must_not_be_clustered = must_be_master, must_not_be_clustered
+        who_are_you = ("ROLE",) if must_be_master else ("CLUSTER", "MYID") if must_not_be_clustered else ("PING",)
+        self._greeting = (*greeting, who_are_you)
         self._listener_id: int | None = None
         self._tracks = False
         self.commands = Link(
@@ -138,7 +143,10 @@ class Node:
         future: asyncio.Future[Any] = loop.create_future()
         gathering.items.append(item)
         gathering.receivers.append(future)
-        if not self._gathered:
+        if len(gathering.items) >= EAGER:
+            self._send_gathered()
+            self.commands.flush()
+        elif not self._gathered:
             self._gathered = True
             loop.call_soon(self._send_gathered)
         return future
@@ -196,10 +204,16 @@ class Node:
     def _commands_greeted(self, replies: list[Any]) -> None:
         self._tracks = False
         count = len(self._greeting)
-        for reply in replies[:count]:
+        *loaded, who = replies[:count]
+        if self._must_not_be_clustered:
+            if not isinstance(who, hiredis.ReplyError):
+                raise LockStoreDown(f"{self.commands.address!r}: {USE_CLUSTER_URL}")
+        else:
+            loaded.append(who)
+        for reply in loaded:
             if isinstance(reply, hiredis.ReplyError):
                 raise LockStoreDown(f"Redis at {self.commands.address!r} refuses: {reply}")
-        if self._must_be_master and replies[count - 1][0] != b"master":
+        if self._must_be_master and who[0] != b"master":
             raise LockStoreDown(f"Redis at {self.commands.address!r} is not the master")
         # An invalidation goes to a connection by its number, and that one may be of another server, or gone.
         self._tracks = len(replies) > count and not isinstance(replies[count], hiredis.ReplyError)

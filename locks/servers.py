@@ -6,22 +6,23 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Protocol, TypeVar
 
 import hiredis
-from redis.asyncio.sentinel import Sentinel
-from redis.exceptions import RedisError
 
 from locks.address import Address, Cluster, Place, Sentinels
-from locks.errors import LockStoreDown
+from locks.errors import LockStoreDown, LockStoreRefused
 from locks.keys import SLOT_COUNT, slot_of
-from locks.link import Link
-from locks.node import Node
+from locks.link import ask_once
+from locks.node import USE_CLUSTER_URL, Node
 
 LOOK_AGAIN_S = 0.25
+# As many names as have the same length: a command is sent to another server with another name in it.
+MOST_CHANNELS = 0x10000
 
 NewNode = Callable[..., Node]
+Found = TypeVar("Found")
 
 
 class Servers(Protocol):
@@ -39,8 +40,18 @@ class Servers(Protocol):
     def beside(self, host: str, port: int) -> Node:
         """The server that a slot is just moving to."""
 
+    def down_for_s(self, name: str) -> float:
+        """For how long the lock's server has been out of reach; 0.0 while it is not."""
+
+    @property
+    def last_error(self) -> str:
+        """Why there was no connection when there was none."""
+
     async def open(self) -> None:
         """Begins to connect."""
+
+    async def up_within(self, wait_s: float) -> bool:
+        """Waits for the connections to all of them, or for those lost a moment ago; whether they are there."""
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -50,10 +61,10 @@ def servers_at(place: Place, new_node: NewNode, *, command_timeout_s: float) -> 
     """The servers of a lock store."""
     match place:
         case Address():
-            return OneServer(new_node(place, channel=_channels()()))
+            return OneServer(new_node(place, channel=_channels()(), must_not_be_clustered=True))
         case Sentinels():
             locate = _MasterLookup(place, timeout_s=command_timeout_s)
-            return OneServer(new_node(place.data, channel=_channels()(), locate=locate, must_be_master=True), locate)
+            return OneServer(new_node(place.data, channel=_channels()(), locate=locate, must_be_master=True))
         case Cluster():
             return ClusterServers(place, new_node, command_timeout_s=command_timeout_s)
 
@@ -61,15 +72,14 @@ def servers_at(place: Place, new_node: NewNode, *, command_timeout_s: float) -> 
 def _channels() -> Callable[[], str]:
     """Names for this process; each server knows it by another, since a Cluster spreads messages to all its nodes."""
     process, numbers = secrets.token_hex(8), itertools.count()
-    return lambda: f"lock-wake:{process}:{next(numbers)}"
+    return lambda: f"lock-wake:{process}:{next(numbers) % MOST_CHANNELS:04x}"
 
 
 class OneServer:
     """All locks on one server, which may be another one after a failover."""
 
-    def __init__(self, node: Node, lookup: _MasterLookup | None = None) -> None:
+    def __init__(self, node: Node) -> None:
         self._node = node
-        self._lookup = lookup
 
     def node_of(self, name: str) -> Node:
         """The server."""
@@ -81,15 +91,28 @@ class OneServer:
 
     def moved(self, slot: int, host: str, port: int) -> Node:
         """The server: one that says MOVED to a client that knows no Cluster is not what its URL says."""
-        raise LockStoreDown("this Redis is a node of a Cluster: its URL starts with redis+cluster://")
+        raise LockStoreRefused(USE_CLUSTER_URL)
 
     def beside(self, host: str, port: int) -> Node:
         """As moved."""
         return self.moved(0, host, port)
 
+    def down_for_s(self, name: str) -> float:
+        """Of the server."""
+        return self._node.commands.down_for_s
+
+    @property
+    def last_error(self) -> str:
+        """Of the server."""
+        return self._node.commands.last_error
+
     async def open(self) -> None:
         """Begins to connect."""
         self._node.open()
+
+    async def up_within(self, wait_s: float) -> bool:
+        """Waits for both connections."""
+        return await self._node.up_within(wait_s)
 
     async def close(self) -> None:
         """Closes its connections."""
@@ -104,22 +127,16 @@ class _MasterLookup:
         self._timeout_s = timeout_s
 
     async def __call__(self) -> Address:
-        place = self._place
-        names = ("password",) if len(place.credentials) == 1 else ("username", "password")
-        options: dict[str, Any] = dict(zip(names, place.credentials, strict=False))
-        sentinel = Sentinel(  # type: ignore[no-untyped-call]
-            list(place.hosts),
-            sentinel_kwargs={"socket_timeout": self._timeout_s, "socket_connect_timeout": self._timeout_s, **options},
-        )
-        try:
-            host, port = await sentinel.discover_master(place.service)
-        except RedisError as error:
-            raise LockStoreDown(f"no Sentinel knows the master of {place.service!r}: {error}") from error
-        finally:
-            for client in sentinel.sentinels:
-                with contextlib.suppress(RedisError, OSError):
-                    await client.aclose()
-        return place.data.at(host, port)
+        return await _first_answer(self._asked(sentinel) for sentinel in self._place.sentinels)
+
+    async def _asked(self, sentinel: Address) -> Address:
+        service = self._place.service
+        question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
+        reply = await ask_once(sentinel, *question, command_timeout_s=self._timeout_s)
+        if not isinstance(reply, list):
+            raise LockStoreDown(f"Sentinel at {sentinel.host}:{sentinel.port} knows no {service!r}: {reply}")
+        host, port = reply
+        return self._place.data.at(host.decode(), int(port))
 
 
 class ClusterServers:
@@ -134,14 +151,17 @@ class ClusterServers:
         self._by_slot: list[Node | None] = [None] * SLOT_COUNT
         self._task: asyncio.Task[None] | None = None
         self._look = asyncio.Event()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._known = asyncio.Event()
+        self._opened_at_s = 0.0
+        self._error = "not asked yet"
+        self._retired: dict[asyncio.Task[None], Node] = {}
 
     def node_of(self, name: str) -> Node:
         """The master that has the lock's slot. Raises LockStoreDown while none is known."""
         node = self._by_slot[slot_of(name)]
         if node is None:
             self._look.set()
-            raise LockStoreDown("the Cluster's slots are not known yet")
+            raise LockStoreDown(f"the Cluster's slots are not known yet: {self._error}")
         if not node.commands.is_up:
             self._look.set()
         return node
@@ -160,11 +180,34 @@ class ClusterServers:
         """The server a slot is moving to."""
         return self._at(host, port)
 
+    def down_for_s(self, name: str) -> float:
+        """Of the slot's master; of all of them while none is known."""
+        node = self._by_slot[slot_of(name)]
+        return node.commands.down_for_s if node is not None else self._unknown_for_s()
+
+    @property
+    def last_error(self) -> str:
+        """Of the first master that is out of reach, or why the slots could not be asked for."""
+        down = [node.commands.last_error for node in self._nodes.values() if not node.commands.is_up]
+        return down[0] if down else self._error
+
     async def open(self) -> None:
         """Asks for the slots, once here, and then whenever something has changed."""
-        with contextlib.suppress(LockStoreDown):
+        self._opened_at_s = asyncio.get_running_loop().time()
+        try:
             await self._ask_for_slots()
+        except LockStoreDown:
+            self._look.set()
         self._task = asyncio.create_task(self._keep_known(), name="lock-cluster")
+
+    async def up_within(self, wait_s: float) -> bool:
+        """Waits for the slots, and for the connections to all masters."""
+        if not self._known.is_set():
+            try:
+                await asyncio.wait_for(self._known.wait(), max(0.0, wait_s - self._unknown_for_s()))
+            except TimeoutError:
+                return False
+        return all(await asyncio.gather(*[node.up_within(wait_s) for node in self._nodes.values()]))
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -172,9 +215,14 @@ class ClusterServers:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        for node in self._nodes.values():
+        nodes = [*self._nodes.values(), *self._retired.values()]
+        for task in list(self._retired):
+            task.cancel()
+        for node in nodes:
             await node.close()
-        await asyncio.gather(*self._closing)
+
+    def _unknown_for_s(self) -> float:
+        return asyncio.get_running_loop().time() - self._opened_at_s
 
     async def _keep_known(self) -> None:
         while True:
@@ -187,37 +235,34 @@ class ClusterServers:
                 self._look.set()
 
     async def _ask_for_slots(self) -> None:
-        reply = await self._slots()
+        try:
+            asked, reply = await self._slots()
+        except LockStoreDown as error:
+            self._error = str(error)
+            raise
         known: set[tuple[str, int]] = set()
         for first, last, (host, port, *_), *_replicas in reply:
-            place = (host.decode(), port)
+            # A node that does not know its own name: it is where it was asked.
+            place = (asked.host if host in (None, b"", b"?") else host.decode(), port)
             known.add(place)
             node = self._at(*place)
             self._by_slot[first : last + 1] = [node] * (last + 1 - first)
         for place in set(self._nodes) - known:
-            task = asyncio.create_task(self._nodes.pop(place).close(), name="lock-node-close")
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            node = self._nodes.pop(place)
+            task = asyncio.create_task(self._retire(node), name="lock-node-close")
+            self._retired[task] = node
+            task.add_done_callback(self._retired.pop)
+        self._known.set()
 
-    async def _slots(self) -> list[Any]:
-        """CLUSTER SLOTS from whoever answers first: the nodes that are known, then those of the URL."""
-        for node in list(self._nodes.values()):
-            if node.commands.is_up:
-                with contextlib.suppress(LockStoreDown):
-                    return _checked(await node.commands.call("CLUSTER", "SLOTS"))
-        error = "no node of the Cluster answers"
-        for address in self._place.nodes:
-            link = Link(address, command_timeout_s=self._timeout_s)
-            link.open()
-            try:
-                if await link.up_within(max(1.0, 2 * self._timeout_s)):
-                    return _checked(await link.call("CLUSTER", "SLOTS"))
-                error = link.last_error
-            except LockStoreDown as failure:
-                error = str(failure)
-            finally:
-                await link.close()
-        raise LockStoreDown(error)
+    async def _slots(self) -> tuple[Address, list[Any]]:
+        """CLUSTER SLOTS from whoever answers first: the nodes that are known, else those of the URL."""
+        with contextlib.suppress(LockStoreDown):
+            return await _first_answer(_told_by(node) for node in self._nodes.values() if node.commands.is_up)
+        return await _first_answer(self._told_at(address) for address in self._place.nodes)
+
+    async def _told_at(self, address: Address) -> tuple[Address, list[Any]]:
+        reply = await ask_once(address, "CLUSTER", "SLOTS", command_timeout_s=self._timeout_s)
+        return address, _checked(reply, address)
 
     def _at(self, host: str, port: int) -> Node:
         node = self._nodes.get((host, port))
@@ -227,11 +272,42 @@ class ClusterServers:
             node.open()
         return node
 
+    async def _retire(self, node: Node) -> None:
+        """Closes it once what is on its way there has been answered."""
+        await asyncio.sleep(self._timeout_s)
+        await node.close()
 
-def _checked(reply: Any) -> list[Any]:
+
+async def _told_by(node: Node) -> tuple[Address, list[Any]]:
+    address = node.commands.address
+    return address, _checked(await node.commands.call("CLUSTER", "SLOTS"), address)
+
+
+def _checked(reply: Any, address: Address) -> list[Any]:
+    where = f"Redis at {address.host}:{address.port}"
     if isinstance(reply, hiredis.ReplyError):
-        raise LockStoreDown(f"no Cluster: {reply}")
+        raise LockStoreDown(f"{where} is no node of a Cluster, or does not let us ask: {reply}")
     found: list[Any] = reply
     if not found:
-        raise LockStoreDown("the Cluster has no slots yet")
+        raise LockStoreDown(f"{where} knows of no slots yet")
     return found
+
+
+async def _first_answer(questions: Iterable[Coroutine[Any, Any, Found]]) -> Found:
+    """Whoever answers first: all are asked at once, since one that is frozen must not delay what the others know.
+
+    Raises LockStoreDown with what all of them said.
+    """
+    asked = [asyncio.create_task(question) for question in questions]
+    errors: list[str] = []
+    try:
+        for answer in asyncio.as_completed(asked):
+            try:
+                return await answer
+            except LockStoreDown as error:
+                errors.append(str(error))
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+    raise LockStoreDown("; ".join(dict.fromkeys(errors)) or "nobody to ask")

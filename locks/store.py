@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -23,8 +24,10 @@ from locks.wire import packed, retrieve
 _ASKING = packed("ASKING")
 _CRLF = "\r\n"
 # Answers of a server that will do what is asked a moment later, or of one that another has replaced.
-_LATER = ("TRYAGAIN", "CLUSTERDOWN", "LOADING", "BUSY", "MASTERDOWN")
+_LATER = ("TRYAGAIN", "CLUSTERDOWN", "LOADING", "BUSY", "MASTERDOWN", "NOREPLICAS")
 _REPLACED = ("READONLY",)
+# Redis 6.2 puts its own words around what a script was told.
+_in_script = re.compile(r"ERR Error running script .*?-([A-Z]+ .*)", re.DOTALL).fullmatch
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.1
 
 
@@ -55,6 +58,10 @@ class QueueLimits:
     yield_ms: int = 20  # how long the queue lets a python-redis-lock program that was woken go first
     handoffs: int = 4  # at least so many in a row, then python-redis-lock's waiters get a turn
     most_handoffs: int = 16  # and at most, where such programs have just had as many
+    run_turns: int = 16  # so many waiters of one process in turn at the most, where they came before all others
+    slack_ms: int = 5  # who came within it came at the same time: what a run may take of those who wait elsewhere
+    run_ms: int = 50  # for how long turns of a run may begin
+    sync_ms: int = 2000  # for how long a lock that a python-redis-lock program wanted has no longer runs
     signal_ms: int = 1000  # how long python-redis-lock's signal stays
     keep_ms: int = 10_000  # how long the fence outlives its lease: see docs/locks.md on clocks that are set back
 
@@ -94,7 +101,9 @@ class Scripts:
         self._force = _Script(limits, "prelude.lua", "force.lua")
         self._inspect = _Script(limits, "prelude.lua", "inspect.lua")
         self._adopt = _Script(limits, "prelude.lua", "adopt.lua")
+        self._turn = _Script(limits, "prelude.lua", "turn.lua")
         every = (
+            self._turn,
             self._acquire_free,
             self._release_alone,
             self._acquire,
@@ -106,7 +115,6 @@ class Scripts:
         )
         self.greeting = tuple(("SCRIPT", "LOAD", script.source) for script in every)
         self._release_head = self._release.head(2)
-        self._release_in_line_head = self._release.head(7)
         self._extend_head = self._extend.head(2)
 
     def acquire_item(self, node: Node, name: str, lease_id: str, *, lease_ms: int, request_id: str) -> tuple[str, str]:
@@ -146,13 +154,14 @@ class Scripts:
         lease_ms: int,
         seen_fence: int,
         age_us: int,
+        later: str,
         waiter_count: int,
         request_id: str,
     ) -> str:
         """Takes the lock, or takes a place in its queue; repeated, a sign of life."""
-        ms, fence, age, count = str(lease_ms), str(seen_fence), str(age_us), str(waiter_count)
         who = self._who(node, request_id)
-        return self._acquire.head(6) + keys + _arguments(lease_id, ms, who, fence, age, count)
+        wish = _arguments(lease_id, lease_ms, who, seen_fence, age_us, waiter_count, later)
+        return self._acquire.head(7) + keys + wish
 
     def acquire_now(
         self, node: Node, keys: str, lease_id: str, *, lease_ms: int, seen_fence: int, request_id: str
@@ -175,17 +184,30 @@ class Scripts:
         next_lease_id: str,
         lease_ms: int,
         age_us: int,
+        later: str,
         waiter_count: int,
         request_id: str,
     ) -> str:
         """Gives the lock back; this process' first waiter wants it next."""
-        channel, who = node.channel, self._who(node, request_id)
-        ms, age, count = str(lease_ms), str(age_us), str(waiter_count)
-        return (
-            f"{self._release_in_line_head}{keys}$32\r\n{lease_id}\r\n${len(channel)}\r\n{channel}\r\n"
-            f"${len(age)}\r\n{age}\r\n${len(count)}\r\n{count}\r\n${len(ms)}\r\n{ms}\r\n$32\r\n{next_lease_id}\r\n"
-            f"${len(who)}\r\n{who}\r\n"
-        )
+        who = self._who(node, request_id)
+        wish = _arguments(lease_id, node.channel, age_us, later, waiter_count, lease_ms, next_lease_id, who)
+        return self._release.head(8) + keys + wish
+
+    def turn(
+        self,
+        node: Node,
+        keys: str,
+        lease_id: str,
+        *,
+        next_lease_id: str,
+        lease_ms: int,
+        last_fence: int,
+        turns_left: int,
+        request_id: str,
+    ) -> str:
+        """Makes the next turn of a run the holder."""
+        who = self._who(node, request_id)
+        return self._turn.head(6) + keys + _arguments(lease_id, next_lease_id, lease_ms, last_fence, turns_left, who)
 
     def extend(self, keys: str, lease_id: str, *, lease_ms: int) -> str:
         """Gives a lease that is still ours its time again."""
@@ -223,6 +245,10 @@ class LockStore:
     def node_of(self, name: str) -> Node:
         """The server that has this lock. Raises LockStoreDown."""
         return self._servers.node_of(name)
+
+    def down_for_s(self, name: str) -> float:
+        """For how long the lock's server has been out of reach; 0.0 while it is not."""
+        return self._servers.down_for_s(name)
 
     async def ask(self, name: str, command_to: Callable[[Node], str]) -> Any:
         """The reply to a command. Raises LockStoreDown, also where it may have been done and only the reply is lost."""
@@ -274,7 +300,9 @@ class LockStore:
         asking = False
         pause_s = _SHORTEST_PAUSE_S
         while isinstance(reply, hiredis.ReplyError):
-            word, _, rest = str(reply).partition(" ")
+            before = node
+            in_script = _in_script(str(reply))
+            word, _, rest = (in_script[1] if in_script else str(reply)).partition(" ")
             if word == "NOSCRIPT":
                 self._greet(node)
             elif word in ("MOVED", "ASK"):
@@ -295,6 +323,8 @@ class LockStore:
                 await node.commands.up_within(self._patience_s)
             else:
                 raise LockStoreRefused(f"Redis refuses: {reply}")
+            # Each server knows this process by another name, of the same length.
+            command = command.replace(before.channel, node.channel)
             if asking:
                 node.ask(_ASKING).add_done_callback(retrieve)
             reply = await node.ask(command)

@@ -98,6 +98,8 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
+        # What we write has gathered already: uvloop should not keep it until its own tick ends.
+        self._transport.set_write_buffer_limits(high=0)  # type: ignore[union-attr]
         self._watch = self._loop.call_later(self._watch_s, self._look)
 
     def data_received(self, data: bytes) -> None:

@@ -32,7 +32,7 @@ ReportFigures = Callable[[str, Sequence[float]], None]
 
 @pytest.fixture
 def report_figures(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> ReportFigures:
-    """Puts measured milliseconds into the run's summary and the test's properties: report_figures("what took it", [...])."""
+    """Puts measured milliseconds into the run's summary and the test's properties: report_figures("what", [...])."""
 
     def report(what: str, figures_ms: Sequence[float]) -> None:
         least, median, most = min(figures_ms), statistics.median(figures_ms), max(figures_ms)

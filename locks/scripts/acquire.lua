@@ -1,18 +1,19 @@
 -- Takes the lock when it is free and nobody live stands before; else queues. Idempotent for its own id, and its heartbeat.
--- Returns the fencing token when held now, else {holder's remaining ms (-1: no expiry, -2: nobody holds it), place in the
--- queue (0: next, -1: not queued), look again within ms, 1 when the holder is a python-redis-lock program}.
--- seen_fence: the largest that the caller's process has seen. age_us: for how long its first waiter has been waiting, and
--- waiter_count: how many wait; neither is there where nobody wants to wait.
+-- Returns the fencing token when held now, {fencing token, turns} when held for a run of turns, else {holder's remaining ms
+-- (-1: no expiry, -2: nobody holds it), place in the queue (0: next, -1: not queued), look again within ms, 1 when the
+-- holder is a python-redis-lock program}.
+-- seen_fence: the largest that the caller's process has seen. age_us: for how long its first waiter has been waiting,
+-- waiter_count: how many wait, later: as for stand_in_line; none of them is there where nobody wants to wait.
 local lease_id, lease_ms, who, seen_fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local age_us, waiter_count = ARGV[5], ARGV[6]
+local age_us, waiter_count, later = ARGV[5], ARGV[6], ARGV[7]
 
 local holder = call('GET', lock)
-local last_fence, last_lease_ms, last_lease_id = last_grant()
+local last_fence, last_lease_ms, last_lease_id, _, left = last_grant()
 if holder == lease_id then
-  call('PEXPIRE', lock, lease_ms)
   if last_lease_id == lease_id then
+    call('PEXPIRE', lock, with_run(lease_ms, left))
     call('PEXPIRE', grant, lease_ms + KEEP_MS)
-    return last_fence
+    return left > 0 and {last_fence - left, left + 1} or last_fence
   end
   local fence = next_fence(seen_fence)
   give(fence, lease_id, lease_ms, lease_ms, who)
@@ -52,9 +53,9 @@ local remaining_ms = call('PTTL', lock)
 local by_sync_program = holder and holder ~= last_lease_id
 if holder then
   -- A lease cannot have more time left than it was given: the clock was set back.
-  if not by_sync_program and remaining_ms > last_lease_ms then
-    call('PEXPIRE', lock, last_lease_ms)
-    remaining_ms = last_lease_ms
+  if not by_sync_program and remaining_ms > last_lease_ms + RUN_MS then
+    remaining_ms = last_lease_ms + RUN_MS
+    call('PEXPIRE', lock, remaining_ms)
   end
   -- Grace and yield are for a free lock; a python-redis-lock program, which took it meanwhile, knows nothing of them.
   if head then call('HDEL', waiters, '.grace_until', '.yield_until') end
@@ -62,7 +63,7 @@ end
 if not age_us then return {remaining_ms, -1, 0, by_sync_program and 1 or 0} end
 
 stand_in_line(channel, {
-  age_us = age_us, waiter_count = waiter_count, lease_ms = lease_ms, lease_id = lease_id, who = who,
+  age_us = age_us, later = later, waiter_count = waiter_count, lease_ms = lease_ms, lease_id = lease_id, who = who,
 })
 local place = call('ZRANK', queue, channel)
 if place == 0 then
@@ -70,7 +71,7 @@ if place == 0 then
 else
   -- Whoever stands before us may be given the lock now and die: we look once before its first lease can have run out.
   local before = call('ZRANGE', queue, place - 1, place - 1)[1]
-  local its_lease_ms = string.match(call('HGET', waiters, before) or '', '^%d+ %d+\t%d+\t(%d+)')
-  look_within_ms = math.min(look_within_ms, tonumber(its_lease_ms or look_within_ms))
+  local its = heard(before)
+  if its then look_within_ms = math.min(look_within_ms, tonumber(its.lease_ms)) end
 end
 return {remaining_ms, place, look_within_ms, by_sync_program and 1 or 0}

@@ -4,10 +4,10 @@ local expected_fence = tonumber(ARGV[1])
 
 local holder = call('GET', lock)
 if not holder then return 'free' end
-local fence, lease_ms, lease_id, who = last_grant()
-if holder ~= lease_id then fence = 0 end
-if fence ~= expected_fence then return 'changed' end
-if fence ~= 0 then
+local fence, lease_ms, lease_id, who, left = last_grant()
+local current_fence = holder == lease_id and fence - left or 0
+if current_fence ~= expected_fence then return 'changed' end
+if current_fence ~= 0 then
   call('HSET', waiters, '.forced', holder)
   call('PEXPIRE', waiters, lease_ms + KEEP_MS)
   call('PUBLISH', string.match(who, '^[^\t]*'), 'forced ' .. holder)

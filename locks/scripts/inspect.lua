@@ -6,14 +6,14 @@ local holder = call('GET', lock)
 local order = call('ZRANGE', queue, 0, -1, 'WITHSCORES')
 if not holder and not order[1] then return {} end
 local found = {call('PTTL', lock), now_us, 0, 0, ''}
-local fence, lease_ms, lease_id, who = last_grant()
-if holder and holder == lease_id then found[3], found[4], found[5] = fence, lease_ms, who end
+local fence, lease_ms, lease_id, who, left = last_grant()
+if holder and holder == lease_id then found[3], found[4], found[5] = fence - left, lease_ms, who end
 for i = 1, #order, 2 do
-  local waiter_count, waiter = string.match(call('HGET', waiters, order[i]) or '', '^%d+ %d+\t(%d+)\t%d+\t[^\t]+\t(.*)$')
-  if waiter then
+  local wanted = heard(order[i])
+  if wanted then
     table.insert(found, now_us - tonumber(order[i + 1]))
-    table.insert(found, tonumber(waiter_count))
-    table.insert(found, waiter)
+    table.insert(found, tonumber(wanted.waiter_count))
+    table.insert(found, wanted.who)
   end
 end
 return found

@@ -6,13 +6,13 @@ local clock = call('TIME')
 local now_us = clock[1] * 1000000 + clock[2]
 local now_ms = math.floor(now_us / 1000)
 
--- The last grant: 'seconds microseconds' of its fence, which is the time it was made unless the clock was set back, then
--- tab-separated lease in ms, lease id, and who: channel, instance, host, pid and request.
--- Returns fence, lease in ms, lease id, who.
+-- The last grant: 'seconds microseconds' of its fence, which is the time it was made unless the clock was set back, and how
+-- many smaller tokens of its run are still to be used before it; then tab-separated lease in ms, lease id, and who:
+-- channel, instance, host, pid and request. Returns fence, lease in ms, lease id, who, turns left.
 local function last_grant()
-  local seconds, microseconds, lease_ms, lease_id, who =
-    string.match(call('GET', grant) or '0 0', '^(%d+) (%d+)\t?(%d*)\t?([^\t]*)\t?(.*)$')
-  return seconds * 1000000 + microseconds, tonumber(lease_ms), lease_id, who
+  local seconds, microseconds, left, lease_ms, lease_id, who =
+    string.match(call('GET', grant) or '0 0', '^(%d+) (%d+) ?(%d*)\t?(%d*)\t?([^\t]*)\t?(.*)$')
+  return seconds * 1000000 + microseconds, tonumber(lease_ms), lease_id, who, tonumber(left) or 0
 end
 
 -- max(last + 1, the server's time in microseconds, what the caller has seen) rises across FLUSHALL, restart and failover.
@@ -20,11 +20,16 @@ local function next_fence(seen_fence)
   return math.max(last_grant() + 1, now_us, seen_fence + 1)
 end
 
--- Gives the lock to lease_id for held_ms, and remembers to whom.
-local function give(fence, lease_id, lease_ms, held_ms, who)
+-- Gives the lock to lease_id for held_ms, and remembers to whom. `left`: so many turns of a run follow, nil for none.
+local function give(fence, lease_id, lease_ms, held_ms, who, left)
   call('SET', lock, lease_id, 'PX', held_ms)
-  call('SET', grant, string.format('%.0f %.0f\t%s\t%s\t%s',
-    math.floor(fence / 1000000), fence % 1000000, lease_ms, lease_id, who), 'PX', lease_ms + KEEP_MS)
+  call('SET', grant, string.format('%.0f %.0f %d\t%s\t%s\t%s',
+    math.floor(fence / 1000000), fence % 1000000, left or 0, lease_ms, lease_id, who), 'PX', lease_ms + KEEP_MS)
+end
+
+-- A lease that begins a run is given so much longer that the last turn of it still has its whole time.
+local function with_run(lease_ms, left)
+  return left > 0 and lease_ms + RUN_MS or lease_ms
 end
 
 local function drop(waiter)
@@ -32,24 +37,36 @@ local function drop(waiter)
   call('HDEL', waiters, waiter)
 end
 
--- A place by age, not by arrival: who comes again after the server has lost its data stands where it stood.
+-- A place by age, not by arrival: who comes again after the server has lost its data stands where it stood. `later`: how many
+-- us after the first waiter each of the next came, separated by commas.
 local function stand_in_line(waiter, wanted)
   call('ZADD', queue, string.format('%.0f', now_us - wanted.age_us), waiter)
-  call('HSET', waiters, waiter, string.format('%.0f %d\t%s\t%s\t%s\t%s',
-    now_ms, ALIVE_MS, wanted.waiter_count, wanted.lease_ms, wanted.lease_id, wanted.who))
+  call('HSET', waiters, waiter, string.format('%.0f %d %s\t%s\t%s\t%s\t%s',
+    now_ms, ALIVE_MS, wanted.later, wanted.waiter_count, wanted.lease_ms, wanted.lease_id, wanted.who))
   call('PEXPIRE', queue, ALIVE_MS + KEEP_MS)
   call('PEXPIRE', waiters, ALIVE_MS + KEEP_MS)
 end
 
--- The first process in line that has shown a sign of life in time, and its entry; those before it are dropped. One from
--- the future is from before the clock was set back.
+-- What a process that stands in line has said: since when and for how long it counts as alive, and what it wants.
+local function heard(waiter)
+  local seen_ms, alive_ms, later, waiter_count, lease_ms, lease_id, who =
+    string.match(call('HGET', waiters, waiter) or '', '^(%d+) (%d+) (%S*)\t(%d+)\t(%d+)\t([^\t]+)\t(.*)$')
+  if not seen_ms then return nil end
+  return {
+    alive = tonumber(seen_ms) <= now_ms and now_ms < seen_ms + alive_ms, -- one from the future: the clock was set back
+    later = later, waiter_count = waiter_count, lease_ms = lease_ms, lease_id = lease_id, who = who,
+  }
+end
+
+-- The first process in line that has shown a sign of life in time, what it wants, and when its first waiter came; those
+-- before it are dropped.
 local function live_head()
   while true do
-    local head = call('ZRANGE', queue, 0, 0)[1]
+    local first = call('ZRANGE', queue, 0, 0, 'WITHSCORES')
+    local head = first[1]
     if not head then return nil end
-    local entry = call('HGET', waiters, head)
-    local seen_ms, alive_ms = string.match(entry or '0 0', '^(%d+) (%d+)')
-    if tonumber(seen_ms) <= now_ms and now_ms < seen_ms + alive_ms then return head, entry end
+    local wanted = heard(head)
+    if wanted and wanted.alive then return head, wanted, tonumber(first[2]) end
     drop(head)
   end
 end
@@ -68,9 +85,9 @@ end
 -- Tells the first process in line to look, and keeps the free lock for it for a moment; those that are gone are dropped.
 local function offer()
   while true do
-    local head, entry = live_head()
+    local head, wanted = live_head()
     if not head then return end
-    if call('PUBLISH', head, 'look ' .. string.match(entry, '^%d+ %d+\t%d+\t%d+\t([^\t]+)')) > 0 then
+    if call('PUBLISH', head, 'look ' .. wanted.lease_id) > 0 then
       call('HSET', waiters, '.grace_until', string.format('%.0f', now_ms + GRACE_MS))
       return
     end
@@ -84,10 +101,18 @@ local function leave_signal()
   call('PEXPIRE', signal, SIGNAL_MS)
 end
 
+local function remember_sync_program()
+  call('HSET', waiters, '.sync_at', string.format('%.0f', now_ms))
+end
+
 -- Whether a python-redis-lock program waits: one that does has taken the signal that was left a while ago.
 local function sync_program_waits()
   local since_ms = now_ms - state('.signal_at')
-  if since_ms >= 0 and since_ms < SIGNAL_MS - 100 then return call('EXISTS', signal) == 0 end
+  if since_ms >= 0 and since_ms < SIGNAL_MS - 100 then
+    local waits = call('EXISTS', signal) == 0
+    if waits then remember_sync_program() end
+    return waits
+  end
   leave_signal()
   call('HSET', waiters, '.signal_at', string.format('%.0f', now_ms))
   return false
@@ -99,6 +124,7 @@ local function count_sync_turn(holder, remaining_ms)
   if call('HGET', waiters, '.sync_holder') ~= holder or math.abs(ends_ms - state('.sync_ends')) > 2 then
     call('HINCRBY', waiters, '.sync_turns', 1)
     call('HSET', waiters, '.sync_holder', holder, '.sync_ends', string.format('%.0f', ends_ms))
+    remember_sync_program()
   end
 end
 
@@ -122,12 +148,30 @@ local function free(sync_first)
   offer()
 end
 
+-- How many waiters of one process may go in turn before anybody else's, at most `most`: those that came before the first of
+-- another process at `other_us`, or so little later that it is chance who came first.
+local function turns_of(first_us, later, other_us, most)
+  local turns, limit_us = 1, other_us + 1000 * SLACK_MS
+  for after_us in string.gmatch(later, '%d+') do
+    if turns >= most or first_us + after_us > limit_us then break end
+    turns = turns + 1
+  end
+  return turns
+end
+
+local function arrival_at(place)
+  local found = call('ZRANGE', queue, place, place, 'WITHSCORES')
+  return tonumber(found[2] or math.huge)
+end
+
 -- Gives the held lock to the next in line, or frees it. `wanted`: what the process of own_channel wants next, or nil; it
--- stands in line by its age like everybody else. Returns {fence, lease id} where it gets the lock, and so knows without a
--- message; 2 handed over to another process; 1 freed. Another process gets a short claim at first, which its confirmation
--- makes a whole lease; nobody listening on its channel means that it is gone.
+-- stands in line by its age like everybody else. Who gets the lock gets it for as many turns as it has waiters that came
+-- before anybody else's: a run, with a fencing token for each. Returns {fence, lease id, turns} where it is own_channel's,
+-- which so knows without a message; 2 handed over to another process; 1 freed. Another process gets a short claim at
+-- first, which its confirmation makes a whole lease; nobody listening on its channel means that it is gone.
 local function pass_on(own_channel, wanted)
-  local head, entry = live_head()
+  local head, heads, head_us = live_head()
+  local own_us = wanted and now_us - wanted.age_us or math.huge
   local handoffs = state('.handoffs')
   while head or wanted do
     local in_a_row = handoffs_in_a_row()
@@ -137,24 +181,29 @@ local function pass_on(own_channel, wanted)
       return 1
     end
     handoffs = handoffs < in_a_row and handoffs or 0
-    local fence = next_fence(0)
-    if wanted and (not head or head == own_channel or now_us - wanted.age_us <= tonumber(call('ZSCORE', queue, head))) then
+    local most = now_ms - state('.sync_at') < SYNC_MS and in_a_row - handoffs or RUN_TURNS
+    if wanted and (not head or head == own_channel or own_us <= head_us) then
+      local other_us = head and (head == own_channel and arrival_at(1) or head_us) or math.huge
+      local turns = turns_of(own_us, wanted.later, other_us, most)
+      local fence = next_fence(0)
       if head then drop(own_channel) end
-      give(fence, wanted.lease_id, wanted.lease_ms, wanted.lease_ms, wanted.who)
-      call('HSET', waiters, '.handoffs', handoffs + 1)
+      give(fence + turns - 1, wanted.lease_id, wanted.lease_ms, with_run(wanted.lease_ms, turns - 1), wanted.who, turns - 1)
+      call('HSET', waiters, '.handoffs', handoffs + turns)
       call('PEXPIRE', waiters, ALIVE_MS + KEEP_MS)
-      return {fence, wanted.lease_id}
+      return {fence, wanted.lease_id, turns}
     end
-    local lease_ms, lease_id, who = string.match(entry, '^%d+ %d+\t%d+\t(%d+)\t([^\t]+)\t(.*)$')
+    local turns = turns_of(head_us, heads.later, math.min(own_us, arrival_at(1)), most)
+    local fence = next_fence(0)
     drop(head)
-    if call('PUBLISH', head, string.format('granted %s %s', lease_id, string.sub(lock, 7, -2))) > 0 then
-      give(fence, lease_id, lease_ms, math.min(lease_ms, CLAIM_MS), who)
-      call('HSET', waiters, '.handoffs', handoffs + 1)
+    local message = string.format('granted %s %.0f %d %s', heads.lease_id, fence, turns, string.sub(lock, 7, -2))
+    if call('PUBLISH', head, message) > 0 then
+      give(fence + turns - 1, heads.lease_id, heads.lease_ms, math.min(heads.lease_ms, CLAIM_MS), heads.who, turns - 1)
+      call('HSET', waiters, '.handoffs', handoffs + turns)
       call('PEXPIRE', waiters, ALIVE_MS + KEEP_MS)
       if wanted then stand_in_line(own_channel, wanted) end
       return 2
     end
-    head, entry = live_head()
+    head, heads, head_us = live_head()
   end
   free(false)
   return 1

@@ -1,5 +1,5 @@
 -- Gives the lock back if it is still ours, to the next in line where one stands; or leaves the queue if we stood there.
--- Returns 0 not ours, 1 freed, 2 handed over, {fence, lease id} handed over to another waiter of the same process.
+-- Returns 0 not ours, 1 freed, 2 handed over, {fence, lease id, turns} handed over to other waiters of the same process.
 -- Repeating it is harmless: the second call finds the lock not ours. The rest of ARGV, where it is there, is what this
 -- process wants next.
 local lease_id, channel = ARGV[1], ARGV[2]
@@ -7,7 +7,7 @@ local lease_id, channel = ARGV[1], ARGV[2]
 if call('GET', lock) == lease_id then
   if ARGV[3] then
     return pass_on(channel, {
-      age_us = ARGV[3], waiter_count = ARGV[4], lease_ms = ARGV[5], lease_id = ARGV[6], who = ARGV[7],
+      age_us = ARGV[3], later = ARGV[4], waiter_count = ARGV[5], lease_ms = ARGV[6], lease_id = ARGV[7], who = ARGV[8],
     })
   end
   if call('EXISTS', queue) == 1 then return pass_on(channel, nil) end
@@ -15,8 +15,8 @@ if call('GET', lock) == lease_id then
   return 1
 end
 
-local entry = call('HGET', waiters, channel)
-if entry and string.match(entry, '^%d+ %d+\t%d+\t%d+\t([^\t]+)') == lease_id then
+local stood = heard(channel)
+if stood and stood.lease_id == lease_id then
   local was_head = call('ZRANGE', queue, 0, 0)[1] == channel
   drop(channel)
   if was_head and call('EXISTS', lock) == 0 then offer() end

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.locks_overlap`: our processes and python-redis-lock's on one lock, and whether two were inside.
+"""`python -m tests.bench.locks_overlap`: our processes and python-redis-lock's on one lock, and whether any two overlap.
 
 Every turn is written down by CLOCK_MONOTONIC, which all processes of a machine share. Exit 0: no two turns overlap, our
 fencing tokens rise strictly, and each side has its share; 1 otherwise.
@@ -166,7 +166,7 @@ def _tell(player: subprocess.Popen[bytes], word: bytes) -> None:
 
 
 def _play_side(side: str, url: str, name: str, file: str) -> None:
-    """One player's process: takes turns from 'go' until its standard input ends, and writes each one down as it ends."""
+    """One player's process: takes turns from 'go' until its standard input ends, and writes each one down."""
     with open(file, "ab", buffering=0) as written:
 
         def write(asks_s: float, enters_s: float, leaves_s: float, fencing_token: int) -> None:

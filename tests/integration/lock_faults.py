@@ -53,8 +53,6 @@ async def stand(keys: Keys, count: int) -> None:
     await wait_until_async(enough, what=f"{count} in line for {keys.name}")
 
 
-
-
 def head_channel(keys: Keys) -> str:
     """The channel of the first process in line."""
     (channel,) = keys.client.zrange(keys.queue, 0, 0)

@@ -188,10 +188,9 @@ async def test_a_killed_first_in_line_costs_the_next_one_nothing(
         waiting = asyncio.create_task(next_locker.acquire(name, lease_ttl_s=60))
         await stand(keys, 2)
         channel = head_channel(keys)
+        # Its last sign of life lasts for a while yet: it is the silence on its channel that tells of its death.
         head.kill()
         await nobody_listens(keys, channel)
-        # Its sign of life lasts for a while yet, so that nothing but the silence on its channel tells of its death.
-        keep_alive(keys, channel)
 
         assert await lease.release()
 
@@ -265,9 +264,8 @@ async def test_a_first_in_line_that_is_frozen_before_the_handoff_costs_a_claim_a
 
 
 def test_no_two_processes_are_ever_inside_and_both_kinds_get_their_turns(redis_server: RedisServer) -> None:
-    turns = locks_overlap.play(
-        redis_server.url, ours=2, theirs=2, seconds=PATIENCE_S, enough_turns=300, patience_s=PATIENCE_S
-    )
+    # The shares even out over seconds, not over a few turns.
+    turns = locks_overlap.play(redis_server.url, ours=2, theirs=2, seconds=30, enough_turns=2000)
 
     verdict = locks_overlap.judge(turns)
 
@@ -294,11 +292,3 @@ def judge(what: str, overshoots_ms: list[float], report_figures: ReportFigures) 
     report_figures(what, overshoots_ms)
     assert min(overshoots_ms) > -5  # Redis counts whole milliseconds
     assert statistics.median(overshoots_ms) <= MEDIAN_LIMIT_MS
-
-
-def keep_alive(keys: Keys, channel: str) -> None:
-    """Gives a process in line a sign of life that lasts."""
-    entry = keys.client.hget(keys.waiters, channel)
-    assert isinstance(entry, str)
-    alive, _, rest = entry.partition("\t")
-    keys.client.hset(keys.waiters, channel, f"{alive.split(' ')[0]} {LONG_MS}\t{rest}")
