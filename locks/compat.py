@@ -109,6 +109,7 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
         self._pid = os.getpid()
         self._acquiring = threading.Lock()
         self._lease: _Lease | None = None
+        self._seen_fence = 0
 
     @classmethod
     def register_scripts(cls, redis_client: redis.Redis) -> None:
@@ -132,10 +133,9 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
             raise redis_lock.AlreadyAcquired("Another thread is acquiring with this Lock instance.")
         try:
             self._check_not_acquired()
-            seen_fence = self._lease.fencing_token if self._lease else 0
             self._lease = None
             try:
-                return self._acquire_until(gives_up_at_s, seen_fence)
+                return self._acquire_until(gives_up_at_s)
             except BaseException:
                 self._give_back()
                 raise
@@ -234,11 +234,11 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
             if kind is None:  # else the body's own exception says more
                 raise
 
-    def _acquire_until(self, gives_up_at_s: float, seen_fence: int) -> bool:
+    def _acquire_until(self, gives_up_at_s: float) -> bool:
         who = f"\t{self._instance_id or f'{socket.gethostname()}-{self._pid}'}\t{socket.gethostname()}\t{self._pid}\t"
         while True:
             sent_at_s = time.monotonic()
-            fence, busy_s = self._remote.acquire(self._id, self._expire_s, who, seen_fence)
+            fence, busy_s = self._remote.acquire(self._id, self._expire_s, who, self._seen_fence)
             if fence is not None:
                 self._lease = _Lease(
                     self._remote,
@@ -250,6 +250,7 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
                     self._auto_renewal,
                     self._on_lost,
                 )
+                self._seen_fence = fence
                 _KEEPER.watch(self._lease)
                 return True
             patience_s = gives_up_at_s - time.monotonic()

@@ -34,8 +34,10 @@ class Lease:
         "due_slot",
         "ended",
         "fencing_token",
+        "is_for_body",
         "is_unconfirmed",
         "keep_extended",
+        "known_as",
         "lease_id",
         "lease_ttl_s",
         "loss_reason",
@@ -80,6 +82,8 @@ class Lease:
         self.renewal_unanswered = False
         self.due_slot = 0
         self.is_unconfirmed = False
+        self.is_for_body = False  # held by a hold, so its id does not leave the process
+        self.known_as = lease_id  # at the server: for a moment the id of the turn before it
 
     @property
     def lost(self) -> asyncio.Event:

@@ -6,22 +6,21 @@ Everything here is a callback: a command that is on its way is nobody's to cance
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import hiredis
-
-from locks.errors import LockBusy, LockStoreDown, LockStoreRefused, LossReason, TooManyWaiters
+from locks.errors import LockBusy, LockStoreDown, LockStoreRefused
 from locks.events import WakeSource
-from locks.keys import name_of_lock_key, packed_keys
+from locks.keys import packed_keys
 from locks.lease import Lease, margin_s
-from locks.node import Node
-from locks.store import LockStore
+from locks.request import Request, Watch
+from locks.turns import Run
+from locks.waiter import Grant, Waiter
+
+if TYPE_CHECKING:
+    from locks.lines import Lines
 
 # A timer looks a moment after the holder's end: Redis removes a key in the millisecond after it.
 TIMER_SLACK_S = 0.002
@@ -29,168 +28,6 @@ TIMER_SLACK_S = 0.002
 # only if the holder takes longer than this.
 LAZY_S = 0.05
 LOOK_AGAIN_S = 0.1
-
-
-class Waiter:
-    """One caller of acquire, from its refusal to its lease."""
-
-    __slots__ = (
-        "begins_at_once",
-        "ends_at_s",
-        "future",
-        "keep_extended",
-        "lease",
-        "lease_ms",
-        "lease_ttl_s",
-        "request_id",
-        "started_at_s",
-        "timer",
-    )
-
-    def __init__(
-        self,
-        *,
-        lease_ttl_s: float,
-        lease_ms: int,
-        keep_extended: bool,
-        request_id: str,
-        started_at_s: float,
-        wait_s: float | None,
-        begins_at_once: bool,
-    ) -> None:
-        self.lease_ttl_s = lease_ttl_s
-        self.lease_ms = lease_ms
-        self.keep_extended = keep_extended
-        self.begins_at_once = begins_at_once  # under the claim, while the whole lease is being confirmed
-        self.request_id = request_id
-        self.started_at_s = started_at_s
-        self.ends_at_s = None if wait_s is None else started_at_s + wait_s
-        self.future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        self.timer: asyncio.TimerHandle | None = None
-        self.lease: Lease | None = None
-
-    def came_after_us(self, other: Waiter) -> int:
-        """Microseconds; not below zero."""
-        return max(0, int((self.started_at_s - other.started_at_s) * 1_000_000))
-
-    @property
-    def waited_s(self) -> float:
-        """Seconds since the call began."""
-        return time.monotonic() - self.started_at_s
-
-    @property
-    def age_us(self) -> int:
-        """The same in microseconds: what its place in line goes by."""
-        return int(self.waited_s * 1_000_000)
-
-    def refuse(self, error: Exception) -> None:
-        """Ends the wait without a lease."""
-        self.stop_timer()
-        if not self.future.done():
-            self.future.set_exception(error)
-
-    def grant(self, lease: Lease) -> None:
-        """Ends the wait with a lease; whoever cancelled it meanwhile gives the lease back."""
-        self.stop_timer()
-        self.lease = lease
-        if not self.future.done():
-            self.future.set_result(lease)
-
-    def stop_timer(self) -> None:
-        """Its patience is of no interest any more."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """What a line was given: for its first waiter. `sent_at_s`: when the command that did it was sent.
-
-    `ends_at_s`: its lease ends then at the latest, until the server has confirmed it; None: it is confirmed.
-    """
-
-    lease_id: str
-    fencing_token: int
-    sent_at_s: float
-    source: WakeSource
-    takeover: bool
-    handoff_s: float | None
-    ends_at_s: float | None = None
-
-
-@dataclass(slots=True)
-class Run:
-    """Turns that were granted at once, since nobody else came before those who wait here: each has a token of its own.
-
-    A turn begins without asking the server, under the run's lease; a command makes it the holder right behind.
-    """
-
-    lease: Lease  # of the turn that is on now
-    turns_left: int
-    last_fence: int
-    begins_until_s: float  # no turn begins later: the run's lease would not cover it
-    ends_at_s: float
-
-
-class Request:
-    """A command whose answer goes to a callback, whatever becomes of whoever wanted it."""
-
-    __slots__ = ("_command", "_lines", "_name", "_node", "_on_error", "_on_reply", "sent_at_s")
-
-    def __init__(
-        self,
-        lines: Lines,
-        name: str,
-        on_reply: Callable[[Request, Any], None],
-        on_error: Callable[[Request, LockStoreDown], None],
-    ) -> None:
-        self._lines = lines
-        self._name = name
-        self._on_reply = on_reply
-        self._on_error = on_error
-        self.sent_at_s = 0.0
-
-    def send(self, node: Node, command: str) -> None:
-        """On its way with this tick's others. Raises LockStoreDown at once while there is no connection."""
-        self._node = node
-        self._command = command
-        self.sent_at_s = time.monotonic()
-        node.send(command, self)
-
-    def done(self) -> bool:
-        """Never before its answer."""
-        return False
-
-    def set_result(self, reply: Any) -> None:
-        """The connection's answer; one that is an error is first asked about again where that helps."""
-        if reply.__class__ is hiredis.ReplyError:
-            self._lines.spawn(self._settle(reply))
-        else:
-            self._on_reply(self, reply)
-
-    def set_exception(self, error: LockStoreDown) -> None:
-        """The connection was lost."""
-        self._on_error(self, error)
-
-    async def _settle(self, error: Any) -> None:
-        try:
-            reply = await self._lines.store.settle(self._name, self._node, self._command, error)
-        except LockStoreDown as down:
-            self._on_error(self, down)
-        else:
-            self._on_reply(self, reply)
-
-
-class _Watch(Request):
-    """Reads the lock's holder so as to hear of the next change; only the server that was asked will tell of it."""
-
-    def set_result(self, reply: Any) -> None:
-        """The holder. An error ends it: what another server answered would be read, and not watched."""
-        if reply.__class__ is hiredis.ReplyError:
-            self._on_error(self, LockStoreDown(str(reply)))
-        else:
-            self._on_reply(self, reply)
 
 
 class Line:
@@ -247,6 +84,11 @@ class Line:
         if self.asked is None and self._next_look is None:
             self._look_in(LAZY_S, WakeSource.HEARTBEAT)
 
+    def stand(self) -> None:
+        """Takes the place in line that waits for the holder of this process to be slow; somebody asks past it."""
+        if self.waiters and not self._stands:
+            self.look(WakeSource.HEARTBEAT)
+
     def first_refused(self, waiter: Waiter, reply: Any) -> None:
         """The caller who had asked for itself waits now, before those who came meanwhile. `reply` may be an error."""
         self.asked = None
@@ -287,7 +129,8 @@ class Line:
         waiter = self.first
         store, lease_id = self._lines.store, self.lease_id
         request = Request(
-            self._lines,
+            self._lines.store,
+            self._lines.spawn,
             self.name,
             lambda request, reply: self._answered(request, reply, lease_id, source),
             self._failed,
@@ -327,22 +170,22 @@ class Line:
         self._grant(fencing_token, turns, sent_at_s, WakeSource.HANDOFF, handoff_s=time.monotonic() - sent_at_s)
 
     def take_turn(self, lease: Lease) -> bool:
-        """Passes the lock on from this lease to the first waiter, within a run; False where there is none. LockStoreDown."""
+        """Passes the lock on from this lease to the first waiter, within a run; False where there is none."""
         run, self._run = self._run, None
         now_s = time.monotonic()
-        if run is None or run.lease is not lease or not run.turns_left or not self.waiters:
+        if run is None or not self.waiters or not run.goes_on_from(lease, now_s):
             return False
-        if now_s >= run.begins_until_s:
-            return False
-        waiter, lease_id = self.first, self._lines.new_lease_id()
-        run.turns_left -= 1
-        turn = _Turn(self._lines, self.name, lease.lease_id, lease_id, waiter, run.last_fence, run.turns_left)
-        turn.send()
-        del self.waiters[waiter]
-        token = run.last_fence - run.turns_left
-        handoff_s = time.monotonic() - now_s
-        grant = Grant(lease_id, token, now_s, WakeSource.HANDOFF, False, handoff_s, run.ends_at_s)
-        run.lease = turn.lease = self._lines.grant(self, waiter, grant)
+        waiter, _ = self.waiters.popitem(last=False)
+        grant = Grant(
+            self._lines.new_lease_id(),
+            run.next_fence,
+            now_s,
+            WakeSource.HANDOFF,
+            takeover=False,
+            handoff_s=time.monotonic() - now_s,
+            ends_at_s=run.ends_at_s,
+        )
+        run.turn(self._lines.grant(self, waiter, grant))
         if self.waiters:
             self._run = run
         else:
@@ -357,26 +200,17 @@ class Line:
         if self.asked is self or not self.waiters:
             self.look(WakeSource.HANDOFF)
             return
-        waiter, lease_id, heard_at_s = self.first, self.lease_id, time.monotonic()
+        waiter, heard_at_s = self.first, time.monotonic()
         claim_s = min(waiter.lease_ttl_s, self._lines.store.scripts.limits.claim_ms / 1000)
         ends_at_s = self._stood_at_s + claim_s - margin_s(claim_s)
         if not waiter.begins_at_once or ends_at_s - heard_at_s < claim_s / 3:
             self.look(WakeSource.HANDOFF)
             return
-        last_fence = fencing_token + turns - 1
-        confirmation = _Turn(self._lines, self.name, lease_id, lease_id, waiter, last_fence, turns - 1)
-        try:
-            confirmation.send()
-        except LockStoreDown:
-            return  # the connection that comes back wakes us
-        confirmation.lease = self._grant(
-            fencing_token,
-            turns,
-            heard_at_s,
-            WakeSource.HANDOFF,
-            handoff_s=time.monotonic() - heard_at_s,
-            ends_at_s=ends_at_s,
+        handoff_s = time.monotonic() - heard_at_s
+        run = self._grant(
+            fencing_token, turns, heard_at_s, WakeSource.HANDOFF, handoff_s=handoff_s, ends_at_s=ends_at_s
         )
+        run.tell()
 
     def stands_in_line(self, sent_at_s: float) -> None:
         """The release that was sent then has left the first waiter in line behind another process."""
@@ -430,7 +264,7 @@ class Line:
         *,
         handoff_s: float | None,
         ends_at_s: float | None = None,
-    ) -> Lease:
+    ) -> Run:
         waiter, _ = self.waiters.popitem(last=False)
         lease_id = self.lease_id
         lapsed = self._lapses_at_s is not None and time.monotonic() >= self._lapses_at_s - TIMER_SLACK_S
@@ -446,12 +280,17 @@ class Line:
             self._lines.forget(self)
         grant = Grant(lease_id, fencing_token, sent_at_s, source, takeover, handoff_s, ends_at_s)
         lease = self._lines.grant(self, waiter, grant)
-        if turns > 1 and self.waiters:
-            begins_until_s = sent_at_s + self._lines.store.scripts.limits.run_ms / 1000
-            if ends_at_s is None:
-                ends_at_s = begins_until_s + waiter.lease_ttl_s - margin_s(waiter.lease_ttl_s)
-            self._run = Run(lease, turns - 1, fencing_token + turns - 1, begins_until_s, ends_at_s)
-        return lease
+        begins_until_s = sent_at_s + self._lines.store.scripts.limits.run_ms / 1000
+        run = Run(
+            self._lines.turns,
+            lease,
+            turns_left=turns - 1,
+            last_fence=fencing_token + turns - 1,
+            begins_until_s=begins_until_s,
+            ends_at_s=ends_at_s or begins_until_s + waiter.lease_ttl_s - margin_s(waiter.lease_ttl_s),
+        )
+        self._run = run if self.waiters else None
+        return run
 
     def _refused(self, reply: list[int], sent_at_s: float) -> None:
         remaining_ms, place, look_within_ms, _ = reply
@@ -483,7 +322,7 @@ class Line:
             node = self._lines.store.node_of(self.name)
         except LockStoreDown:
             return
-        request = _Watch(self._lines, self.name, watching, not_watching)
+        request = Watch(self._lines.store, self._lines.spawn, self.name, watching, not_watching)
         self._watched = node.watch(f"lock:{{{self.name}}}", request)
 
     def _store_is_down(self, error: LockStoreDown) -> None:
@@ -520,196 +359,5 @@ class Line:
         self._lines.rename(self, self._lines.new_lease_id())
 
 
-class _Turn:
-    """The command that makes a turn the holder for its whole time; the turn is on already when its answer comes."""
-
-    def __init__(
-        self, lines: Lines, name: str, before: str, lease_id: str, waiter: Waiter, last_fence: int, turns_left: int
-    ) -> None:
-        self._lines = lines
-        self._name = name
-        self._lease_ids = before, lease_id
-        self._waiter = waiter
-        self._last_fence, self._turns_left = last_fence, turns_left
-        self.lease: Lease | None = None
-
-    def send(self) -> None:
-        """Raises LockStoreDown at once while there is no connection."""
-        node = self._lines.store.node_of(self._name)
-        Request(self._lines, self._name, self._answered, self._failed).send(node, self._command(node))
-
-    def _command(self, node: Node) -> str:
-        before, lease_id = self._lease_ids
-        return self._lines.store.scripts.turn(
-            node,
-            packed_keys(self._name),
-            before,
-            next_lease_id=lease_id,
-            lease_ms=self._waiter.lease_ms,
-            last_fence=self._last_fence,
-            turns_left=self._turns_left,
-            request_id=self._waiter.request_id,
-        )
-
-    def _answered(self, request: Request, reply: Any) -> None:
-        assert self.lease is not None
-        if self.lease.ended:
-            return
-        if isinstance(reply, int):
-            # Confirmed; but an extension that was asked for meanwhile may have been answered before.
-            self.lease.confirmed(sent_at_s=request.sent_at_s)
-        else:
-            self._lines.lose(self.lease, LossReason(reply.decode()))
-
-    def _failed(self, request: Request, error: LockStoreDown) -> None:
-        self._lines.spawn(self._again(request))
-
-    async def _again(self, request: Request) -> None:
-        """Unknown is not confirmed: the run's end stands. Once more does no harm."""
-        with contextlib.suppress(LockStoreDown):
-            self._answered(request, await self._lines.store.run(self._name, self._command))
-
-
 def _is_refusal(reply: Any) -> bool:
     return isinstance(reply, list) and len(reply) > 2
-
-
-class Lines:
-    """All lines of this process, by lock and by the lease id that the next grant will be known by."""
-
-    def __init__(
-        self,
-        store: LockStore,
-        *,
-        max_waiters: int,
-        max_waiters_per_lock: int,
-        outage_wait_s: float,
-        new_lease_id: Callable[[], str],
-        seen_fence: Callable[[], int],
-        is_held: Callable[[str], bool],
-        grant: Callable[[Line, Waiter, Grant], Lease],
-        lose: Callable[[Lease, LossReason], None],
-        spawn: Callable[[Any], None],
-    ) -> None:
-        self.store = store
-        self.new_lease_id = new_lease_id
-        self.seen_fence = seen_fence
-        self.grant = grant
-        self.lose = lose
-        self.spawn = spawn
-        self.by_name: dict[str, Line] = {}
-        self._by_lease_id: dict[str, Line] = {}
-        self._max_waiters = max_waiters
-        self._max_waiters_per_lock = max_waiters_per_lock
-        self.outage_wait_s = outage_wait_s
-        self._is_held = is_held
-        self.waiter_count = 0
-
-    def begin(self, name: str) -> Line:
-        """The line of a lock for which nobody here waits; its first caller asks for itself."""
-        line = Line(self, name)
-        line.asked = line
-        self.by_name[name] = line
-        self._by_lease_id[line.lease_id] = line
-        return line
-
-    def open(self, name: str) -> Line:
-        """The line of a lock that this process holds: nobody needs to ask the server."""
-        line = Line(self, name)
-        self.by_name[name] = line
-        self._by_lease_id[line.lease_id] = line
-        return line
-
-    @property
-    def is_full(self) -> bool:
-        """Whether one more waiter would be one too many for this process."""
-        return self.waiter_count >= self._max_waiters
-
-    def check_room(self, line: Line | None) -> None:
-        """Raises TooManyWaiters when there is none for one more."""
-        if self.is_full:
-            raise TooManyWaiters(f"{self.waiter_count} callers of this process wait already")
-        if line is not None and len(line.waiters) >= self._max_waiters_per_lock:
-            raise TooManyWaiters(f"{len(line.waiters)} callers of this process wait for this lock already")
-
-    def on_granted(self, lease_id: str, fencing_token: int, turns: int, name: str) -> None:
-        """Another process has handed the lock over to whoever stands in line under this lease id."""
-        line = self._by_lease_id.get(lease_id)
-        if line is not None and (line.waiters or line.asked is not None):
-            line.granted_by_message(fencing_token, turns)
-        else:
-            self.give_back_unless_held(name, lease_id)
-
-    def on_look(self, lease_id: str) -> None:
-        """The lock is free, and the first place in line is ours."""
-        line = self._by_lease_id.get(lease_id)
-        if line is not None and (line.waiters or line.asked is not None):
-            line.look(WakeSource.MESSAGE)
-
-    def on_changed(self, lock_key: bytes | None) -> None:
-        """A lock key that was watched has changed; None: all of them."""
-        if lock_key is None:
-            for line in list(self.by_name.values()):
-                line.changed()
-        elif (named := self.by_name.get(name_of_lock_key(lock_key))) is not None:
-            named.changed()
-
-    def look_all(self, source: WakeSource) -> None:
-        """Every line stands in line again: the server may have forgotten it."""
-        for line in list(self.by_name.values()):
-            if line.waiters:
-                line.look_anew(source)
-
-    def holder_is_gone(self, name: str) -> None:
-        """A lease of this process has ended without a release: whoever waits here asks for the lock."""
-        line = self.by_name.get(name)
-        if line is not None and line.waiters:
-            line.look(WakeSource.TIMER)
-
-    def granted_by_release(self, lease_id: str, fencing_token: int, turns: int, sent_at_s: float) -> bool:
-        """A release of this process has granted this lease id; False where nobody waits under it any more."""
-        line = self._by_lease_id.get(lease_id)
-        if line is None or not line.waiters:
-            return False
-        line.granted_by_release(fencing_token, turns, sent_at_s)
-        return True
-
-    def rename(self, line: Line, lease_id: str) -> None:
-        """The line stands, or will stand, under another lease id."""
-        self._by_lease_id.pop(line.lease_id, None)
-        line.lease_id = lease_id
-        self._by_lease_id[lease_id] = line
-
-    def forget(self, line: Line) -> None:
-        """Nobody waits there any more."""
-        line.close()
-        if self.by_name.get(line.name) is line:
-            del self.by_name[line.name]
-        self._by_lease_id.pop(line.lease_id, None)
-
-    def give_back(self, name: str, lease_id: str) -> None:
-        """Releases the lock, or leaves the line, without waiting for the answer; it travels behind what was sent before."""
-        try:
-            node = self.store.node_of(name)
-        except LockStoreDown:
-            return
-        self.store.send_and_forget(node, self.store.scripts.release(node, packed_keys(name), lease_id))
-
-    def give_back_unless_held(self, name: str, lease_id: str) -> None:
-        """The same for a grant that nobody here waits for, or that is long in use."""
-        if lease_id not in self._by_lease_id and not self._is_held(lease_id):
-            self.give_back(name, lease_id)
-
-    def down_for_s(self, name: str) -> float:
-        """For how long the lock's server has been out of reach."""
-        return self.store.down_for_s(name)
-
-    def leave_all(self) -> None:
-        """Gives up this process' places, while there is still a connection to say so."""
-        for line in self.by_name.values():
-            self.give_back(line.name, line.lease_id)
-
-    def close(self, error: LockStoreDown) -> None:
-        """Everybody's wait ends."""
-        for line in list(self.by_name.values()):
-            line.fail(error)

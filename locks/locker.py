@@ -32,11 +32,14 @@ from locks.hold import Hold, HoldMany
 from locks.inspection import LockView, view_of
 from locks.keys import check_name, packed_keys
 from locks.lease import Lease, milliseconds
-from locks.line import Grant, Line, Lines, Request, Waiter
+from locks.line import Line
+from locks.lines import Lines
 from locks.node import Node, NodeEvents
 from locks.renewal import Renewal, extend
+from locks.request import Request
 from locks.servers import servers_at
 from locks.store import ExtendOutcome, ForceOutcome, LockStore, QueueLimits, Scripts
+from locks.waiter import Grant, Waiter
 
 _RANDOM_BYTES, _IDS_AT_ONCE = 16, 256
 _FREED, _HANDED_OVER = 1, 2
@@ -102,7 +105,7 @@ class Locker:
             outage_wait_s=command_timeout_s if outage_wait_s is None else outage_wait_s,
             new_lease_id=self._new_lease_id,
             seen_fence=lambda: self._seen_fence,
-            is_held=self._held.__contains__,
+            is_held=self._is_held,
             grant=self._grant,
             lose=self._renewal.lose,
             spawn=self._spawn,
@@ -399,7 +402,7 @@ class Locker:
             elif line is not None and line.takes_over:
                 reply = await self._release_in_line(lease, line, node)
             else:
-                reply = await node.gather(node.releases, (lease.name, lease.lease_id))
+                reply = await node.gather(node.releases, (lease.name, lease.known_as))
                 if reply != _FREED:
                     reply = await self._store.run(lease.name, lambda node: self._release_command(node, lease))
         except (LockStoreDown, asyncio.CancelledError):
@@ -424,7 +427,7 @@ class Locker:
         self._renewal.forget(lease)
         self._lost(lease)
         self._emit(Exported(lease.name, lease.fencing_token, time.monotonic() - lease.acquired_at_s))
-        return json.dumps([lease.name, lease.lease_id, lease.fencing_token, lease.lease_ttl_s])
+        return json.dumps([lease.name, lease.known_as, lease.fencing_token, lease.lease_ttl_s])
 
     def notice_lapse(self, lease: Lease) -> None:
         """Declares a lease lost whose time is over, where a blocked event loop has not looked in time."""
@@ -447,6 +450,9 @@ class Locker:
                 node, keys, lease_id, lease_ms=lease_ms, seen_fence=fence, request_id=request_id
             )
 
+        line = self._lines.by_name.get(name)
+        if line is not None:
+            line.stand()
         try:
             reply = await self._store.run(name, command)
         except LockStoreDown:
@@ -517,6 +523,7 @@ class Locker:
             keep_extended=waiter.keep_extended,
             request_id=waiter.request_id,
         )
+        lease.is_for_body = waiter.begins_at_once
         if grant.ends_at_s is not None:
             lease.begins_unconfirmed(ends_at_s=grant.ends_at_s)
         self._begin(lease, grant.source, queued=True, takeover=grant.takeover, handoff_s=grant.handoff_s)
@@ -529,7 +536,7 @@ class Locker:
         command = self._scripts.release_in_line(
             node,
             line.packed_keys,
-            lease.lease_id,
+            lease.known_as,
             next_lease_id=line.lease_id,
             lease_ms=first.lease_ms,
             age_us=first.age_us,
@@ -550,7 +557,7 @@ class Locker:
             if not answered.done():
                 answered.set_exception(error)
 
-        Request(self._lines, lease.name, on_reply, on_error).send(node, command)
+        Request(self._store, self._spawn, lease.name, on_reply, on_error).send(node, command)
         return await answered
 
     def _released_in_line(self, lease: Lease, line: Line, reply: Any, sent_at_s: float) -> None:
@@ -567,7 +574,7 @@ class Locker:
             await self._store.run(lease.name, lambda node: self._release_command(node, lease))
 
     def _release_command(self, node: Node, lease: Lease) -> str:
-        return self._scripts.release(node, packed_keys(lease.name), lease.lease_id)
+        return self._scripts.release(node, packed_keys(lease.name), lease.known_as)
 
     def _begin(
         self,
@@ -589,6 +596,10 @@ class Locker:
             self._seen_fence = lease.fencing_token
         self._held[lease.lease_id] = self._holders[lease.name] = lease
         self._renewal.watch(lease)
+
+    def _is_held(self, name: str, lease_id: str) -> bool:
+        holder = self._holders.get(name)
+        return lease_id in self._held or (holder is not None and holder.known_as == lease_id)
 
     def _lost(self, lease: Lease) -> None:
         self._forget(lease)
@@ -612,13 +623,13 @@ class Locker:
         self._lines.look_all(WakeSource.RECONNECT)
 
     def _on_message(self, message: bytes) -> None:
-        """What the scripts publish: granted <lease id> <token> <turns> <name>, look <lease id>, forced <lease id>."""
+        """What the scripts publish: granted <lease id> <token> <turns> <name>, look <lease id>, forced <lease id> <name>."""
         word, lease_id, *rest = message.decode().split(" ")
         if word == "granted":
             self._lines.on_granted(lease_id, int(rest[0]), int(rest[1]), rest[2])
         elif word == "look":
             self._lines.on_look(lease_id)
-        elif word == "forced" and (lease := self._held.get(lease_id)) is not None:
+        elif word == "forced" and (lease := self._holders.get(rest[0])) is not None and lease.known_as == lease_id:
             self._renewal.lose(lease, LossReason.FORCED)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

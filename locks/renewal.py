@@ -136,7 +136,7 @@ async def extend(store: LockStore, lease: Lease, lease_ttl_s: float) -> tuple[fl
     def command(_: object) -> str:
         nonlocal sent_at_s
         sent_at_s = time.monotonic()
-        return store.scripts.extend(keys, lease.lease_id, lease_ms=lease_ms)
+        return store.scripts.extend(keys, lease.known_as, lease_ms=lease_ms)
 
     reply = await store.ask(lease.name, command)
     return sent_at_s, ExtendOutcome(reply.decode())

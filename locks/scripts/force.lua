@@ -10,7 +10,7 @@ if current_fence ~= expected_fence then return 'changed' end
 if current_fence ~= 0 then
   call('HSET', waiters, '.forced', holder)
   call('PEXPIRE', waiters, lease_ms + KEEP_MS)
-  call('PUBLISH', string.match(who, '^[^\t]*'), 'forced ' .. holder)
+  call('PUBLISH', string.match(who, '^[^\t]*'), 'forced ' .. holder .. ' ' .. string.sub(lock, 7, -2))
 end
 pass_on('', nil)
 return 'forced'

@@ -182,13 +182,16 @@ local function pass_on(own_channel, wanted)
     end
     handoffs = handoffs < in_a_row and handoffs or 0
     local most = now_ms - state('.sync_at') < SYNC_MS and in_a_row - handoffs or RUN_TURNS
-    if wanted and (not head or head == own_channel or own_us <= head_us) then
+    -- Within the slack nobody came first, and a lock that stays where it is costs no message; but not for ever.
+    local turns_here = state('.turns_here')
+    local may_stay = head and own_us > head_us and own_us <= head_us + 1000 * SLACK_MS and turns_here < most
+    if wanted and (not head or head == own_channel or own_us <= head_us or may_stay) then
       local other_us = head and (head == own_channel and arrival_at(1) or head_us) or math.huge
-      local turns = turns_of(own_us, wanted.later, other_us, most)
+      local turns = turns_of(own_us, wanted.later, other_us, may_stay and most - turns_here or most)
       local fence = next_fence(0)
       if head then drop(own_channel) end
       give(fence + turns - 1, wanted.lease_id, wanted.lease_ms, with_run(wanted.lease_ms, turns - 1), wanted.who, turns - 1)
-      call('HSET', waiters, '.handoffs', handoffs + turns)
+      call('HSET', waiters, '.handoffs', handoffs + turns, '.turns_here', turns_here + turns)
       call('PEXPIRE', waiters, ALIVE_MS + KEEP_MS)
       return {fence, wanted.lease_id, turns}
     end
@@ -198,7 +201,7 @@ local function pass_on(own_channel, wanted)
     local message = string.format('granted %s %.0f %d %s', heads.lease_id, fence, turns, string.sub(lock, 7, -2))
     if call('PUBLISH', head, message) > 0 then
       give(fence + turns - 1, heads.lease_id, heads.lease_ms, math.min(heads.lease_ms, CLAIM_MS), heads.who, turns - 1)
-      call('HSET', waiters, '.handoffs', handoffs + turns)
+      call('HSET', waiters, '.handoffs', handoffs + turns, '.turns_here', turns)
       call('PEXPIRE', waiters, ALIVE_MS + KEEP_MS)
       if wanted then stand_in_line(own_channel, wanted) end
       return 2

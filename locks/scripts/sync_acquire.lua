@@ -8,15 +8,17 @@ local holder = call('GET', lock)
 local fence, last_lease_ms, last_lease_id = last_grant()
 if holder and holder ~= lease_id then
   local remaining_ms = call('PTTL', lock)
-  -- A lease cannot have more time left than it was given: the clock was set back.
-  if holder == last_lease_id and remaining_ms > last_lease_ms then
-    call('PEXPIRE', lock, last_lease_ms)
-    remaining_ms = last_lease_ms
+  -- A lease cannot have more time left than it was given, and a run's a little more: the clock was set back.
+  if holder == last_lease_id and remaining_ms > last_lease_ms + RUN_MS then
+    remaining_ms = last_lease_ms + RUN_MS
+    call('PEXPIRE', lock, remaining_ms)
   end
   return {false, remaining_ms}
 end
 
 if not holder or last_lease_id ~= lease_id then fence = next_fence(seen_fence) end
+-- A turn past the queue counts as a python-redis-lock program's.
+if call('EXISTS', queue, waiters) == 2 then count_sync_turn(lease_id, tonumber(granted_ms)) end
 give(fence, lease_id, granted_ms, granted_ms, who)
 if lease_ms == '' then call('PERSIST', lock) end
 call('HDEL', waiters, '.grace_until', '.yield_until', '.handoffs')

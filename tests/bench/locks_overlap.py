@@ -1,4 +1,4 @@
-"""`python -m tests.bench.locks_overlap`: our processes and python-redis-lock's on one lock, and whether any two overlap.
+"""`python -m tests.bench.locks_overlap`: our processes and python-redis-lock's on one lock, and whether two overlap.
 
 Every turn is written down by CLOCK_MONOTONIC, which all processes of a machine share. Exit 0: no two turns overlap, our
 fencing tokens rise strictly, and each side has its share; 1 otherwise.

@@ -235,8 +235,8 @@ async def test_a_hundred_callers_of_a_hundred_locks_do_not_meet(store: Store) ->
 async def test_nothing_is_left_of_a_lock_that_was_held_and_waited_for(store: Store, name: str) -> None:
     brief = {"keep_ms": 100, "signal_ms": 150, "alive_ms": 300}
     async with locking(store, **brief) as one, locking(store, **brief) as other:
-        async with one.hold(name):
-            waiting = asyncio.create_task(other.acquire(name))
+        async with one.hold(name, lease_ttl_s=0.5):
+            waiting = asyncio.create_task(other.acquire(name, lease_ttl_s=0.5))
             await in_line(one, name, 1)
             with store.client(name) as client:
                 keys = client.keys(f"*{name}*")

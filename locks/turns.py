@@ -1,0 +1,129 @@
+"""A run: several turns of one process, granted at once because nobody else came before those who wait here.
+
+A turn begins without asking the server, under the run's lease, with a fencing token that the grant has set aside for it. The
+server learns of it behind: a turn that lasts makes itself the holder; one that is over in a moment is not worth a command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from locks.errors import LockStoreDown, LossReason
+from locks.keys import packed_keys
+from locks.lease import Lease, milliseconds
+from locks.node import Node
+from locks.request import Request, Spawn
+from locks.store import LockStore
+
+# So long may a turn be on without the server's knowing whose it is.
+TELL_S = 0.001
+
+Lose = Callable[[Lease, LossReason], None]
+
+
+class Turns:
+    """What a run needs of its process."""
+
+    def __init__(self, store: LockStore, *, spawn: Spawn, lose: Lose) -> None:
+        self.store = store
+        self.spawn = spawn
+        self.lose = lose
+
+
+class Run:
+    """`lease`: of the turn that is on now; `last_fence`: the token of the last one. Times are time.monotonic() seconds.
+
+    No turn begins after `begins_until_s`, since the run's lease, which ends at `ends_at_s`, would not cover it.
+    """
+
+    def __init__(
+        self, turns: Turns, lease: Lease, *, turns_left: int, last_fence: int, begins_until_s: float, ends_at_s: float
+    ) -> None:
+        self._turns = turns
+        self._timer: asyncio.TimerHandle | None = None
+        self.lease = lease
+        self.turns_left = turns_left
+        self.last_fence = last_fence
+        self.begins_until_s = begins_until_s
+        self.ends_at_s = ends_at_s
+
+    @property
+    def next_fence(self) -> int:
+        """The token of the turn after this one."""
+        return self.last_fence - self.turns_left + 1
+
+    def goes_on_from(self, lease: Lease, now_s: float) -> bool:
+        """Whether another turn may follow this lease."""
+        return self.lease is lease and self.turns_left > 0 and now_s < self.begins_until_s
+
+    def turn(self, lease: Lease) -> None:
+        """The next turn is on, under this lease.
+
+        Its id is told at once where its predecessor's has left the process, or may: an id is a capability.
+        """
+        before, self.lease = self.lease, lease
+        self.turns_left -= 1
+        lease.known_as = before.known_as
+        if not (before.is_for_body and lease.is_for_body):
+            self.tell()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TELL_S, self._tell_in_time)
+
+    def tell(self) -> None:
+        """Makes the turn that is on the holder; where there is no connection, the lease's extension will do it."""
+        with contextlib.suppress(LockStoreDown):
+            _Telling(self._turns, self.lease, last_fence=self.last_fence, turns_left=self.turns_left).send()
+
+    def _tell_in_time(self) -> None:
+        self._timer = None
+        if not self.lease.ended and self.lease.known_as != self.lease.lease_id:
+            self.tell()
+
+
+class _Telling:
+    """Makes a lease the server's, and whole."""
+
+    def __init__(self, turns: Turns, lease: Lease, *, last_fence: int, turns_left: int) -> None:
+        self._turns = turns
+        self._lease = lease
+        self._before = lease.known_as
+        self._last_fence, self._turns_left = last_fence, turns_left
+
+    def send(self) -> None:
+        """Raises LockStoreDown at once while there is no connection."""
+        store, name = self._turns.store, self._lease.name
+        node = store.node_of(name)
+        Request(store, self._turns.spawn, name, self._answered, self._failed).send(node, self._command(node))
+        self._lease.known_as = self._lease.lease_id  # for all that is sent behind
+
+    def _command(self, node: Node) -> str:
+        lease = self._lease
+        return self._turns.store.scripts.turn(
+            node,
+            packed_keys(lease.name),
+            self._before,
+            next_lease_id=lease.lease_id,
+            lease_ms=milliseconds(lease.lease_ttl_s),
+            last_fence=self._last_fence,
+            turns_left=self._turns_left,
+            request_id=lease.request_id,
+        )
+
+    def _answered(self, request: Request, reply: Any) -> None:
+        if self._lease.ended:
+            return
+        if isinstance(reply, int):
+            self._lease.confirmed(sent_at_s=request.sent_at_s)
+        else:
+            self._turns.lose(self._lease, LossReason(reply.decode()))
+
+    def _failed(self, request: Request, error: LockStoreDown) -> None:
+        self._turns.spawn(self._again(request))
+
+    async def _again(self, request: Request) -> None:
+        # Unknown is not confirmed, so the run's end stands. Once more does no harm.
+        with contextlib.suppress(LockStoreDown):
+            self._answered(request, await self._turns.store.run(self._lease.name, self._command))
