@@ -45,6 +45,7 @@ class Line:
         self._run: Run | None = None
         self._stood_at_s = 0.0  # the last time at which we certainly still stood in line
         self._stands = False  # in line at the server, as far as is known
+        self.may_hold = False  # our lease id has been sent, and whatever became of the answer, it may have got the lock
         self._down_since_s: float | None = None
         self._lapses_at_s: float | None = None  # when the holder's lease ends, by the last look
         self.expires_in_s: float | None = None
@@ -116,8 +117,7 @@ class Line:
         del self.waiters[waiter]
         if self.waiters or self.asked is self:
             return  # also while the first caller still asks for itself: the line and its lease id are that one's
-        if self.asked is not None or self._stands:
-            self._lines.give_back(self.name, self.lease_id)
+        self._give_back()
         self._lines.forget(self)
 
     def look(self, source: WakeSource) -> None:
@@ -150,6 +150,7 @@ class Line:
                 request_id=waiter.request_id,
             )
             request.send(node, command)
+            self.may_hold = True
         except LockStoreDown as error:
             self.asked = None
             self._store_is_down(error)
@@ -223,6 +224,7 @@ class Line:
         """Ends the wait of everybody here."""
         waiters = list(self.waiters)
         self.waiters.clear()
+        self._give_back()
         self._lines.forget(self)
         for waiter in waiters:
             waiter.refuse(error)
@@ -353,8 +355,12 @@ class Line:
             self._next_look.cancel()
             self._next_look = None
 
+    def _give_back(self) -> None:
+        if self.may_hold or self._stands:
+            self._lines.give_back(self.name, self.lease_id)
+
     def _renew_lease_id(self) -> None:
-        self._stands = False
+        self._stands = self.may_hold = False
         self.asked = None
         self._lines.rename(self, self._lines.new_lease_id())
 

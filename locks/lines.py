@@ -14,6 +14,8 @@ from locks.store import LockStore
 from locks.turns import Lose, Turns
 from locks.waiter import Grant, Waiter
 
+MOST_OWED = 10_000
+
 
 class Lines:
     """All lines of this process, by lock and by the lease id that the next grant will be known by."""
@@ -44,6 +46,7 @@ class Lines:
         self._max_waiters_per_lock = max_waiters_per_lock
         self.outage_wait_s = outage_wait_s
         self._is_held = is_held
+        self._owed: dict[str, str] = {}  # by lease id the lock that is to be given back once there is a connection
         self.waiter_count = 0
 
     def begin(self, name: str) -> Line:
@@ -129,12 +132,23 @@ class Lines:
         self._by_lease_id.pop(line.lease_id, None)
 
     def give_back(self, name: str, lease_id: str) -> None:
-        """Releases the lock, or leaves the line, without waiting for the answer; it travels behind what was sent before."""
+        """Releases the lock, or leaves the line, without waiting for the answer; it travels behind what was sent before.
+
+        Without a connection it is done on the next one: a frozen server may carry out later what it was asked before.
+        """
         try:
             node = self.store.node_of(name)
         except LockStoreDown:
+            self._owe(name, lease_id)
             return
-        self.store.send_and_forget(node, self.store.scripts.release(node, packed_keys(name), lease_id))
+        command = self.store.scripts.release(node, packed_keys(name), lease_id)
+        self.store.send_and_forget(node, command, on_lost=lambda: self._owe(name, lease_id))
+
+    def give_back_owed(self) -> None:
+        """A connection is there: what could not be given back before is now."""
+        owed, self._owed = self._owed, {}
+        for lease_id, name in owed.items():
+            self.give_back(name, lease_id)
 
     def give_back_unless_held(self, name: str, lease_id: str) -> None:
         """The same for a grant that nobody here waits for, or that is long in use."""
@@ -154,3 +168,7 @@ class Lines:
         """Everybody's wait ends."""
         for line in list(self.by_name.values()):
             line.fail(error)
+
+    def _owe(self, name: str, lease_id: str) -> None:
+        if len(self._owed) < MOST_OWED:
+            self._owed[lease_id] = name

@@ -236,7 +236,9 @@ class Locker:
             try:
                 node = self._store.node_of(name)
                 item = self._scripts.acquire_item(node, name, lease_id, lease_ms=lease_ms, request_id=request_id)
-                reply = await node.gather(node.acquires, item)
+                answer = node.gather(node.acquires, item)
+                line.may_hold = True
+                reply = await answer
             except LockStoreDown as error:
                 reply = error
             except asyncio.CancelledError:
@@ -444,7 +446,11 @@ class Locker:
     ) -> Lease:
         lease_id, keys, lease_ms = self._new_lease_id(), packed_keys(name), milliseconds(lease_ttl_s)
 
+        may_hold = False
+
         def command(node: Node) -> str:
+            nonlocal may_hold
+            may_hold = may_hold or node.commands.is_up
             fence = self._seen_fence
             return self._scripts.acquire_now(
                 node, keys, lease_id, lease_ms=lease_ms, seen_fence=fence, request_id=request_id
@@ -456,6 +462,8 @@ class Locker:
         try:
             reply = await self._store.run(name, command)
         except LockStoreDown:
+            if may_hold:
+                self._lines.give_back(name, lease_id)
             self._gave_up(name, started_at_s, "store-down", queued=False)
             raise
         except asyncio.CancelledError:
@@ -570,8 +578,10 @@ class Locker:
 
     async def _release_again(self, lease: Lease) -> None:
         """Whether a release that was lost or cancelled is done is unknown; once more does no harm, and frees it sooner."""
-        with contextlib.suppress(LockStoreDown):
+        try:
             await self._store.run(lease.name, lambda node: self._release_command(node, lease))
+        except LockStoreDown:
+            self._lines.give_back(lease.name, lease.known_as)
 
     def _release_command(self, node: Node, lease: Lease) -> str:
         return self._scripts.release(node, packed_keys(lease.name), lease.known_as)
@@ -620,6 +630,7 @@ class Locker:
 
     def _on_up(self, node: Node) -> None:
         self._emit(StoreUp())
+        self._lines.give_back_owed()
         self._lines.look_all(WakeSource.RECONNECT)
 
     def _on_message(self, message: bytes) -> None:

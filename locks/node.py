@@ -71,6 +71,24 @@ class _Shared:
                 receiver.exception()  # a caller that has stopped waiting must not leave a warning behind
 
 
+class _Told:
+    """Tells of a reply before the replies behind it are told of, as a Future does not."""
+
+    __slots__ = ("_tell",)
+
+    def __init__(self, tell: Callable[[Any], None]) -> None:
+        self._tell = tell
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, reply: Any) -> None:
+        self._tell(reply)
+
+    def set_exception(self, error: LockStoreDown) -> None:
+        pass
+
+
 class Node:
     """Commands to one server, and what it has to say to this process. `channel` is this process' name there."""
 
@@ -237,16 +255,15 @@ class Node:
             return
         with contextlib.suppress(LockStoreDown):
             for command in self._tracking():
-                self.commands.call(*command).add_done_callback(self._tracking_begins)
+                self.commands.send(packed(*command), _Told(self._tracking_begins))
         self._events.on_messages_up(self)
 
     def _messages_lost(self, reason: str) -> None:
         self._tracks = False
         self._listener_id = None
 
-    def _tracking_begins(self, reply: asyncio.Future[Any]) -> None:
-        if not reply.cancelled() and reply.exception() is None:
-            self._tracks = not isinstance(reply.result(), hiredis.ReplyError)
+    def _tracking_begins(self, reply: Any) -> None:
+        self._tracks = not isinstance(reply, hiredis.ReplyError)
 
     def _on_message(self, channel: bytes, payload: Any) -> None:
         if channel != INVALIDATED:

@@ -46,6 +46,7 @@ class Store:
     url: str
     server_of: Callable[[str], RedisServer]
     all_servers: Callable[[], Sequence[RedisServer]]
+    sentinels: Sequence[RedisServer] = ()
     operator: str = ""  # 'user:password@', where that is not the URL's own
     database: int = 0
 
@@ -78,6 +79,10 @@ class Store:
         ]
         return [int(each["id"]) for each in found if int(each["id"]) != ours]
 
+    def told(self, command: str) -> int:
+        """How often the servers, and their Sentinels, were told this command, also where they refused."""
+        return sum(self._told(server, command) for server in [*self.all_servers(), *self.sentinels])
+
     def cut(self) -> None:
         """Ends all connections."""
         for server in self.all_servers():
@@ -85,11 +90,16 @@ class Store:
                 for kind in ("normal", "pubsub"):
                     client.client_kill_filter(_type=kind, skipme=True)
 
+    def _told(self, server: RedisServer, command: str) -> int:
+        with self._client(server) as client:
+            stats = client.info("commandstats").get(f"cmdstat_{command}", {})
+        return int(stats.get("calls", 0)) + int(stats.get("rejected_calls", 0))
+
     @contextmanager
     def _client(self, server: RedisServer) -> Iterator[redis.Redis]:
         url = server.url.replace(server.credentials, self.operator) if self.operator else server.url
         client = redis.Redis.from_url(
-            url.replace("/0", f"/{self.database}"), decode_responses=True, socket_timeout=PATIENCE_S
+            url.replace("/0", f"/{self.database}"), decode_responses=True, socket_timeout=PATIENCE_S, protocol=2
         )
         try:
             yield client
@@ -110,7 +120,7 @@ def running(kind: str, folder: Path) -> Iterator[Store]:
         match kind:
             case "sentinel":
                 group = stack.enter_context(SentinelGroup(server_binary("valkey"), folder))
-                yield Store(kind, group.url, lambda name: group.master(), lambda: [group.master()])
+                yield sentinel_store(group)
             case "cluster":
                 cluster = stack.enter_context(Cluster(server_binary("valkey"), folder))
                 yield cluster_store(cluster)
@@ -127,6 +137,11 @@ def running(kind: str, folder: Path) -> Iterator[Store]:
                     operator="operator:word@" if kind == "acl" else "",
                     database=database,
                 )
+
+
+def sentinel_store(group: SentinelGroup) -> Store:
+    """A running Sentinel group as a store."""
+    return Store("sentinel", group.url, lambda name: group.master(), lambda: [group.master()], group.sentinels)
 
 
 def cluster_store(cluster: Cluster) -> Store:
@@ -183,7 +198,7 @@ async def in_line(locker: Locker, name: str, count: int) -> None:
 
 
 async def watching(locker: Locker, name: str) -> None:
-    """Waits until this locker will be told by its server, over connections that are there, of the lock's next change."""
+    """Waits until this locker will be told, over connections that are there, of the lock's next change."""
 
     async def watches() -> bool:
         line = locker._lines.by_name[name]

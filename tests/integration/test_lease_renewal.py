@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from locks import Lease, LeaseLost, LossReason
+from locks import Lease, LeaseLost, LockBusy, LossReason
 from locks.events import Extended, Lost, Released, Unknown
 from tests.harness import PATIENCE_S, OwnRedis, wait_until_async
 from tests.integration.test_locker import Heard, Keys, locking, own_keys
@@ -99,6 +99,19 @@ async def test_an_extended_lease_has_its_new_end(redis_url: str, name: str, keys
         assert lease.fencing_token == keys.fence() == token
         await lost(lease)
         assert lease.loss_reason is LossReason.EXPIRED
+
+
+async def test_whoever_asks_for_the_lock_does_not_cut_an_extended_lease(redis_url: str, name: str, keys: Keys) -> None:
+    """A key with more time left than its lease is cut, since then the clock was set back; an extension is the lease."""
+    async with locking(redis_url) as locker, locking(redis_url) as other:
+        lease = await locker.acquire(name, lease_ttl_s=1.0)
+        await lease.extend(60)
+        for wait_s in (0, 0.05):
+            with pytest.raises(LockBusy):
+                await other.acquire(name, wait_s=wait_s)
+
+        assert keys.client.pttl(keys.lock) > 50_000
+        assert await lease.release()
 
 
 async def test_a_short_lease_beside_a_long_one_is_kept_extended(redis_url: str, name: str) -> None:

@@ -51,6 +51,13 @@ def keys(redis_server: RedisServer, name: str) -> Iterator[Keys]:
 
 
 @pytest.fixture
+async def onlooker(redis_server: RedisServer) -> AsyncIterator[Locker]:
+    """A locker on a connection of its own, which nothing happens to."""
+    async with locking(redis_server.url) as locker:
+        yield locker
+
+
+@pytest.fixture
 def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
     with Proxy("127.0.0.1", redis_server.port) as proxy:
         yield proxy
@@ -71,24 +78,25 @@ async def locking_through(proxy: Proxy, heard: Heard | None = None, alive_ms: in
 @both_ways
 @pytest.mark.parametrize("count", [1, 5])
 async def test_a_lost_reply_to_first_calls_gives_each_its_own_lease_under_its_one_token(
-    redis_server: RedisServer, proxy: Proxy, name: str, lose_reply: Lose, count: int
+    onlooker: Locker, redis_server: RedisServer, proxy: Proxy, name: str, lose_reply: Lose, count: int
 ) -> None:
     async with locking_through(proxy) as locker:
         lose_reply(proxy)
         names = [f"{name}/{number}" for number in range(count)]
 
         acquiring = [asyncio.create_task(locker.acquire(each, lease_ttl_s=600)) for each in names]
-        granted = [await first_grant(redis_server.url, each) for each in names]
+        granted = [await first_grant(onlooker, each) for each in names]
         leases = await asyncio.wait_for(asyncio.gather(*acquiring), PATIENCE_S)
 
-        assert [(lease.lease_id, lease.fencing_token) for lease in leases] == granted
+        assert [lease.fencing_token for lease in leases] == granted
         for lease in leases:
-            await is_the_only_one(redis_server.url, lease)
+            with keys_at(redis_server.url, lease.name) as keys:
+                await is_the_only_one(onlooker, keys, lease)
 
 
 @both_ways
 async def test_a_lost_reply_to_a_waiters_look_gives_it_its_lease_under_the_one_token(
-    redis_server: RedisServer, proxy: Proxy, name: str, keys: Keys, lose_reply: Lose
+    onlooker: Locker, proxy: Proxy, name: str, keys: Keys, lose_reply: Lose
 ) -> None:
     async with locking_through(proxy) as locker:
         keys.client.set(keys.lock, "another", px=LONG_MS)
@@ -98,15 +106,15 @@ async def test_a_lost_reply_to_a_waiters_look_gives_it_its_lease_under_the_one_t
 
         keys.client.delete(keys.lock)
 
-        granted = await first_grant(redis_server.url, name)
+        granted = await first_grant(onlooker, name)
         lease = await asyncio.wait_for(waiting, PATIENCE_S)
-        assert (lease.lease_id, lease.fencing_token) == granted
-        await is_the_only_one(redis_server.url, lease)
+        assert lease.fencing_token == granted
+        await is_the_only_one(onlooker, keys, lease)
 
 
 @both_ways
 async def test_a_lost_reply_to_a_release_that_hands_over_gives_the_waiter_its_lease_under_the_one_token(
-    redis_server: RedisServer, proxy: Proxy, name: str, keys: Keys, lose_reply: Lose
+    onlooker: Locker, proxy: Proxy, name: str, keys: Keys, lose_reply: Lose
 ) -> None:
     async with locking_through(proxy) as locker:
         first = await locker.acquire(name, lease_ttl_s=600)
@@ -116,20 +124,20 @@ async def test_a_lost_reply_to_a_release_that_hands_over_gives_the_waiter_its_le
 
         releasing = asyncio.create_task(first.release())
 
-        granted = await first_grant(redis_server.url, name, but_not=first.lease_id)
+        granted = await first_grant(onlooker, name, after=first.fencing_token)
         lease = await asyncio.wait_for(waiting[0], PATIENCE_S)
         with pytest.raises(LockStoreDown):
             await releasing
-        assert (lease.lease_id, lease.fencing_token) == granted
+        assert lease.fencing_token == granted
         assert lease.fencing_token > first.fencing_token
         assert not waiting[1].done()
         assert await lease.release()
-        await is_the_only_one(redis_server.url, await asyncio.wait_for(waiting[1], SOON_S))
+        await is_the_only_one(onlooker, keys, await asyncio.wait_for(waiting[1], SOON_S))
 
 
 @both_ways
 async def test_a_lost_reply_to_a_release_leaves_nothing_held(
-    redis_server: RedisServer, proxy: Proxy, name: str, keys: Keys, lose_reply: Lose
+    onlooker: Locker, proxy: Proxy, name: str, keys: Keys, lose_reply: Lose
 ) -> None:
     async with locking_through(proxy) as locker:
         lease = await locker.acquire(name, lease_ttl_s=600)
@@ -141,7 +149,7 @@ async def test_a_lost_reply_to_a_release_leaves_nothing_held(
 
 @both_ways
 async def test_a_lost_reply_to_an_extend_leaves_the_lease_as_it_was(
-    redis_server: RedisServer, proxy: Proxy, name: str, lose_reply: Lose
+    onlooker: Locker, proxy: Proxy, name: str, keys: Keys, lose_reply: Lose
 ) -> None:
     async with locking_through(proxy) as locker:
         lease = await locker.acquire(name, lease_ttl_s=100)
@@ -156,12 +164,12 @@ async def test_a_lost_reply_to_an_extend_leaves_the_lease_as_it_was(
 
         assert lease.remaining_s() > 500
         assert lease.fencing_token == token
-        await is_the_only_one(redis_server.url, lease)
+        await is_the_only_one(onlooker, keys, lease)
 
 
 @both_ways
 async def test_a_lost_reply_to_a_renewal_is_unknown_and_asked_again(
-    redis_server: RedisServer, proxy: Proxy, name: str, lose_reply: Lose
+    onlooker: Locker, proxy: Proxy, name: str, keys: Keys, lose_reply: Lose
 ) -> None:
     heard = Heard()
     async with locking_through(proxy, heard) as locker:
@@ -170,7 +178,7 @@ async def test_a_lost_reply_to_a_renewal_is_unknown_and_asked_again(
         await heard.count(Unknown, 1)
         await heard.count(Extended, 1)
         assert heard.all(Lost) == []
-        await is_the_only_one(redis_server.url, lease)
+        await is_the_only_one(onlooker, keys, lease)
 
 
 # Connections that are killed
@@ -307,26 +315,29 @@ async def test_a_lock_set_by_a_foreign_hand_is_waited_for_and_its_end_wakes_by_t
 # Helpers
 
 
-async def first_grant(url: str, name: str, *, but_not: str | None = None) -> tuple[str, int]:
-    """Waits until somebody else holds it in Redis: the lease id and the fencing token."""
-    with keys_at(url, name) as keys:
+async def first_grant(onlooker: Locker, name: str, *, after: int = 0) -> int:
+    """Waits until one of ours holds it in Redis by a later token than `after`: that token."""
+    token = None
 
-        async def held() -> bool:
-            return keys.holder() not in (None, but_not)
+    async def held() -> bool:
+        nonlocal token
+        view = await onlooker.inspect(name)
+        token = view.fencing_token if view else None
+        return token is not None and token > after
 
-        await wait_until_async(held, what=f"a holder of {name}")
-        holder = keys.holder()
-        assert holder is not None
-        return holder, keys.fence()
+    await wait_until_async(held, what=f"a holder of {name}")
+    assert token is not None
+    return token
 
 
-async def is_the_only_one(url: str, lease: Lease) -> None:
+async def is_the_only_one(onlooker: Locker, keys: Keys, lease: Lease) -> None:
     """The lease is what Redis has under this name, and its release leaves neither a holder nor anybody in line."""
-    with keys_at(url, lease.name) as keys:
-        assert keys.holder() == lease.lease_id
-        assert keys.fence() == lease.fencing_token
-        assert await lease.release()
-        await keys.gone()
+    view = await onlooker.inspect(lease.name)
+    assert view is not None
+    assert view.is_held
+    assert view.fencing_token == lease.fencing_token
+    assert await lease.release()
+    await keys.gone()
 
 
 def kill(keys: Keys, kinds: tuple[str, ...], *, but: Locker | None = None) -> None:

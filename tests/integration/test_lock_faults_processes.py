@@ -25,6 +25,7 @@ from tests.integration.lock_faults import (
     stand,
 )
 from tests.integration.test_locker import Heard, Keys, locking
+from tests.lock_process import LockProcess
 from tests.proxy import Proxy, Way
 from tests.servers.fixtures import StartLockProcess
 from tests.servers.redis_server import RedisServer
@@ -99,11 +100,11 @@ async def test_so_is_that_of_a_killed_holder_by_the_second_in_line_when_the_firs
     redis_url: str, name: str, keys: Keys, lock_process: StartLockProcess, report_figures: ReportFigures
 ) -> None:
     heard, overshoots_ms = Timed(), []
-    async with locking(redis_url, heard=heard, alive_ms=900) as locker:
+    async with locking(redis_url, heard=heard, alive_ms=LONG_MS) as locker:
         for _ in range(DEATHS // 2):
             holder, head = lock_process(redis_url), lock_process(redis_url)
             held = await holder.wait_for_async(holder.hold(name, lease_ttl_s=SHORT_S), "acquired")
-            head.hold(name, lease_ttl_s=SHORT_S)
+            head.hold(name, lease_ttl_s=60)
             await stand(keys, 1)
             waiting = asyncio.create_task(locker.acquire(name))
             await stand(keys, 2)
@@ -228,14 +229,20 @@ async def test_a_first_in_line_that_is_frozen_for_long_is_dropped_and_comes_agai
         assert acquired["fencing_token"] > behind.fencing_token
 
 
-async def test_a_first_in_line_that_is_frozen_before_the_handoff_costs_a_claim_and_never_holds(
-    redis_url: str, name: str, keys: Keys, lock_process: StartLockProcess, report_figures: ReportFigures
+@pytest.mark.parametrize("begin", [LockProcess.acquire, LockProcess.hold])
+async def test_a_first_in_line_that_is_frozen_before_the_handoff_costs_a_claim_and_does_not_think_that_it_holds(
+    redis_url: str,
+    name: str,
+    keys: Keys,
+    lock_process: StartLockProcess,
+    report_figures: ReportFigures,
+    begin: Callable[..., int],
 ) -> None:
     head, costs_ms = lock_process(redis_url), []
     async with locking(redis_url, alive_ms=900) as holding, locking(redis_url, alive_ms=900) as locker:
         for _ in range(3):
             lease = await holding.acquire(name, lease_ttl_s=60)
-            handle = head.acquire(name, lease_ttl_s=60)
+            handle = begin(head, name, lease_ttl_s=60)
             await stand(keys, 1)
             waiting = asyncio.create_task(locker.acquire(name, lease_ttl_s=60))
             await stand(keys, 2)
@@ -273,6 +280,29 @@ def test_no_two_processes_are_ever_inside_and_both_kinds_get_their_turns(redis_s
     assert verdict.overlaps == 0
     assert verdict.tokens_rise
     assert verdict.least_share >= locks_overlap.LEAST_SHARE, verdict
+
+
+@pytest.mark.parametrize(
+    ("turns", "fault"),
+    [
+        ([("ours", 0, 2, 1), ("theirs", 1, 3, 0)], "overlaps"),
+        ([("theirs", 0, 9, 0), ("ours", 1, 2, 1), ("theirs", 3, 4, 0)], "overlaps"),
+        ([("ours", 0, 1, 2), ("theirs", 1, 2, 0), ("ours", 2, 3, 2), ("theirs", 3, 4, 0)], "tokens"),
+        ([("theirs", 0, 1, 0), *[("ours", turn, turn + 1, turn) for turn in range(1, 9)]], "share"),
+    ],
+)
+def test_the_judge_finds_what_is_wrong(turns: list[tuple[str, float, float, int]], fault: str) -> None:
+    verdict = locks_overlap.judge(
+        [locks_overlap.Turn(side, enters, enters, leaves, token) for side, enters, leaves, token in turns]
+    )
+
+    found = {
+        "overlaps": verdict.overlaps > 0,
+        "tokens": not verdict.tokens_rise,
+        "share": verdict.least_share < locks_overlap.LEAST_SHARE,
+    }
+    assert found[fault]
+    assert not verdict.is_good
 
 
 # Helpers

@@ -88,7 +88,7 @@ class Keys:
     def fence(self) -> int:
         grant = self.client.get(self.grant)
         assert isinstance(grant, str)
-        seconds, microseconds = grant.partition("\t")[0].split(" ")
+        seconds, microseconds, *_ = grant.partition("\t")[0].split(" ")
         return int(seconds) * 1_000_000 + int(microseconds)
 
     async def gone(self) -> None:

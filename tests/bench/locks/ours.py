@@ -22,12 +22,10 @@ async def main(job: Job) -> None:
 
         async def turn(task: int, log: TurnLog) -> float:
             log.waits(task)
-            lease = await locker.acquire(HOT_NAME, lease_ttl_s=LEASE_TTL_S)
-            log.enters(task)
-            await asyncio.sleep(0)  # lets the others run, so that two inside at once would be seen
-            left_s = log.leaves(task, lease.fencing_token)
-            await lease.release()
-            return left_s
+            async with locker.hold(HOT_NAME, lease_ttl_s=LEASE_TTL_S) as lease:
+                log.enters(task)
+                await asyncio.sleep(0)  # lets the others run, so that two inside at once would be seen
+                return log.leaves(task, lease.fencing_token)
 
         if job.scene == "distinct":
             await drive_distinct(job, cycle)
