@@ -114,7 +114,10 @@ class Line:
         waiter.stop_timer()
         if waiter not in self.waiters:
             return
+        was_first = waiter is self.first
         del self.waiters[waiter]
+        if was_first and self.waiters and self._stands:
+            self.look(WakeSource.HEARTBEAT)  # the place goes by the age of the first one, which is another now
         if self.waiters or self.asked is self:
             return  # also while the first caller still asks for itself: the line and its lease id are that one's
         self._give_back()

@@ -30,7 +30,6 @@ from locks import (
     TooManyLeases,
     TooManyWaiters,
 )
-from locks.compat import SafeLock
 from locks.events import (
     Acquired,
     Adopted,
@@ -77,16 +76,17 @@ def blind_server(start_redis: StartRedis) -> RedisServer:
 
 @asynccontextmanager
 async def process(
-    url: str, instance_id: str, heard: Heard | None = None, *, alive_ms: int = LONG_MS, **bounds: int
+    url: str, instance_id: str, heard: Heard | None = None, *, alive_ms: int = LONG_MS, **others: int
 ) -> AsyncIterator[Locker]:
-    """A locker with a name and bounds of its own, as another process has it."""
+    """A locker with a name, bounds and limits of its own, as another process has it."""
+    limits = {name: others.pop(name) for name in ("handoffs", "signal_ms") if name in others}
     locker = Locker(
         url,
         instance_id=instance_id,
         command_timeout_s=20,
-        queue_limits=QueueLimits(alive_ms=alive_ms, claim_ms=LONG_MS, grace_ms=LONG_MS),
+        queue_limits=QueueLimits(alive_ms=alive_ms, claim_ms=LONG_MS, grace_ms=LONG_MS, **limits),
         listener=heard or (lambda event: None),
-        **bounds,
+        **others,
     )
     async with locker:
         yield locker
@@ -272,11 +272,12 @@ async def test_an_exported_lease_is_the_adopters_alone(redis_url: str, name: str
 
         adopted = await there.adopt(lease.export(), request_id="r-2")
 
-        assert adopted.fencing_token == lease.fencing_token == keys.fence()
+        assert adopted.fencing_token == lease.fencing_token
         assert (adopted.name, adopted.lease_ttl_s, adopted.request_id) == (name, 60.0, "r-2")
         assert 50 < adopted.remaining_s() <= 60
         assert keys.client.pttl(keys.lock) > 50_000
         view = await view_of(here, name)
+        assert view.fencing_token == lease.fencing_token
         assert view.holder == Party("b", socket.gethostname(), os.getpid(), "r-2")
         assert (here.held, there.held) == ([], [adopted])
         # Its exporter has no say in it any more,
@@ -811,11 +812,28 @@ async def test_a_waiter_is_woken_by_a_change_of_the_lock_key(redis_url: str, nam
 
 
 async def test_a_waiter_is_woken_by_a_message_that_the_lock_is_free(blind_server: RedisServer, name: str) -> None:
+    """A release does not hand over, but lets a python-redis-lock program go first, which then does not come."""
+    heard, heard_there = Heard(), Heard()
     with redis.Redis.from_url(blind_server.url, socket_timeout=PATIENCE_S) as client:
-        theirs = SafeLock(client, name, expire=600)
-        async with process(blind_server.url, "a") as locker:
-            assert theirs.acquire(blocking=False)
-            assert await woken(locker, blind_server.url, name, theirs.release) is WakeSource.MESSAGE
+        async with (
+            process(blind_server.url, "a", heard, handoffs=0, signal_ms=LONG_MS) as here,
+            process(blind_server.url, "b", heard_there, handoffs=0, signal_ms=LONG_MS) as there,
+        ):
+            first = await there.acquire(name, lease_ttl_s=LONG_S)
+            waiting = asyncio.create_task(here.acquire(name, lease_ttl_s=LONG_S))
+            await heard.count(Waiting, 1)
+            waiting_there = asyncio.create_task(there.acquire(name, lease_ttl_s=LONG_S))
+            await heard_there.count(Waiting, 1)
+            await in_line(blind_server.url, name, count=2)
+            assert await first.release()  # which leaves a signal for such a program
+            second = await soon(waiting)
+            assert client.blpop([f"lock-signal:{{{name}}}"], timeout=SOON_S)  # and one was waiting for it
+            assert await second.release()
+            third = await soon(waiting_there)
+            acquired = heard_there.all(Acquired)[-1]
+            assert (acquired.wake_source, acquired.handoff_s) == (WakeSource.MESSAGE, None)
+            assert [event.handed_over for event in heard.all(Released)] == [False]
+            assert await third.release()
 
 
 async def test_a_waiter_is_woken_by_its_timer_at_the_holders_end(blind_server: RedisServer, name: str) -> None:
@@ -893,14 +911,14 @@ async def gone(locker: Locker, name: str) -> None:
     await wait_until_async(nothing_left, patience_s=SOON_S, what=f"{name} to be free")
 
 
-async def in_line(url: str, name: str) -> None:
-    """Once somebody stands in line at the server."""
+async def in_line(url: str, name: str, *, count: int = 1) -> None:
+    """Once so many processes stand in line at the server."""
     with redis.Redis.from_url(url, socket_timeout=PATIENCE_S) as client:
 
-        async def somebody() -> bool:
-            return bool(client.zcard(f"lock-queue:{{{name}}}"))
+        async def enough() -> bool:
+            return int(client.zcard(f"lock-queue:{{{name}}}")) >= count
 
-        await wait_until_async(somebody)
+        await wait_until_async(enough)
 
 
 def entering_many(locker: Locker) -> Callable[..., Coroutine[Any, Any, object]]:

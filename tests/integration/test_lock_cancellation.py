@@ -67,6 +67,11 @@ def after_traffic(count: int) -> Moment:
     return arrange
 
 
+def at_a_word(cancel: Cancel, waits_for: asyncio.Future[object] | None, traffic: Traffic) -> None:
+    """When the scenario says so, before anybody hears of what has just happened."""
+    traffic.call_at_a_word(cancel)
+
+
 def when_it_is_over(cancel: Cancel, waits_for: asyncio.Future[object] | None, traffic: Traffic) -> None:
     """What it waits for has come, and it has not been told yet."""
     if waits_for is None:
@@ -79,6 +84,7 @@ MOMENTS: dict[str, Moment] = {
     "at once": at_once,
     **{f"after {count} turns": after_turns(count) for count in (1, 2, 3)},
     **{f"after {count} writes and reads": after_traffic(count) for count in range(1, 9)},
+    "at a word": at_a_word,
     "when it is over": when_it_is_over,
 }
 
@@ -89,12 +95,17 @@ class Traffic:
     def __init__(self) -> None:
         self._left = 0
         self._then: Cancel | None = None
+        self.word: Cancel = _nothing
 
     def call_after(self, count: int, then: Cancel) -> None:
         self._left, self._then = count, then
 
+    def call_at_a_word(self, then: Cancel) -> None:
+        self.word = then
+
     def forget(self) -> None:
         self._then = None
+        self.word = _nothing
 
     def happened(self) -> None:
         self._left -= 1
@@ -119,6 +130,10 @@ def traffic(monkeypatch: pytest.MonkeyPatch) -> Traffic:
     monkeypatch.setattr(Wire, "flush", counting_flush)
     monkeypatch.setattr(Wire, "data_received", counting_data_received)
     return traffic
+
+
+def _nothing() -> None:
+    pass
 
 
 class Interrupted:
@@ -171,7 +186,8 @@ def _throwing(call: Coroutine[Any, Any, object], error: BaseException) -> Callab
 class Stage:
     """Two lockers, each a process as far as Redis knows, and the others that want the scenario's locks."""
 
-    def __init__(self, url: str, here: Locker, there: Locker, heard: StageHeard) -> None:
+    def __init__(self, url: str, here: Locker, there: Locker, heard: StageHeard, traffic: Traffic) -> None:
+        self.traffic = traffic
         self.here = here
         self.there = there
         self.heard = heard
@@ -276,9 +292,28 @@ async def waiting_with_a_time_out(stage: Stage) -> Coroutine[Any, Any, object]:
         try:
             await refused(stage.here.acquire(stage.name, lease_ttl_s=LEASE_S, wait_s=0.02))
         finally:
-            stage.also(lease.release())
+            stage.also(release_when_left(stage, lease))
 
     return call()
+
+
+async def first_in_line_of_a_lock_that_becomes_free(stage: Stage) -> Coroutine[Any, Any, object]:
+    """Nobody but the first in line watches the lock; who gives that place up must tell the next."""
+    stage.keys.client.set(stage.keys.lock, "python-redis-lock")
+
+    async def becomes_free() -> None:
+        await stands_or_is_gone(stage)
+        await stage.waits_too(stage.there)
+        channel = stage.there._servers.node_of(stage.name).channel
+        await wait_until_async(lambda: _stands(stage, channel))
+        if stage.here.waiter_count == 0:
+            assert await stage.there.force_release(stage.name, fencing_token=0)  # the next does not watch it yet
+            return
+        stage.keys.client.delete(stage.keys.lock)
+        stage.traffic.word()
+
+    stage.once_it_waits(becomes_free)
+    return stage.here.acquire(stage.name, lease_ttl_s=LEASE_S)
 
 
 async def hold_with_a_body(stage: Stage) -> Coroutine[Any, Any, object]:
@@ -421,6 +456,7 @@ SCENARIOS: list[Scenario] = [
     first_of_several_in_line,
     between_others_in_line,
     waiting_with_a_time_out,
+    first_in_line_of_a_lock_that_becomes_free,
     hold_with_a_body,
     hold_with_others_in_line,
     release_without_waiters,
@@ -455,7 +491,7 @@ async def test_a_call_cancelled_at_any_await_leaves_nothing_and_delays_nobody(
             cancelled[moment_name] = 0
             for suspension in itertools.count():
                 assert suspension < MOST_SUSPENSIONS, "the call does not come to its end"
-                stage = Stage(redis_url, here, there, heard)
+                stage = Stage(redis_url, here, there, heard, traffic)
                 heard.events.clear()
                 heard.on_waiting = stage.on_waiting
                 try:
@@ -558,6 +594,10 @@ async def _is_queued(stage: Stage, name: str) -> bool:
     return bool(stage.keys.client.zcard(f"lock-queue:{{{name}}}"))
 
 
+async def _stands(stage: Stage, channel: str) -> bool:
+    return stage.keys.client.zscore(stage.keys.queue, channel) is not None
+
+
 async def queued(stage: Stage, count: int) -> None:
     """So many processes stand in line at the server."""
 
@@ -568,12 +608,27 @@ async def queued(stage: Stage, count: int) -> None:
 
 
 async def release_when_queued(stage: Stage, lease: Lease) -> None:
-    """Once the call stands in line, so that a handoff and not its look brings it the lock; or is gone."""
+    """So that a handoff and not its look brings the call the lock."""
+    await stands_or_is_gone(stage)
+    await lease.release()
 
-    async def stands_or_is_gone() -> bool:
+
+async def stands_or_is_gone(stage: Stage) -> None:
+    """Once the call stands in line, or waits no longer."""
+
+    async def so_far() -> bool:
         return stage.keys.queued() > 0 or stage.here.waiter_count == 0
 
-    await wait_until_async(stands_or_is_gone)
+    await wait_until_async(so_far)
+
+
+async def release_when_left(stage: Stage, lease: Lease) -> None:
+    """Once the call's place in line is gone, which no release needs to clear."""
+
+    async def left() -> bool:
+        return stage.keys.queued() == 0
+
+    await wait_until_async(left, patience_s=SOON_S, what="the place to be given up")
     await lease.release()
 
 

@@ -1,0 +1,206 @@
+"""One hold of a SafeLock, and the keeper's thread that renews it and tells of its loss on time."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+from locks.errors import LeaseLost, LocksError, LockStoreDown, LossReason
+from locks.lease import margin_s
+from locks.sync_store import EXTENDED, UNEXPIRING, SyncStore
+
+RENEWALS_PER_LEASE, RETRIES_PER_LEASE = 3, 12
+KEEPER_LINGERS_S = 1.0
+
+
+class SyncLease:
+    """One hold of one lock: its end by the local clock, and its loss. It changes under KEEPER.changing."""
+
+    def __init__(
+        self,
+        store: SyncStore,
+        name: str,
+        lease_id: str,
+        *,
+        fencing_token: int,
+        expire_s: float | None,
+        sent_at_s: float,
+        auto_renewal: bool,
+        on_lost: Callable[[LossReason], None] | None,
+    ) -> None:
+        self._store, self._name, self._lease_id, self._on_lost = store, name, lease_id, on_lost
+        self._auto_renewal, self._sending = auto_renewal, threading.Lock()
+        self._renewing = self._unanswered = False
+        self.fencing_token = fencing_token
+        self.lost = threading.Event()
+        self.loss_reason: LossReason | None = None
+        self.closed = False
+        self._expire_s = math.inf if expire_s is None else expire_s
+        self._ends_at_s = self._renewal_due_s = math.inf
+        if expire_s is not None:
+            self._count_from(sent_at_s, expire_s)
+
+    @property
+    def due_s(self) -> float:
+        """When it is to be looked at next."""
+        renews = self._auto_renewal and not self._renewing
+        return min(self._ends_at_s, self._renewal_due_s) if renews else self._ends_at_s
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing more to look after."""
+        return self.closed or self.loss_reason is not None
+
+    def remaining_s(self) -> float:
+        return 0.0 if self.is_over else max(0.0, self._ends_at_s - time.monotonic())
+
+    def loss(self) -> LeaseLost:
+        return LeaseLost(self._name, reason=self.loss_reason or LossReason.EXPIRED, fencing_token=self.fencing_token)
+
+    def look(self) -> None:
+        """Declares the lease lost whose time is over, and sends a renewal that is due; never waits for Redis."""
+        with KEEPER.changing:
+            self._notice_lapse()
+            now_s = time.monotonic()
+            if not self.is_over and now_s >= self.due_s:
+                # Until an answer says otherwise it is unanswered, and due again.
+                self._renewal_due_s = now_s + self._expire_s / RETRIES_PER_LEASE
+                self._unanswered = True
+                self._renewing = _started(self._renew, "safe-lock-renewal")
+
+    def extend(self, expire_s: float) -> str:
+        """Raises LeaseLost, or LockStoreDown: unknown is not extended."""
+        with self._sending:  # the order of the answers is the order of the commands
+            self._raise_if_lost()
+            sent_at_s = time.monotonic()
+            try:
+                outcome = self._store.extend(self._lease_id, expire_s)
+            except LockStoreDown:
+                with KEEPER.changing:
+                    self._ends_at_s = min(self._ends_at_s, sent_at_s + expire_s - margin_s(expire_s))
+                raise
+            with KEEPER.changing:
+                self._raise_if_lost()
+                if outcome not in (EXTENDED, UNEXPIRING):
+                    if not self.closed:
+                        self.lose(LossReason(outcome))
+                        raise self.loss()
+                elif outcome == EXTENDED or self._ends_at_s < math.inf:
+                    self._count_from(sent_at_s, expire_s)
+        KEEPER.look_again()
+        return outcome
+
+    def close(self) -> bool:
+        """The holder's release: nothing is renewed from now on. False when it was closed before."""
+        with KEEPER.changing:
+            self._notice_lapse()
+            was_open, self.closed = not self.closed, True
+            KEEPER.forget(self)
+        return was_open
+
+    def lose(self, reason: LossReason) -> None:
+        """Tells the holder, once."""
+        with KEEPER.changing:
+            if self.loss_reason is None:
+                self.loss_reason = reason
+                self.lost.set()
+                on_lost = self._on_lost
+                if on_lost is not None:
+                    _started(lambda: on_lost(reason), "safe-lock-on-lost")
+
+    def _renew(self) -> None:
+        try:
+            with contextlib.suppress(LocksError):
+                self.extend(self._expire_s)
+        finally:
+            self._renewing = False
+            KEEPER.look_again()
+
+    def _count_from(self, sent_at_s: float, expire_s: float) -> None:
+        self._expire_s, self._unanswered = expire_s, False
+        self._ends_at_s = sent_at_s + expire_s - margin_s(expire_s)
+        self._renewal_due_s = sent_at_s + expire_s / RENEWALS_PER_LEASE
+
+    def _notice_lapse(self) -> None:
+        if not self.is_over and time.monotonic() >= self._ends_at_s:
+            self.lose(LossReason.UNREACHABLE if self._unanswered else LossReason.EXPIRED)
+
+    def _raise_if_lost(self) -> None:
+        with KEEPER.changing:
+            self._notice_lapse()
+        if self.loss_reason is not None:
+            raise self.loss()
+
+
+class _Keeper:
+    """One thread of this process looks at every lease on time, and ends when there is none.
+
+    It never waits for Redis, so no dead socket makes it late: a renewal travels in a thread of its own.
+    """
+
+    def __init__(self) -> None:
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Without any lease: also in a forked child, whose parent keeps its own."""
+        self.changing = threading.Condition()
+        # As in the original, a lock thrown away is not renewed.
+        self._leases: weakref.WeakSet[SyncLease] = weakref.WeakSet()
+        self._runs = False
+        self._wakes_at_s = 0.0
+
+    def watch(self, lease: SyncLease) -> None:
+        """Looks at the lease from now on, if it has an end."""
+        with self.changing:
+            if lease.due_s == math.inf:
+                return
+            self._leases.add(lease)
+            if not self._runs:
+                threading.Thread(target=self._run, name="safe-lock-keeper", daemon=True).start()
+                self._runs = True
+            elif lease.due_s < self._wakes_at_s:
+                self.changing.notify()
+
+    def forget(self, lease: SyncLease) -> None:
+        with self.changing:
+            self._leases.discard(lease)
+
+    def look_again(self) -> None:
+        """A lease has another end than before."""
+        with self.changing:
+            self.changing.notify()
+
+    def _run(self) -> None:
+        with self.changing:
+            try:
+                idle = False
+                while self._leases or not idle:
+                    idle = not self._leases
+                    self._wakes_at_s = min(time.monotonic() + KEEPER_LINGERS_S, self._look())
+                    self.changing.wait(max(0.0, self._wakes_at_s - time.monotonic()))
+            finally:
+                self._runs = False
+
+    def _look(self) -> float:
+        for lease in tuple(self._leases):
+            lease.look()
+            if lease.is_over:
+                self._leases.discard(lease)
+        return min((lease.due_s for lease in self._leases), default=math.inf)
+
+
+KEEPER = _Keeper()
+os.register_at_fork(after_in_child=KEEPER.begin_again)
+
+
+def _started(work: Callable[[], None], name: str) -> bool:
+    try:
+        threading.Thread(target=work, name=name, daemon=True).start()
+    except RuntimeError:  # the system has no thread to give, or the interpreter is on its way out
+        return False
+    return True
