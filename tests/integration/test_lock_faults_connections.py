@@ -17,7 +17,7 @@ from tests.conftest import ReportFigures
 from tests.harness import PATIENCE_S, wait_until_async
 from tests.integration.lock_faults import LONG_MS, SOON_S, Timed, keys_at, stand
 from tests.integration.test_locker import Heard, Keys, locking
-from tests.proxy import Cut, Proxy
+from tests.proxy import Cut, Proxy, Way
 from tests.servers.redis_server import RedisServer
 
 SILENT_S = 0.5  # when a connection whose reply was swallowed counts as silent
@@ -33,6 +33,11 @@ def swallow_reply(proxy: Proxy) -> None:
 def cut_before_reply(proxy: Proxy) -> None:
     """The connection ends."""
     proxy.cut_once(Cut.AFTER_ANSWERED, at=b"EVALSHA")
+
+
+def cut_before_request(proxy: Proxy) -> None:
+    """The connection ends, and the server never hears of it."""
+    proxy.cut_once(Cut.BEFORE_FORWARDING, at=b"EVALSHA")
 
 
 both_ways = pytest.mark.parametrize("lose_reply", [swallow_reply, cut_before_reply])
@@ -135,15 +140,30 @@ async def test_a_lost_reply_to_a_release_that_hands_over_gives_the_waiter_its_le
         await is_the_only_one(onlooker, keys, await asyncio.wait_for(waiting[1], SOON_S))
 
 
-@both_ways
-async def test_a_lost_reply_to_a_release_leaves_nothing_held(
-    onlooker: Locker, proxy: Proxy, name: str, keys: Keys, lose_reply: Lose
-) -> None:
+@pytest.mark.parametrize("lose", [swallow_reply, cut_before_reply, cut_before_request])
+async def test_a_release_that_is_lost_leaves_nothing_held(proxy: Proxy, name: str, keys: Keys, lose: Lose) -> None:
     async with locking_through(proxy) as locker:
         lease = await locker.acquire(name, lease_ttl_s=600)
-        lose_reply(proxy)
+        lose(proxy)
         with pytest.raises(LockStoreDown):
             await lease.release()
+        await keys.gone()
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_call_cancelled_before_its_lost_answer_is_given_back_on_the_next_connection(
+    proxy: Proxy, name: str, keys: Keys, waits: bool
+) -> None:
+    async with locking_through(proxy) as locker:
+        proxy.hold(Way.REPLIES)
+        acquiring = asyncio.create_task(locker.acquire(name, lease_ttl_s=600, wait_s=None if waits else 0))
+        await held(keys)
+        acquiring.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await acquiring
+        proxy.go_away()
+        proxy.let_through(Way.REPLIES)
+        proxy.come_back()
         await keys.gone()
 
 
@@ -315,6 +335,15 @@ async def test_a_lock_set_by_a_foreign_hand_is_waited_for_and_its_end_wakes_by_t
 # Helpers
 
 
+async def held(keys: Keys) -> None:
+    """Waits until somebody holds it in Redis."""
+
+    async def is_held() -> bool:
+        return keys.holder() is not None
+
+    await wait_until_async(is_held, what=f"a holder of {keys.name}")
+
+
 async def first_grant(onlooker: Locker, name: str, *, after: int = 0) -> int:
     """Waits until one of ours holds it in Redis by a later token than `after`: that token."""
     token = None
@@ -354,8 +383,6 @@ def kill(keys: Keys, kinds: tuple[str, ...], *, but: Locker | None = None) -> No
 
 async def killed(keys: Keys, kinds: tuple[str, ...], lockers: tuple[Locker, ...]) -> None:
     """Kills every connection of these kinds, and waits until they are back and watch again what they watched."""
-    before = {each["id"] for each in keys.client.client_list()}
-    kill(keys, kinds)
     count = len(lockers) * len(kinds)
 
     async def back() -> bool:
@@ -365,6 +392,9 @@ async def killed(keys: Keys, kinds: tuple[str, ...], lockers: tuple[Locker, ...]
         lines = [line for locker in lockers for line in locker._lines.by_name.values()]
         return all(line._watched and line.asked is None for line in lines)
 
+    await wait_until_async(watching, what="the first in line to watch the key")
+    before = {each["id"] for each in keys.client.client_list()}
+    kill(keys, kinds)
     await wait_until_async(back, what=f"{count} new connections")
     for locker in lockers:
         assert await locker.up_within(PATIENCE_S)

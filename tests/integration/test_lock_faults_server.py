@@ -16,6 +16,7 @@ from locks.events import Acquired, Extended, Lost, StoreLost, Unknown
 from tests.harness import PATIENCE_S, wait_until_async
 from tests.integration.lock_faults import LONG_MS, SOON_S, Timed, keys_at, stand
 from tests.integration.test_locker import Heard, Keys, locking
+from tests.proxy import Proxy, Way
 from tests.servers.fixtures import StartLockProcess, StartRedis
 from tests.servers.redis_server import RedisServer
 
@@ -206,17 +207,23 @@ async def test_flushed_scripts_cost_no_caller_anything(redis_server: RedisServer
         assert heard.all(StoreLost) == []
 
 
-async def test_a_call_cancelled_on_its_way_is_given_back_although_the_scripts_are_flushed(
+async def test_a_cancelled_call_that_has_the_lock_gives_it_back_although_the_scripts_are_flushed(
     redis_server: RedisServer, name: str, keys: Keys
 ) -> None:
-    async with locking(redis_server.url) as locker:
-        keys.client.script_flush()
-        acquiring = asyncio.create_task(locker.acquire(name, lease_ttl_s=600))
-        await asyncio.sleep(0)  # it is gathered
-        acquiring.cancel()
-        await asyncio.wait([acquiring])
-        assert await (await asyncio.wait_for(locker.acquire(name), SOON_S)).release()
-        await keys.gone()
+    with Proxy("127.0.0.1", redis_server.port) as proxy:
+        async with locking(f"redis://127.0.0.1:{proxy.port}/0") as locker:
+            proxy.hold(Way.REPLIES)
+            acquiring = asyncio.create_task(locker.acquire(name, lease_ttl_s=600))
+
+            async def granted() -> bool:
+                return keys.holder() is not None
+
+            await wait_until_async(granted, what="the grant")
+            keys.client.script_flush()
+            acquiring.cancel()
+            await asyncio.wait([acquiring])
+            proxy.let_through(Way.REPLIES)
+            await keys.gone()
 
 
 async def test_scripts_that_are_flushed_all_the_time_cost_nobody_a_turn(
