@@ -146,7 +146,7 @@ class Line:
                 self.packed_keys,
                 lease_id,
                 lease_ms=waiter.lease_ms,
-                seen_fence=self._lines.seen_fence(),
+                seen_fence=self._lines.held.seen_fence,
                 age_us=waiter.age_us,
                 later=self.later,
                 waiter_count=len(self.waiters),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from locks.errors import LockStoreDown, TooManyWaiters
 from locks.events import WakeSource
+from locks.held import HeldLeases
 from locks.keys import name_of_lock_key, packed_keys
 from locks.lease import Lease
 from locks.line import Line
@@ -28,15 +29,13 @@ class Lines:
         max_waiters_per_lock: int,
         outage_wait_s: float,
         new_lease_id: Callable[[], str],
-        seen_fence: Callable[[], int],
-        is_held: Callable[[str, str], bool],
+        held: HeldLeases,
         grant: Callable[[Line, Waiter, Grant], Lease],
         lose: Lose,
         spawn: Spawn,
     ) -> None:
         self.store = store
         self.new_lease_id = new_lease_id
-        self.seen_fence = seen_fence
         self.grant = grant
         self.spawn = spawn
         self.turns = Turns(store, spawn=spawn, lose=lose)
@@ -45,7 +44,7 @@ class Lines:
         self._max_waiters = max_waiters
         self._max_waiters_per_lock = max_waiters_per_lock
         self.outage_wait_s = outage_wait_s
-        self._is_held = is_held
+        self.held = held
         self._owed: dict[str, str] = {}  # by lease id the lock that is to be given back once there is a connection
         self.waiter_count = 0
 
@@ -152,7 +151,7 @@ class Lines:
 
     def give_back_unless_held(self, name: str, lease_id: str) -> None:
         """The same for a grant that nobody here waits for, or that is long in use."""
-        if lease_id not in self._by_lease_id and not self._is_held(name, lease_id):
+        if lease_id not in self._by_lease_id and not self.held.has(name, lease_id):
             self.give_back(name, lease_id)
 
     def down_for_s(self, name: str) -> float:

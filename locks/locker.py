@@ -4,45 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, Self
 
-from locks.address import place_of
-from locks.errors import HolderChanged, LockBusy, LockStoreDown, LossReason, TooManyLeases
-from locks.events import (
-    Acquired,
-    Adopted,
-    Exported,
-    Extended,
-    Forced,
-    GaveUp,
-    Listener,
-    Released,
-    StoreLost,
-    StoreUp,
-    Waiting,
-    WakeSource,
-    ignore,
-)
+from locks.acquiring import Acquiring, check_request_id
+from locks.address import Address, place_of
+from locks.capability import LeaseIds, exported, read_export
+from locks.errors import HolderChanged, LockStoreDown, LossReason
+from locks.events import Adopted, Exported, Extended, Forced, Listener, StoreLost, StoreUp, WakeSource, ignore
+from locks.held import HeldLeases
 from locks.hold import Hold, HoldMany
 from locks.inspection import LockView, view_of
-from locks.keys import check_name, packed_keys
+from locks.keys import packed_keys
 from locks.lease import Lease, milliseconds
-from locks.line import Line
 from locks.lines import Lines
 from locks.node import Node, NodeEvents
+from locks.releasing import Releasing
 from locks.renewal import Renewal, extend
-from locks.request import Request
 from locks.servers import servers_at
 from locks.store import ExtendOutcome, ForceOutcome, LockStore, QueueLimits, Scripts
-from locks.waiter import Grant, Waiter
-
-_RANDOM_BYTES, _IDS_AT_ONCE = 16, 256
-_FREED, _HANDED_OVER = 1, 2
 
 
 class Locker:
@@ -68,49 +51,30 @@ class Locker:
         """
         self.instance_id = instance_id
         self._emit = listener
-        self._max_leases = max_leases
-        self._lease_ids: list[str] = []
-        self._held: dict[str, Lease] = {}  # also those that are being released
-        self._holders: dict[str, Lease] = {}
-        self._seen_fence = 0
+        self._command_timeout_s = command_timeout_s
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._held = HeldLeases(max_leases=max_leases)
         self._scripts = Scripts(queue_limits or QueueLimits(), holder=_holder(instance_id))
-        node_events = NodeEvents(
-            on_message=self._on_message,
-            on_changed=lambda lock_key: self._lines.on_changed(lock_key),
-            on_up=self._on_up,
-            on_messages_up=lambda node: self._lines.look_all(WakeSource.RECONNECT),
-            on_lost=lambda node, reason: self._emit(StoreLost(reason)),
-        )
-
-        def new_node(address: Any, **options: Any) -> Node:
-            return Node(
-                address,
-                command_timeout_s=command_timeout_s,
-                greeting=self._scripts.greeting,
-                acquire_free=lambda items: self._scripts.acquire_free(items, seen_fence=self._seen_fence),
-                release_alone=self._scripts.release_alone,
-                events=node_events,
-                **options,
-            )
-
-        self._servers = servers_at(place_of(url), new_node, command_timeout_s=command_timeout_s)
+        self._servers = servers_at(place_of(url), self._new_node, command_timeout_s=command_timeout_s)
         self._store = LockStore(self._servers, self._scripts, command_timeout_s=command_timeout_s)
         self._renewal = Renewal(self._store, listener, on_lost=self._lost)
-        self._lines = Lines(
+        new_lease_id = LeaseIds().new
+        self._acquiring = Acquiring(
+            self, self._store, self._held, self._renewal, listener, new_lease_id=new_lease_id, drop=self.drop
+        )
+        self._lines = self._acquiring.lines = Lines(
             self._store,
             max_waiters=max_waiters,
             max_waiters_per_lock=max_waiters_per_lock,
             outage_wait_s=command_timeout_s if outage_wait_s is None else outage_wait_s,
-            new_lease_id=self._new_lease_id,
-            seen_fence=lambda: self._seen_fence,
-            is_held=self._is_held,
-            grant=self._grant,
+            new_lease_id=new_lease_id,
+            held=self._held,
+            grant=self._acquiring.grant,
             lose=self._renewal.lose,
             spawn=self._spawn,
         )
-        self._command_timeout_s = command_timeout_s
+        self._releasing = Releasing(self._store, self._lines, self._held, self._renewal, listener, spawn=self._spawn)
 
     @classmethod
     def connect(
@@ -167,7 +131,7 @@ class Locker:
     @property
     def held(self) -> Sequence[Lease]:
         """The leases that this process holds now."""
-        return [lease for lease in self._held.values() if not lease.ended]
+        return self._held.all
 
     def hold(self, name: str, *, lease_ttl_s: float = 10.0, wait_s: float | None = None, request_id: str = "") -> Hold:
         """`async with` holds the lock, kept extended; when it is lost the body is cancelled and LeaseLost comes out.
@@ -196,87 +160,13 @@ class Locker:
 
         Raises LockBusy after wait_s (0: at once, None: never), LockStoreDown, TooManyWaiters, TooManyLeases, ValueError.
         """
-        return self._acquire(name, lease_ttl_s, wait_s, keep_extended, request_id, begins_at_once=False)
+        return self._acquiring.acquire(name, lease_ttl_s, wait_s, keep_extended, request_id, begins_at_once=False)
 
     def acquire_for_body(
         self, name: str, *, lease_ttl_s: float, wait_s: float | None, request_id: str
     ) -> Coroutine[Any, Any, Lease]:
         """The same for the body of a hold, which begins under the claim of a handoff while its lease is confirmed."""
-        return self._acquire(name, lease_ttl_s, wait_s, True, request_id, begins_at_once=True)
-
-    async def _acquire(
-        self,
-        name: str,
-        lease_ttl_s: float,
-        wait_s: float | None,
-        keep_extended: bool,
-        request_id: str,
-        *,
-        begins_at_once: bool,
-    ) -> Lease:
-        started_at_s = time.monotonic()
-        check_name(name)
-        lease_ms = milliseconds(lease_ttl_s)
-        if request_id:
-            _check_request_id(request_id)
-        if len(self._held) >= self._max_leases:
-            raise TooManyLeases(f"this process holds {len(self._held)} leases already")
-        if wait_s is not None and wait_s <= 0:
-            return await self._acquire_now(name, lease_ttl_s, keep_extended, request_id, started_at_s)
-        lines = self._lines
-        line = lines.by_name.get(name)
-        if line is None and name in self._holders:
-            lines.check_room(None)
-            line = lines.open(name)
-        reply: Any = None
-        if line is None and not lines.is_full:
-            # Nobody here waits for it: the caller asks for itself, and in most cases that is all.
-            line = lines.begin(name)
-            lease_id = line.lease_id
-            try:
-                node = self._store.node_of(name)
-                item = self._scripts.acquire_item(node, name, lease_id, lease_ms=lease_ms, request_id=request_id)
-                answer = node.gather(node.acquires, item)
-                line.may_hold = True
-                reply = await answer
-            except LockStoreDown as error:
-                reply = error
-            except asyncio.CancelledError:
-                # The command may be on the wire or the lock on its way to us. This one travels behind it.
-                lines.give_back(name, lease_id)
-                line.first_is_gone()
-                self._gave_up(name, started_at_s, "cancelled", queued=False)
-                raise
-            if reply.__class__ is int and reply > 0:
-                line.first_is_gone()
-                return self._begin(
-                    Lease(
-                        self,
-                        name,
-                        lease_id,
-                        fencing_token=reply,
-                        lease_ttl_s=lease_ttl_s,
-                        sent_at_s=started_at_s,
-                        waited_s=time.monotonic() - started_at_s,
-                        stood_in_line=False,
-                        keep_extended=keep_extended,
-                        request_id=request_id,
-                    ),
-                    WakeSource.NONE,
-                )
-        else:
-            lines.check_room(line)
-        assert line is not None
-        waiter = Waiter(
-            lease_ttl_s=lease_ttl_s,
-            lease_ms=lease_ms,
-            keep_extended=keep_extended,
-            request_id=request_id,
-            started_at_s=started_at_s,
-            wait_s=wait_s,
-            begins_at_once=begins_at_once,
-        )
-        return await self._wait(line, waiter, reply)
+        return self._acquiring.acquire(name, lease_ttl_s, wait_s, True, request_id, begins_at_once=True)
 
     async def acquire_many(
         self,
@@ -322,12 +212,11 @@ class Locker:
 
         Raises LeaseLost when it has ended meanwhile, LockStoreDown, TooManyLeases, ValueError for a text of another kind.
         """
-        name, lease_id, fencing_token, lease_ttl_s = _read_export(exported)
+        name, lease_id, fencing_token, lease_ttl_s = read_export(exported)
         keys = packed_keys(name)
         lease_ms = milliseconds(lease_ttl_s)
-        _check_request_id(request_id)
-        if len(self._held) >= self._max_leases:
-            raise TooManyLeases(f"this process holds {len(self._held)} leases already")
+        check_request_id(request_id)
+        self._held.check_room()
         sent_at_s = time.monotonic()
         try:
             reply = await self._store.run(
@@ -353,7 +242,8 @@ class Locker:
         if not isinstance(reply, int):
             lease.declare_lost(LossReason(reply.decode()))
             raise lease.loss()
-        self._keep(lease)
+        self._held.keep(lease)
+        self._renewal.watch(lease)
         self._emit(Adopted(name, lease.fencing_token))
         return lease
 
@@ -390,37 +280,13 @@ class Locker:
         self._renewal.watch(lease)
         self._emit(Extended(lease.name, lease.fencing_token))
 
-    async def release(self, lease: Lease) -> bool:
+    def release(self, lease: Lease) -> Coroutine[Any, Any, bool]:
         """See Lease.release."""
-        if lease.ended:
-            return False
-        lease.ended = True
-        self._renewal.forget(lease)
-        line = self._lines.by_name.get(lease.name)
-        try:
-            node = self._store.node_of(lease.name)
-            if line is not None and line.take_turn(lease):
-                reply = _HANDED_OVER
-            elif line is not None and line.takes_over:
-                reply = await self._release_in_line(lease, line, node)
-            else:
-                reply = await node.gather(node.releases, (lease.name, lease.known_as))
-                if reply != _FREED:
-                    reply = await self._store.run(lease.name, lambda node: self._release_command(node, lease))
-        except (LockStoreDown, asyncio.CancelledError):
-            self._spawn(self._release_again(lease))
-            if self._emit is not ignore:
-                held_s = time.monotonic() - lease.acquired_at_s
-                self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours=False, handed_over=False))
-            raise
-        finally:
-            # Not before: an old look of its line, answered meanwhile, must not take it for a lease that nobody wants.
-            self._forget(lease)
-        still_ours = bool(reply != 0)
-        if self._emit is not ignore:
-            held_s = time.monotonic() - lease.acquired_at_s
-            self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours, still_ours and reply != _FREED))
-        return still_ours
+        return self._releasing.release(lease)
+
+    def drop(self, lease: Lease) -> None:
+        """Releases without waiting for the answer; harmless twice."""
+        self._releasing.drop(lease)
 
     def export(self, lease: Lease) -> str:
         """See Lease.export."""
@@ -429,204 +295,33 @@ class Locker:
         self._renewal.forget(lease)
         self._lost(lease)
         self._emit(Exported(lease.name, lease.fencing_token, time.monotonic() - lease.acquired_at_s))
-        return json.dumps([lease.name, lease.known_as, lease.fencing_token, lease.lease_ttl_s])
+        return exported(lease)
 
     def notice_lapse(self, lease: Lease) -> None:
         """Declares a lease lost whose time is over, where a blocked event loop has not looked in time."""
         if lease.is_lost:
             self._renewal.lose(lease, LossReason.EXPIRED)
 
-    def drop(self, lease: Lease) -> None:
-        """Releases without waiting for the answer; harmless twice."""
-        if not lease.ended:
-            self._spawn(self._release_quietly(lease))
-
-    async def _acquire_now(
-        self, name: str, lease_ttl_s: float, keep_extended: bool, request_id: str, started_at_s: float
-    ) -> Lease:
-        lease_id, keys, lease_ms = self._new_lease_id(), packed_keys(name), milliseconds(lease_ttl_s)
-
-        may_hold = False
-
-        def command(node: Node) -> str:
-            nonlocal may_hold
-            may_hold = may_hold or node.commands.is_up
-            fence = self._seen_fence
-            return self._scripts.acquire_now(
-                node, keys, lease_id, lease_ms=lease_ms, seen_fence=fence, request_id=request_id
-            )
-
-        line = self._lines.by_name.get(name)
-        if line is not None:
-            line.stand()
-        try:
-            reply = await self._store.run(name, command)
-        except LockStoreDown:
-            if may_hold:
-                self._lines.give_back(name, lease_id)
-            self._gave_up(name, started_at_s, "store-down", queued=False)
-            raise
-        except asyncio.CancelledError:
-            self._lines.give_back(name, lease_id)
-            self._gave_up(name, started_at_s, "cancelled", queued=False)
-            raise
-        waited_s = time.monotonic() - started_at_s
-        if not isinstance(reply, int):
-            self._gave_up(name, started_at_s, "busy", queued=False)
-            raise LockBusy(name, waited_s=waited_s, expires_in_s=reply[0] / 1000 if reply[0] >= 0 else None)
-        return self._begin(
-            Lease(
-                self,
-                name,
-                lease_id,
-                fencing_token=reply,
-                lease_ttl_s=lease_ttl_s,
-                sent_at_s=started_at_s,
-                waited_s=waited_s,
-                stood_in_line=False,
-                keep_extended=keep_extended,
-                request_id=request_id,
-            ),
-            WakeSource.NONE,
-        )
-
-    async def _wait(self, line: Line, waiter: Waiter, first_reply: Any) -> Lease:
-        """A place in line, until the lease is there. `first_reply`: what a caller who asked for itself was told."""
-        name = line.name
-        self._lines.waiter_count += 1
-        if self._emit is not ignore:
-            self._emit(Waiting(name))
-        if first_reply is None:
-            line.join(waiter)
-            line.wait_for_holder()
-        else:
-            line.first_refused(waiter, first_reply)
-        try:
-            return await waiter.future
-        except LockBusy:
-            self._gave_up(name, waiter.started_at_s, "busy", queued=True)
-            raise
-        except LockStoreDown:
-            self._gave_up(name, waiter.started_at_s, "store-down", queued=True)
-            raise
-        except asyncio.CancelledError:
-            line.leave(waiter)
-            if waiter.lease is not None:
-                self.drop(waiter.lease)
-            self._gave_up(name, waiter.started_at_s, "cancelled", queued=waiter.lease is None)
-            raise
-        finally:
-            self._lines.waiter_count -= 1
-
-    def _grant(self, line: Line, waiter: Waiter, grant: Grant) -> Lease:
-        lease = Lease(
-            self,
-            line.name,
-            grant.lease_id,
-            fencing_token=grant.fencing_token,
-            lease_ttl_s=waiter.lease_ttl_s,
-            sent_at_s=grant.sent_at_s,
-            waited_s=waiter.waited_s,
-            stood_in_line=grant.source is not WakeSource.NONE,
-            keep_extended=waiter.keep_extended,
-            request_id=waiter.request_id,
-        )
-        lease.is_for_body = waiter.begins_at_once
-        if grant.ends_at_s is not None:
-            lease.begins_unconfirmed(ends_at_s=grant.ends_at_s)
-        self._begin(lease, grant.source, queued=True, takeover=grant.takeover, handoff_s=grant.handoff_s)
-        waiter.grant(lease)
-        return lease
-
-    async def _release_in_line(self, lease: Lease, line: Line, node: Node) -> Any:
-        """The release that also says who of this process wants the lock next, so that a handoff within it is one command."""
-        first = line.first
-        command = self._scripts.release_in_line(
-            node,
-            line.packed_keys,
-            lease.known_as,
-            next_lease_id=line.lease_id,
-            lease_ms=first.lease_ms,
-            age_us=first.age_us,
-            later=line.later,
-            waiter_count=len(line.waiters),
-            request_id=first.request_id,
-        )
-        answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def on_reply(request: Request, reply: Any) -> None:
-            if not answered.done():
-                answered.set_result(
-                    reply
-                )  # first: who comes back for the lock stands before those whose turn begins now
-            self._released_in_line(lease, line, reply, request.sent_at_s)
-
-        def on_error(request: Request, error: LockStoreDown) -> None:
-            if not answered.done():
-                answered.set_exception(error)
-
-        Request(self._store, self._spawn, lease.name, on_reply, on_error).send(node, command)
-        return await answered
-
-    def _released_in_line(self, lease: Lease, line: Line, reply: Any, sent_at_s: float) -> None:
-        if isinstance(reply, list):
-            fencing_token, lease_id, turns = reply[0], reply[1].decode(), reply[2]
-            if not self._lines.granted_by_release(lease_id, fencing_token, turns, sent_at_s):
-                self._lines.give_back_unless_held(lease.name, lease_id)
-        elif line.waiters:
-            line.stands_in_line(sent_at_s)
-
-    async def _release_again(self, lease: Lease) -> None:
-        """Whether a release that was lost or cancelled is done is unknown; once more does no harm, and frees it sooner."""
-        try:
-            await self._store.run(lease.name, lambda node: self._release_command(node, lease))
-        except LockStoreDown:
-            self._lines.give_back(lease.name, lease.known_as)
-
-    def _release_command(self, node: Node, lease: Lease) -> str:
-        return self._scripts.release(node, packed_keys(lease.name), lease.known_as)
-
-    def _begin(
-        self,
-        lease: Lease,
-        source: WakeSource,
-        *,
-        queued: bool = False,
-        takeover: bool = False,
-        handoff_s: float | None = None,
-    ) -> Lease:
-        self._keep(lease)
-        if self._emit is not ignore:
-            token = lease.fencing_token
-            self._emit(Acquired(lease.name, token, lease.waited_s, source, queued, takeover, handoff_s))
-        return lease
-
-    def _keep(self, lease: Lease) -> None:
-        if lease.fencing_token > self._seen_fence:
-            self._seen_fence = lease.fencing_token
-        self._held[lease.lease_id] = self._holders[lease.name] = lease
-        self._renewal.watch(lease)
-
-    def _is_held(self, name: str, lease_id: str) -> bool:
-        holder = self._holders.get(name)
-        return lease_id in self._held or (holder is not None and holder.known_as == lease_id)
-
     def _lost(self, lease: Lease) -> None:
-        self._forget(lease)
+        self._held.forget(lease)
         self._lines.holder_is_gone(lease.name)
 
-    def _forget(self, lease: Lease) -> None:
-        self._held.pop(lease.lease_id, None)
-        if self._holders.get(lease.name) is lease:
-            del self._holders[lease.name]
-
-    async def _release_quietly(self, lease: Lease) -> None:
-        with contextlib.suppress(LockStoreDown):
-            await self.release(lease)
-
-    def _gave_up(self, name: str, started_at_s: float, outcome: str, *, queued: bool) -> None:
-        if self._emit is not ignore:
-            self._emit(GaveUp(name, time.monotonic() - started_at_s, outcome, queued))
+    def _new_node(self, address: Address, **options: Any) -> Node:
+        return Node(
+            address,
+            command_timeout_s=self._command_timeout_s,
+            greeting=self._scripts.greeting,
+            acquire_free=lambda items: self._scripts.acquire_free(items, seen_fence=self._held.seen_fence),
+            release_alone=self._scripts.release_alone,
+            events=NodeEvents(
+                on_message=self._on_message,
+                on_changed=lambda lock_key: self._lines.on_changed(lock_key),
+                on_up=self._on_up,
+                on_messages_up=lambda node: self._lines.look_all(WakeSource.RECONNECT),
+                on_lost=lambda node, reason: self._emit(StoreLost(reason)),
+            ),
+            **options,
+        )
 
     def _on_up(self, node: Node) -> None:
         self._emit(StoreUp())
@@ -640,8 +335,9 @@ class Locker:
             self._lines.on_granted(lease_id, int(rest[0]), int(rest[1]), rest[2])
         elif word == "look":
             self._lines.on_look(lease_id)
-        elif word == "forced" and (lease := self._holders.get(rest[0])) is not None and lease.known_as == lease_id:
-            self._renewal.lose(lease, LossReason.FORCED)
+        elif word == "forced" and (lease := self._held.holder_of(rest[0])) is not None:
+            if lease.known_as == lease_id:
+                self._renewal.lose(lease, LossReason.FORCED)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         if self._closed:
@@ -651,15 +347,6 @@ class Locker:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _new_lease_id(self) -> str:
-        """A lease id is a capability: 128 random bits, of which many are asked for at once."""
-        ids = self._lease_ids
-        if not ids:
-            text = os.urandom(_RANDOM_BYTES * _IDS_AT_ONCE).hex()
-            size = 2 * _RANDOM_BYTES
-            ids.extend(text[at : at + size] for at in range(0, len(text), size))
-        return ids.pop()
-
 
 def _holder(instance_id: str) -> str:
     """Instance, host and pid as the scripts keep them: ASCII, separated by tabs."""
@@ -668,21 +355,3 @@ def _holder(instance_id: str) -> str:
 
 def _plain(text: str) -> str:
     return "".join(letter if " " <= letter <= "~" else "?" for letter in text)[:100]
-
-
-def _check_request_id(request_id: str) -> None:
-    if request_id and (len(request_id) > 200 or not request_id.isascii() or not request_id.isprintable()):
-        raise ValueError("a request_id is at most 200 printable ASCII characters")
-
-
-def _read_export(exported: str) -> tuple[str, str, int, float]:
-    try:
-        name, lease_id, fencing_token, lease_ttl_s = json.loads(exported)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError("not an exported lease") from error
-    sane = isinstance(name, str) and isinstance(fencing_token, int) and isinstance(lease_ttl_s, int | float)
-    if not (sane and isinstance(lease_id, str) and len(lease_id) == 2 * _RANDOM_BYTES):
-        raise ValueError("not an exported lease")
-    if not (lease_id.isascii() and lease_id.isalnum()):
-        raise ValueError("not an exported lease")
-    return name, lease_id, fencing_token, lease_ttl_s

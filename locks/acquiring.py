@@ -1,0 +1,246 @@
+"""Acquire: ask, wait in line, be granted; whoever gives up or is cancelled leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from locks.errors import LockBusy, LockStoreDown
+from locks.events import Acquired, GaveUp, Listener, Waiting, WakeSource, ignore
+from locks.held import HeldLeases
+from locks.keys import check_name, packed_keys
+from locks.lease import Lease, LeaseKeeper, milliseconds
+from locks.line import Line
+from locks.lines import Lines
+from locks.node import Node
+from locks.renewal import Renewal
+from locks.store import LockStore
+from locks.waiter import Grant, Waiter
+
+MAX_REQUEST_ID_LENGTH = 200
+
+
+class Acquiring:
+    """All that stands between a call of acquire and its lease."""
+
+    def __init__(
+        self,
+        keeper: LeaseKeeper,
+        store: LockStore,
+        held: HeldLeases,
+        renewal: Renewal,
+        emit: Listener,
+        *,
+        new_lease_id: Callable[[], str],
+        drop: Callable[[Lease], None],
+    ) -> None:
+        self._keeper = keeper
+        self._store = store
+        self._held = held
+        self._renewal = renewal
+        self._emit = emit
+        self._new_lease_id = new_lease_id
+        self._drop = drop
+        self.lines: Lines  # set by whoever makes both: a line grants through us
+
+    async def acquire(
+        self,
+        name: str,
+        lease_ttl_s: float,
+        wait_s: float | None,
+        keep_extended: bool,
+        request_id: str,
+        *,
+        begins_at_once: bool,
+    ) -> Lease:
+        """As Locker.acquire; begins_at_once: as Locker.acquire_for_body."""
+        started_at_s = time.monotonic()
+        check_name(name)
+        lease_ms = milliseconds(lease_ttl_s)
+        if request_id:
+            check_request_id(request_id)
+        self._held.check_room()
+        if wait_s is not None and wait_s <= 0:
+            return await self._acquire_now(name, lease_ttl_s, keep_extended, request_id, started_at_s)
+        lines = self.lines
+        line = lines.by_name.get(name)
+        if line is None and self._held.holder_of(name) is not None:
+            lines.check_room(None)
+            line = lines.open(name)
+        reply: Any = None
+        if line is None and not lines.is_full:
+            # Nobody here waits for it: the caller asks for itself, and in most cases that is all.
+            line = lines.begin(name)
+            lease_id = line.lease_id
+            try:
+                node = self._store.node_of(name)
+                item = self._store.scripts.acquire_item(node, name, lease_id, lease_ms=lease_ms, request_id=request_id)
+                answer = node.gather(node.acquires, item)
+                line.may_hold = True
+                reply = await answer
+            except LockStoreDown as error:
+                reply = error
+            except asyncio.CancelledError:
+                # The command may be on the wire or the lock on its way to us. This one travels behind it.
+                lines.give_back(name, lease_id)
+                line.first_is_gone()
+                self._gave_up(name, started_at_s, "cancelled", queued=False)
+                raise
+            if reply.__class__ is int and reply > 0:
+                line.first_is_gone()
+                return self._begin(
+                    Lease(
+                        self._keeper,
+                        name,
+                        lease_id,
+                        fencing_token=reply,
+                        lease_ttl_s=lease_ttl_s,
+                        sent_at_s=started_at_s,
+                        waited_s=time.monotonic() - started_at_s,
+                        stood_in_line=False,
+                        keep_extended=keep_extended,
+                        request_id=request_id,
+                    ),
+                    WakeSource.NONE,
+                )
+        else:
+            lines.check_room(line)
+        assert line is not None
+        waiter = Waiter(
+            lease_ttl_s=lease_ttl_s,
+            lease_ms=lease_ms,
+            keep_extended=keep_extended,
+            request_id=request_id,
+            started_at_s=started_at_s,
+            wait_s=wait_s,
+            begins_at_once=begins_at_once,
+        )
+        return await self._wait(line, waiter, reply)
+
+    def grant(self, line: Line, waiter: Waiter, grant: Grant) -> Lease:
+        """A line has been given the lock for its first waiter."""
+        lease = Lease(
+            self._keeper,
+            line.name,
+            grant.lease_id,
+            fencing_token=grant.fencing_token,
+            lease_ttl_s=waiter.lease_ttl_s,
+            sent_at_s=grant.sent_at_s,
+            waited_s=waiter.waited_s,
+            stood_in_line=grant.source is not WakeSource.NONE,
+            keep_extended=waiter.keep_extended,
+            request_id=waiter.request_id,
+        )
+        lease.is_for_body = waiter.begins_at_once
+        if grant.ends_at_s is not None:
+            lease.begins_unconfirmed(ends_at_s=grant.ends_at_s)
+        self._begin(lease, grant.source, queued=True, takeover=grant.takeover, handoff_s=grant.handoff_s)
+        waiter.grant(lease)
+        return lease
+
+    async def _acquire_now(
+        self, name: str, lease_ttl_s: float, keep_extended: bool, request_id: str, started_at_s: float
+    ) -> Lease:
+        lease_id, keys, lease_ms = self._new_lease_id(), packed_keys(name), milliseconds(lease_ttl_s)
+
+        may_hold = False
+
+        def command(node: Node) -> str:
+            nonlocal may_hold
+            may_hold = may_hold or node.commands.is_up
+            fence = self._held.seen_fence
+            return self._store.scripts.acquire_now(
+                node, keys, lease_id, lease_ms=lease_ms, seen_fence=fence, request_id=request_id
+            )
+
+        line = self.lines.by_name.get(name)
+        if line is not None:
+            line.stand()
+        try:
+            reply = await self._store.run(name, command)
+        except LockStoreDown:
+            if may_hold:
+                self.lines.give_back(name, lease_id)
+            self._gave_up(name, started_at_s, "store-down", queued=False)
+            raise
+        except asyncio.CancelledError:
+            self.lines.give_back(name, lease_id)
+            self._gave_up(name, started_at_s, "cancelled", queued=False)
+            raise
+        waited_s = time.monotonic() - started_at_s
+        if not isinstance(reply, int):
+            self._gave_up(name, started_at_s, "busy", queued=False)
+            raise LockBusy(name, waited_s=waited_s, expires_in_s=reply[0] / 1000 if reply[0] >= 0 else None)
+        return self._begin(
+            Lease(
+                self._keeper,
+                name,
+                lease_id,
+                fencing_token=reply,
+                lease_ttl_s=lease_ttl_s,
+                sent_at_s=started_at_s,
+                waited_s=waited_s,
+                stood_in_line=False,
+                keep_extended=keep_extended,
+                request_id=request_id,
+            ),
+            WakeSource.NONE,
+        )
+
+    async def _wait(self, line: Line, waiter: Waiter, first_reply: Any) -> Lease:
+        """A place in line, until the lease is there. `first_reply`: what a caller who asked for itself was told."""
+        name = line.name
+        self.lines.waiter_count += 1
+        if self._emit is not ignore:
+            self._emit(Waiting(name))
+        if first_reply is None:
+            line.join(waiter)
+            line.wait_for_holder()
+        else:
+            line.first_refused(waiter, first_reply)
+        try:
+            return await waiter.future
+        except LockBusy:
+            self._gave_up(name, waiter.started_at_s, "busy", queued=True)
+            raise
+        except LockStoreDown:
+            self._gave_up(name, waiter.started_at_s, "store-down", queued=True)
+            raise
+        except asyncio.CancelledError:
+            line.leave(waiter)
+            if waiter.lease is not None:
+                self._drop(waiter.lease)
+            self._gave_up(name, waiter.started_at_s, "cancelled", queued=waiter.lease is None)
+            raise
+        finally:
+            self.lines.waiter_count -= 1
+
+    def _begin(
+        self,
+        lease: Lease,
+        source: WakeSource,
+        *,
+        queued: bool = False,
+        takeover: bool = False,
+        handoff_s: float | None = None,
+    ) -> Lease:
+        self._held.keep(lease)
+        self._renewal.watch(lease)
+        if self._emit is not ignore:
+            token = lease.fencing_token
+            self._emit(Acquired(lease.name, token, lease.waited_s, source, queued, takeover, handoff_s))
+        return lease
+
+    def _gave_up(self, name: str, started_at_s: float, outcome: str, *, queued: bool) -> None:
+        if self._emit is not ignore:
+            self._emit(GaveUp(name, time.monotonic() - started_at_s, outcome, queued))
+
+
+def check_request_id(request_id: str) -> None:
+    """Raises ValueError where it could not be shown, or would not fit."""
+    if request_id and (
+        len(request_id) > MAX_REQUEST_ID_LENGTH or not request_id.isascii() or not request_id.isprintable()
+    ):
+        raise ValueError(f"a request_id is at most {MAX_REQUEST_ID_LENGTH} printable ASCII characters")

@@ -1,0 +1,50 @@
+"""The leases of this process, and the largest fencing token that it has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from locks.errors import TooManyLeases
+from locks.lease import Lease
+
+
+class HeldLeases:
+    """By lease id and by lock, from the grant to the answered release."""
+
+    def __init__(self, *, max_leases: int) -> None:
+        self.seen_fence = 0
+        self._max_leases = max_leases
+        self._by_id: dict[str, Lease] = {}
+        self._by_name: dict[str, Lease] = {}
+
+    def check_room(self) -> None:
+        """Raises TooManyLeases when there is none for one more."""
+        if len(self._by_id) >= self._max_leases:
+            raise TooManyLeases(f"this process holds {len(self._by_id)} leases already")
+
+    @property
+    def all(self) -> Sequence[Lease]:
+        """Those that are not being released already."""
+        return [lease for lease in self._by_id.values() if not lease.ended]
+
+    def holder_of(self, name: str) -> Lease | None:
+        """The lease of this process on a lock; None where it has none, or is just releasing it."""
+        lease = self._by_name.get(name)
+        return None if lease is None or lease.ended else lease
+
+    def has(self, name: str, lease_id: str) -> bool:
+        """Whether a lease of this process goes by this id, or is known by it at the server."""
+        lease = self._by_name.get(name)
+        return lease_id in self._by_id or (lease is not None and lease.known_as == lease_id)
+
+    def keep(self, lease: Lease) -> None:
+        """It has been granted."""
+        if lease.fencing_token > self.seen_fence:
+            self.seen_fence = lease.fencing_token
+        self._by_id[lease.lease_id] = self._by_name[lease.name] = lease
+
+    def forget(self, lease: Lease) -> None:
+        """It has ended."""
+        self._by_id.pop(lease.lease_id, None)
+        if self._by_name.get(lease.name) is lease:
+            del self._by_name[lease.name]

@@ -1,0 +1,124 @@
+"""Release: to the next in line, at once where that one is of this process; and never an error for work that is done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Any
+
+from locks.errors import LockStoreDown
+from locks.events import Listener, Released, ignore
+from locks.held import HeldLeases
+from locks.keys import packed_keys
+from locks.lease import Lease
+from locks.line import Line
+from locks.lines import Lines
+from locks.node import Node
+from locks.renewal import Renewal
+from locks.request import Request, Spawn
+from locks.store import LockStore
+
+_FREED, _HANDED_OVER = 1, 2
+
+
+class Releasing:
+    """The end of a lease by its holder's will."""
+
+    def __init__(
+        self, store: LockStore, lines: Lines, held: HeldLeases, renewal: Renewal, emit: Listener, *, spawn: Spawn
+    ) -> None:
+        self._store = store
+        self._lines = lines
+        self._held = held
+        self._renewal = renewal
+        self._emit = emit
+        self._spawn = spawn
+
+    async def release(self, lease: Lease) -> bool:
+        """As Lease.release."""
+        if lease.ended:
+            return False
+        lease.ended = True
+        self._renewal.forget(lease)
+        line = self._lines.by_name.get(lease.name)
+        try:
+            node = self._store.node_of(lease.name)
+            if line is not None and line.take_turn(lease):
+                reply = _HANDED_OVER
+            elif line is not None and line.takes_over:
+                reply = await self._release_in_line(lease, line, node)
+            else:
+                reply = await node.gather(node.releases, (lease.name, lease.known_as))
+                if reply != _FREED:
+                    reply = await self._store.run(lease.name, lambda node: self._release_command(node, lease))
+        except (LockStoreDown, asyncio.CancelledError):
+            self._spawn(self._release_again(lease))
+            if self._emit is not ignore:
+                held_s = time.monotonic() - lease.acquired_at_s
+                self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours=False, handed_over=False))
+            raise
+        finally:
+            # Not before: an old look of its line, answered meanwhile, must not take it for a lease that nobody wants.
+            self._held.forget(lease)
+        still_ours = bool(reply != 0)
+        if self._emit is not ignore:
+            held_s = time.monotonic() - lease.acquired_at_s
+            self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours, still_ours and reply != _FREED))
+        return still_ours
+
+    def drop(self, lease: Lease) -> None:
+        """Releases without waiting for the answer; harmless twice."""
+        if not lease.ended:
+            self._spawn(self._release_quietly(lease))
+
+    async def _release_in_line(self, lease: Lease, line: Line, node: Node) -> Any:
+        """The release that also says who of this process wants the lock next, so that a handoff within it is one command."""
+        first = line.first
+        command = self._store.scripts.release_in_line(
+            node,
+            line.packed_keys,
+            lease.known_as,
+            next_lease_id=line.lease_id,
+            lease_ms=first.lease_ms,
+            age_us=first.age_us,
+            later=line.later,
+            waiter_count=len(line.waiters),
+            request_id=first.request_id,
+        )
+        answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def on_reply(request: Request, reply: Any) -> None:
+            if not answered.done():
+                # First: who comes back for the lock stands before those whose turn begins now.
+                answered.set_result(reply)
+            self._released_in_line(lease, line, reply, request.sent_at_s)
+
+        def on_error(request: Request, error: LockStoreDown) -> None:
+            if not answered.done():
+                answered.set_exception(error)
+
+        Request(self._store, self._spawn, lease.name, on_reply, on_error).send(node, command)
+        return await answered
+
+    def _released_in_line(self, lease: Lease, line: Line, reply: Any, sent_at_s: float) -> None:
+        if isinstance(reply, list):
+            fencing_token, lease_id, turns = reply[0], reply[1].decode(), reply[2]
+            if not self._lines.granted_by_release(lease_id, fencing_token, turns, sent_at_s):
+                self._lines.give_back_unless_held(lease.name, lease_id)
+        elif line.waiters:
+            line.stands_in_line(sent_at_s)
+
+    async def _release_again(self, lease: Lease) -> None:
+        """Whether a release that was lost or cancelled is done is unknown; once more does no harm, and frees it sooner."""
+        try:
+            await self._store.run(lease.name, lambda node: self._release_command(node, lease))
+        except LockStoreDown:
+            self._lines.give_back(lease.name, lease.known_as)
+
+    def _release_command(self, node: Node, lease: Lease) -> str:
+        return self._store.scripts.release(node, packed_keys(lease.name), lease.known_as)
+
+    async def _release_quietly(self, lease: Lease) -> None:
+        with contextlib.suppress(LockStoreDown):
+            await self.release(lease)
