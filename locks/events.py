@@ -30,9 +30,9 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Acquired:
-    """A lease was granted. `queued`: its Waiting was emitted before. `takeover`: its predecessor lapsed while this waiter stood in the queue.
+    """A lease was granted. `queued`: its Waiting was emitted before. `takeover`: its predecessor lapsed meanwhile.
 
-    `handoff_s`: from the release, or from the message of another process' release, to the lease; None without a handoff.
+    `handoff_s`: from the release, or from another process' message of it, to the lease; None without a handoff.
     """
 
     name: str

@@ -148,7 +148,7 @@ class Lease:
         self.renewal_unanswered = False
 
     def begins_unconfirmed(self, *, ends_at_s: float) -> None:
-        """It has begun already, and its whole time is being asked for; until that is confirmed it ends at `ends_at_s`."""
+        """It has begun, and its whole time is being asked for; until that is confirmed it ends at `ends_at_s`."""
         self.is_unconfirmed = True
         self.deadline_s = min(self.deadline_s, ends_at_s)
 

@@ -1,6 +1,6 @@
 """Who waits in this process for one lock, in order; one of them at a time stands in line at the server for all.
 
-Everything here is a callback: a command that is on its way is nobody's to cancel, and its answer finds the line as it is.
+Everything here is a callback: a command on its way is nobody's to cancel, and its answer finds the line as it is.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ class Line:
     def granted_by_message(self, fencing_token: int, turns: int) -> None:
         """Another process has handed the lock over; the claim is short, so the first waiter confirms.
 
-        It begins at once where it may and where the claim, counted from when we still stood in line, leaves time enough.
+        It begins at once where it may and the claim, counted from when we still stood in line, leaves time enough.
         """
         if self.asked is self or not self.waiters:
             self.look(WakeSource.HANDOFF)
@@ -242,7 +242,7 @@ class Line:
 
     def _answered(self, request: Request, reply: Any, lease_id: str, source: WakeSource) -> None:
         if self.asked is not request or not self.waiters:
-            # What it was about has been granted or given back meanwhile. One that was asked again since has come too late.
+            # What it was about has been granted or given back meanwhile; asked again since, it has come too late.
             if not _is_refusal(reply):
                 self._lines.give_back_unless_held(self.name, lease_id)
             return

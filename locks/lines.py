@@ -131,7 +131,7 @@ class Lines:
         self._by_lease_id.pop(line.lease_id, None)
 
     def give_back(self, name: str, lease_id: str) -> None:
-        """Releases the lock, or leaves the line, without waiting for the answer; it travels behind what was sent before.
+        """Releases the lock, or leaves the line, without waiting for the answer; travels behind what was sent before.
 
         Without a connection it is done on the next one: a frozen server may carry out later what it was asked before.
         """

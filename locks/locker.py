@@ -46,8 +46,8 @@ class Locker:
     ) -> None:
         """url: redis://, rediss://, redis+sentinel:// or redis+cluster://. Raises ValueError for any other.
 
-        `command_timeout_s`: when a server counts as silent. `outage_wait_s`: how long callers wait for a connection to come
-        back before they get LockStoreDown (None: command_timeout_s).
+        `command_timeout_s`: when a server counts as silent. `outage_wait_s`: how long callers wait for a connection to
+        come back before they get LockStoreDown (None: command_timeout_s).
         """
         self.instance_id = instance_id
         self._emit = listener
@@ -158,7 +158,8 @@ class Locker:
     ) -> Coroutine[Any, Any, Lease]:
         """A lease on `name`, which ends after lease_ttl_s unless it is extended or released.
 
-        Raises LockBusy after wait_s (0: at once, None: never), LockStoreDown, TooManyWaiters, TooManyLeases, ValueError.
+        Raises LockBusy after wait_s (0: at once, None: never), LockStoreDown, TooManyWaiters, TooManyLeases,
+        ValueError.
         """
         return self._acquiring.acquire(name, lease_ttl_s, wait_s, keep_extended, request_id, begins_at_once=False)
 
@@ -181,7 +182,7 @@ class Locker:
 
         They are acquired in ascending order, and those already acquired are kept extended meanwhile; with
         keep_extended=False each then has lease_ttl_s from the return. Raises as acquire does, wait_s being for all
-        together, and ValueError for a name that is there twice; LeaseLost where one was lost while the next was waited for.
+        together, ValueError for a name that is there twice, LeaseLost where one was lost while the next was waited for.
         """
         if len(set(names)) != len(names):
             raise ValueError("each lock's name may be there only once")
@@ -210,7 +211,7 @@ class Locker:
     async def adopt(self, exported: str, *, keep_extended: bool = False, request_id: str = "") -> Lease:
         """The lease that Lease.export() gave this text for, ours with its whole time from now on.
 
-        Raises LeaseLost when it has ended meanwhile, LockStoreDown, TooManyLeases, ValueError for a text of another kind.
+        Raises LeaseLost when it has ended meanwhile, LockStoreDown, TooManyLeases, ValueError for another text.
         """
         name, lease_id, fencing_token, lease_ttl_s = read_export(exported)
         keys = packed_keys(name)
@@ -248,7 +249,7 @@ class Locker:
         return lease
 
     async def inspect(self, name: str) -> LockView | None:
-        """Who holds the lock and who waits for it, in order; None when nobody does. Raises LockStoreDown, ValueError."""
+        """Who holds the lock and who waits, in order; None when nobody does. Raises LockStoreDown, ValueError."""
         keys = packed_keys(name)
         return view_of(name, await self._store.run(name, lambda node: self._scripts.inspect(keys)))
 
@@ -329,14 +330,15 @@ class Locker:
         self._lines.look_all(WakeSource.RECONNECT)
 
     def _on_message(self, message: bytes) -> None:
-        """What the scripts publish: granted <lease id> <token> <turns> <name>, look <lease id>, forced <lease id> <name>."""
+        """What scripts publish: granted <lease id> <token> <turns> <name>, look <lease id>, forced <lease id> <name>."""
         word, lease_id, *rest = message.decode().split(" ")
         if word == "granted":
             self._lines.on_granted(lease_id, int(rest[0]), int(rest[1]), rest[2])
         elif word == "look":
             self._lines.on_look(lease_id)
-        elif word == "forced" and (lease := self._held.holder_of(rest[0])) is not None:
-            if lease.known_as == lease_id:
+        elif word == "forced" and self._held.has(rest[0], lease_id):
+            lease = self._held.holder_of(rest[0])
+            if lease is not None:
                 self._renewal.lose(lease, LossReason.FORCED)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

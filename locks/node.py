@@ -182,7 +182,7 @@ class Node:
         self.commands.send(command, receiver)
 
     def watch(self, lock_key: str, receiver: Receiver) -> bool:
-        """Reads the lock's holder, and hears of its next change through on_changed; False where the server can't tell."""
+        """Reads the lock's holder, and hears of its next change by on_changed; False where the server can't tell."""
         if not self._tracks:
             return False
         try:

@@ -73,7 +73,7 @@ class Releasing:
             self._spawn(self._release_quietly(lease))
 
     async def _release_in_line(self, lease: Lease, line: Line, node: Node) -> Any:
-        """The release that also says who of this process wants the lock next, so that a handoff within it is one command."""
+        """The release that also says who here wants the lock next, so that a handoff within the process is one command."""
         first = line.first
         command = self._store.scripts.release_in_line(
             node,
@@ -110,7 +110,7 @@ class Releasing:
             line.stands_in_line(sent_at_s)
 
     async def _release_again(self, lease: Lease) -> None:
-        """Whether a release that was lost or cancelled is done is unknown; once more does no harm, and frees it sooner."""
+        """Whether a release that was lost or cancelled is done is unknown; once more does no harm."""
         try:
             await self._store.run(lease.name, lambda node: self._release_command(node, lease))
         except LockStoreDown:

@@ -260,7 +260,7 @@ class LockStore:
         return reply
 
     async def run(self, name: str, command_to: Callable[[Node], str]) -> Any:
-        """The same, asked again when the connection was lost a moment ago and comes back; for what does no harm twice."""
+        """The same, asked again when the connection was lost just now and comes back; for what does no harm twice."""
         give_up_at_s = time.monotonic() + self._patience_s
         while True:
             try:

@@ -1,7 +1,8 @@
 """A run: several turns of one process, granted at once because nobody else came before those who wait here.
 
-A turn begins without asking the server, under the run's lease, with a fencing token that the grant has set aside for it. The
-server learns of it behind: a turn that lasts makes itself the holder; one that is over in a moment is not worth a command.
+A turn begins without asking the server, under the run's lease, with a fencing token that the grant has set aside for it.
+The server learns of it behind: a turn that lasts makes itself the holder; one that is over in a moment is not worth a
+command.
 """
 
 from __future__ import annotations
