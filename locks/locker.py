@@ -330,15 +330,15 @@ class Locker:
         self._lines.look_all(WakeSource.RECONNECT)
 
     def _on_message(self, message: bytes) -> None:
-        """What scripts publish: granted <lease id> <token> <turns> <name>, look <lease id>, forced <lease id> <name>."""
+        """Scripts publish: granted <lease id> <token> <turns> <name>, look <lease id>, forced <lease id> <name>."""
         word, lease_id, *rest = message.decode().split(" ")
         if word == "granted":
             self._lines.on_granted(lease_id, int(rest[0]), int(rest[1]), rest[2])
         elif word == "look":
             self._lines.on_look(lease_id)
-        elif word == "forced" and self._held.has(rest[0], lease_id):
+        elif word == "forced":
             lease = self._held.holder_of(rest[0])
-            if lease is not None:
+            if lease is not None and lease.known_as == lease_id:
                 self._renewal.lose(lease, LossReason.FORCED)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

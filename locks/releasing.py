@@ -73,7 +73,7 @@ class Releasing:
             self._spawn(self._release_quietly(lease))
 
     async def _release_in_line(self, lease: Lease, line: Line, node: Node) -> Any:
-        """The release that also says who here wants the lock next, so that a handoff within the process is one command."""
+        """The release that also says who here wants the lock next, so that a handoff to it is one command."""
         first = line.first
         command = self._store.scripts.release_in_line(
             node,

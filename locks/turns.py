@@ -1,7 +1,7 @@
 """A run: several turns of one process, granted at once because nobody else came before those who wait here.
 
-A turn begins without asking the server, under the run's lease, with a fencing token that the grant has set aside for it.
-The server learns of it behind: a turn that lasts makes itself the holder; one that is over in a moment is not worth a
+A turn begins without asking the server, under the run's lease, with a token that the grant has set aside for it. The
+server learns of it behind: a turn that lasts makes itself the holder; one that is over in a moment is not worth a
 command.
 """
 

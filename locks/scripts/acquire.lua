@@ -34,6 +34,7 @@ if not holder then
     local grace_until = state('.grace_until')
     if grace_until == 0 then
       offer()
+      take = not live_head() -- where all that stood before are gone
     elseif still_until('.grace_until', GRACE_MS) == 0 then
       take = true
     else

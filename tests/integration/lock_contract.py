@@ -32,7 +32,7 @@ RIGHTS = (
     " +ping +select +role +cluster|myid +cluster|slots +asking"
     " +script|load +evalsha +subscribe +client|id +client|tracking +client|caching"
     " +time +get +set +del +exists +pexpire +pttl +lpush +publish"
-    " +hget +hset +hdel +hincrby +zadd +zrange +zrank +zrem +zscore"
+    " +hget +hset +hdel +hincrby +zadd +zrange +zrank +zrem"
 )
 STORES = (*KINDS, "tls", "acl", "password", "database", "sentinel", "cluster")
 SLOWLY: dict[str, Any] = {"alive_ms": 60_000}  # no heartbeat before 20 s: who wakes earlier was woken
@@ -60,6 +60,10 @@ class Store:
         """An operator's DEL of a key of this lock."""
         with self.client(of) as client:
             assert client.delete(key) == 1
+
+    def name_on_each(self) -> list[str]:
+        """New names of locks, one on each server."""
+        return self.names(len(self.all_servers()))
 
     def names(self, count: int) -> list[str]:
         """New names of locks; of a Cluster, on each of its masters in turn."""
@@ -204,7 +208,8 @@ async def watching(locker: Locker, name: str) -> None:
         line = locker._lines.by_name[name]
         return line._watched and line.asked is None and locker._servers.node_of(name).messages.is_up
 
-    await wait_until_async(watches, what="a lock key that is watched")
+    # Less than SLOWLY's heartbeat.
+    await wait_until_async(watches, patience_s=15, what="a lock key that is watched")
 
 
 async def _never() -> Any:

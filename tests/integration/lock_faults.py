@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
+from locks import Locker
 from locks.events import Acquired, LockEvent, WakeSource
-from tests.harness import wait_until_async
-from tests.integration.test_locker import Heard, Keys
+from tests.harness import PATIENCE_S, wait_until_async
+from tests.integration.test_locker import Heard, Keys, locking
+from tests.proxy import Proxy
 
 SOON_S = 15.0  # for what takes milliseconds, and must not take the 20 s of a heartbeat or the 60 s of a lease
+SILENT_S = 0.5  # when a connection behind a proxy counts as silent
 LONG_MS = 60_000  # as alive_ms it makes a heartbeat of 20 s, so that only a wake-up explains an early lease
 
 
@@ -74,3 +77,13 @@ def lease_end_s(keys: Keys) -> float | None:
     asked_at_s = time.monotonic()
     remaining_ms = int(keys.client.pttl(keys.lock))
     return asked_at_s + remaining_ms / 1000 if remaining_ms >= 0 else None
+
+
+@asynccontextmanager
+async def locking_through(proxy: Proxy, heard: Heard | None = None, alive_ms: int = LONG_MS) -> AsyncIterator[Locker]:
+    """A locker whose connections lead through the proxy."""
+    url = f"redis://127.0.0.1:{proxy.port}/0"
+    async with locking(url, heard=heard, command_timeout_s=SILENT_S, alive_ms=alive_ms) as locker:
+        # Commands that fail are asked again for as long as a slow machine needs.
+        locker._lines.outage_wait_s = PATIENCE_S
+        yield locker

@@ -869,6 +869,29 @@ async def test_a_waiter_looks_again_when_its_connection_is_back(own_redis: OwnRe
             assert await woken(locker, own_redis.url, name, cut_and_free) is WakeSource.RECONNECT
 
 
+@pytest.mark.parametrize("wait_s", [0, None])
+async def test_a_free_lock_is_taken_at_once_where_only_the_dead_stand_in_line(
+    redis_url: str, name: str, keys: Keys, wait_s: float | None
+) -> None:
+    heard = Heard()
+    keys.client.set(keys.lock, "another", px=60_000)
+    async with process(redis_url, "a", heard) as dying, process(redis_url, "b") as locker:
+        waiting = asyncio.create_task(dying.acquire(name))
+        await heard.count(Waiting, 1)
+        await in_line(redis_url, name)
+        node = dying._servers.node_of(name)
+        await node.messages.close()
+        await node.commands.close()
+        keys.client.delete(keys.lock)
+
+        # Its sign of life would last for minutes.
+        lease = await soon(locker.acquire(name, wait_s=wait_s))
+
+        assert await lease.release()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+
 # The library as its own docstring shows it
 
 

@@ -93,7 +93,7 @@ async def test_without_waiting_a_held_lock_is_busy_at_once(store: Store, name: s
 
 @pytest.mark.parametrize("across", [False, True], ids=["within-a-process", "across-processes"])
 async def test_a_release_hands_over(store: Store, across: bool) -> None:
-    for name in store.names(3):
+    for name in store.name_on_each():
         heard = Heard()
         async with locking(store, **SLOWLY) as one, locking(store, heard=heard, **SLOWLY) as other:
             holder = one if across else other
@@ -128,7 +128,7 @@ async def test_a_dead_process_is_skipped_at_once(store: Store, name: str) -> Non
 
 async def test_a_lease_is_kept_extended(store: Store, name: str) -> None:
     heard = Heard()
-    async with locking(store, heard=heard) as locker, locker.hold(name, lease_ttl_s=0.3) as lease:
+    async with locking(store, heard=heard) as locker, locker.hold(name, lease_ttl_s=0.2) as lease:
         await heard.count(Extended, 4)
         assert not lease.is_lost
         with pytest.raises(LockBusy):
@@ -149,10 +149,10 @@ async def test_a_deleted_lock_is_told_to_its_holder(store: Store, name: str) -> 
 
 
 async def test_a_lapsed_lease_is_taken_over_when_its_time_is_over(store: Store) -> None:
-    for name in store.names(3):
+    for name in store.name_on_each():
         heard = Heard()
         async with locking(store) as one, locking(store, heard=heard, **SLOWLY) as other:
-            lapsing = await one.acquire(name, lease_ttl_s=0.2)
+            lapsing = await one.acquire(name, lease_ttl_s=0.15)
             lease = await asyncio.wait_for(other.acquire(name), 15)
             (acquired,) = heard.all(Acquired)
             # Either is right: the server tells of the expiry, and the timer does not need it to.
@@ -164,7 +164,7 @@ async def test_a_lapsed_lease_is_taken_over_when_its_time_is_over(store: Store) 
 
 
 async def test_the_head_of_the_line_hears_of_a_foreign_release(store: Store) -> None:
-    for name in store.names(3):
+    for name in store.name_on_each():
         heard = Heard()
         with store.client(name) as client:
             foreign = redis_lock.Lock(client, f"{{{name}}}", expire=60)
@@ -230,7 +230,7 @@ async def test_anybody_sees_who_holds_and_who_waits(store: Store, name: str) -> 
 
 
 async def test_a_lease_is_ended_by_force_and_its_holder_told(store: Store) -> None:
-    for name in store.names(3):
+    for name in store.name_on_each():
         async with locking(store, **SLOWLY) as one, locking(store, **SLOWLY) as other:
             lease = await one.acquire(name, lease_ttl_s=60)
             waiting = asyncio.create_task(other.acquire(name))
@@ -260,14 +260,15 @@ async def test_a_hundred_callers_of_a_hundred_locks_do_not_meet(store: Store) ->
 async def test_nothing_is_left_of_a_lock_that_was_held_and_waited_for(store: Store, name: str) -> None:
     brief: dict[str, Any] = {"keep_ms": 100, "signal_ms": 150, "alive_ms": 300}
     async with locking(store, **brief) as one, locking(store, **brief) as other:
-        async with one.hold(name, lease_ttl_s=0.5):
-            waiting = asyncio.create_task(other.acquire(name, lease_ttl_s=0.5))
-            await in_line(one, name, 1)
-            with store.client(name) as client:
-                keys = client.keys(f"*{name}*")
-                assert len(keys) >= 4
-                assert all(client.pttl(key) > 0 for key in keys)
-        assert await (await waiting).release()
+        lease = await one.acquire(name, lease_ttl_s=0.3)
+        waiting = asyncio.create_task(other.acquire(name, lease_ttl_s=0.3))
+        await in_line(one, name, 1)
+        with store.client(name) as client:
+            keys = client.keys(f"*{name}*")
+            assert len(keys) >= 4
+            assert all(client.pttl(key) > 0 for key in keys)
+        await lease.release()
+        await (await waiting).release()
         with store.client(name) as client:
 
             async def nothing_left() -> bool:
@@ -379,7 +380,7 @@ async def test_a_killed_master_costs_waiters_a_while_and_nobody_the_truth(sentin
     async with (
         locking(store, outage_wait_s=60, command_timeout_s=2) as one,
         locking(store, outage_wait_s=60, command_timeout_s=2, heard=heard) as other,
-        locking(store, outage_wait_s=0.1, command_timeout_s=2) as impatient,
+        locking(store, outage_wait_s=0.1, command_timeout_s=2, alive_ms=300) as impatient,
     ):
         leases = [await one.acquire(each, lease_ttl_s=30, keep_extended=True) for each in (kept, forgotten)]
         waiting = [asyncio.create_task(other.acquire(each, lease_ttl_s=30)) for each in (kept, kept, forgotten)]
@@ -525,7 +526,7 @@ async def test_a_head_in_line_watches_the_lock_where_its_slot_has_moved(shared_l
     slot = cluster.slot_of(keys_of(name).lock)
     with store.client(name) as client:
         client.set(keys_of(name).lock, "foreign", px=60_000)
-    async with locking(store, heard=heard, alive_ms=3000) as locker:
+    async with locking(store, heard=heard, alive_ms=1500) as locker:
         waiting = asyncio.create_task(locker.acquire(name))
         await in_line(locker, name, 1)
         await watching(locker, name)
@@ -535,6 +536,50 @@ async def test_a_head_in_line_watches_the_lock_where_its_slot_has_moved(shared_l
         store.delete(keys_of(name).lock, of=name)
         assert await (await asyncio.wait_for(waiting, 15)).release()
     assert heard.all(Acquired)[0].wake_source is WakeSource.TRACKING
+
+
+async def test_who_is_sent_to_another_master_has_its_place_in_line_there(shared_lock_cluster: Cluster) -> None:
+    cluster, store, order = shared_lock_cluster, cluster_store(shared_lock_cluster), Heard()
+    (name,) = store.names(1)
+    slot = cluster.slot_of(keys_of(name).lock)
+    async with (
+        locking(store, **SLOWLY) as holder,
+        locking(store, heard=order, instance_id="first", **SLOWLY) as sent,
+        locking(store, heard=order, instance_id="second", **SLOWLY) as other,
+    ):
+        cluster.move_slot(slot, to=cluster.other_master(cluster.master_of(slot)))
+        assert await (await other.acquire(name)).release()  # this one knows of the move, the first does not
+        lease = await holder.acquire(name, lease_ttl_s=60)
+        first = asyncio.create_task(sent.acquire(name, lease_ttl_s=60))
+        await in_line(holder, name, 1)
+        second = asyncio.create_task(other.acquire(name, lease_ttl_s=60))
+        await in_line(holder, name, 2)
+        assert await lease.release()
+        assert await (await asyncio.wait_for(first, 15)).release()
+        assert await (await asyncio.wait_for(second, 15)).release()
+        assert first.result().fencing_token < second.result().fencing_token
+
+
+async def test_a_planned_failover_of_the_cluster_loses_nothing_and_leaves_no_connection(lock_cluster: Cluster) -> None:
+    cluster, store, heard = lock_cluster, cluster_store(lock_cluster), Heard()
+    (name,) = store.names(1)
+    slot = cluster.slot_of(keys_of(name).lock)
+    async with locking(store, command_timeout_s=1, outage_wait_s=60, heard=heard) as locker:
+        lease = await locker.acquire(name, lease_ttl_s=30)
+        waiting = asyncio.create_task(locker.acquire(name, lease_ttl_s=30))
+        await heard.count(Waiting, 1)
+        (replica,), old = cluster.replicas_of(slot), cluster.master_of(slot)
+        replica.ask("CLUSTER", "FAILOVER")
+        await asyncio.to_thread(cluster.wait_for_takeover, slot, instead_of=old)
+        await extended(lease)
+        assert await lease.release()
+        assert await (await asyncio.wait_for(waiting, 15)).release()
+        assert heard.all(Lost) == []
+
+        async def moved_on() -> bool:
+            return not store.connections(old) and store.connection_counts() == [2, 2, 2]
+
+        await wait_until_async(moved_on, what="no connection to who is a replica now")
 
 
 async def test_a_killed_master_of_the_cluster_disturbs_only_its_own_locks(lock_cluster: Cluster) -> None:
