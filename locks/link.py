@@ -72,7 +72,7 @@ class Link:
             self._task = None
         if self._wire is not None:
             self._wire.flush()
-            self._wire.close("closed")
+            await self._wire.close_within(self._command_timeout_s, "closed")
 
     @property
     def is_up(self) -> bool:
@@ -170,7 +170,7 @@ class Link:
             try:
                 await self._greet(wire)
             except BaseException:
-                wire.close("greeting failed")
+                wire.abort("greeting failed")
                 raise
             if wire.ended.done():
                 raise LockStoreDown("the connection was lost at once")
@@ -200,7 +200,7 @@ async def ask_once(address: Address, *command: Argument, command_timeout_s: floa
             wire = await link._connect()
     except (OSError, TimeoutError) as error:
         raise LockStoreDown(_reason(error, address)) from error
-    wire.close("asked")
+    wire.abort("asked")
     return replies[0]
 
 

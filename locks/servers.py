@@ -218,8 +218,7 @@ class ClusterServers:
         nodes = [*self._nodes.values(), *self._retired.values()]
         for task in list(self._retired):
             task.cancel()
-        for node in nodes:
-            await node.close()
+        await asyncio.gather(*[node.close() for node in nodes])
 
     def _unknown_for_s(self) -> float:
         return asyncio.get_running_loop().time() - self._opened_at_s

@@ -47,6 +47,7 @@ class Wire(asyncio.Protocol):
         on_end: Callable[[Wire, str], None],
     ) -> None:
         self.ended: asyncio.Future[None] = loop.create_future()
+        self._gone: asyncio.Future[None] = loop.create_future()
         self._loop = loop
         self._on_end = on_end
         self._watch_s = command_timeout_s / WATCHES_PER_TIMEOUT
@@ -90,6 +91,16 @@ class Wire(asyncio.Protocol):
             self._transport.close()
         self._end(reason)
 
+    async def close_within(self, wait_s: float, reason: str) -> None:
+        """The same, and waits until all is sent and the socket is closed, which takes TLS a round trip; else aborts."""
+        transport = self._transport
+        self.close(reason)
+        if transport is None:
+            return
+        await asyncio.wait([self._gone], timeout=wait_s)
+        if not self._gone.done():
+            transport.abort()
+
     def abort(self, reason: str) -> None:
         """The same, without sending what has gathered."""
         if self._transport is not None:
@@ -118,6 +129,7 @@ class Wire(asyncio.Protocol):
             self.abort(f"not a Redis server: {error}")
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._gone.set_result(None)
         self._end(f"connection lost: {error}" if error else "connection closed by Redis")
 
     def _look(self) -> None:

@@ -806,9 +806,10 @@ async def test_contention_is_told_fact_by_fact(redis_url: str, name: str, waiter
 
 
 async def test_a_waiter_is_woken_by_a_change_of_the_lock_key(redis_url: str, name: str, keys: Keys) -> None:
-    async with process(redis_url, "a") as locker:
+    heard = Heard()
+    async with process(redis_url, "a", heard) as locker:
         keys.client.set(keys.lock, "another")  # without expiry
-        assert await woken(locker, redis_url, name, lambda: keys.client.delete(keys.lock)) is WakeSource.TRACKING
+        assert await woken(locker, heard, redis_url, name, lambda: keys.client.delete(keys.lock)) is WakeSource.TRACKING
 
 
 async def test_a_waiter_is_woken_by_a_message_that_the_lock_is_free(blind_server: RedisServer, name: str) -> None:
@@ -837,23 +838,26 @@ async def test_a_waiter_is_woken_by_a_message_that_the_lock_is_free(blind_server
 
 
 async def test_a_waiter_is_woken_by_its_timer_at_the_holders_end(blind_server: RedisServer, name: str) -> None:
+    heard = Heard()
     with redis.Redis.from_url(blind_server.url, socket_timeout=PATIENCE_S) as client:
         client.set(f"lock:{{{name}}}", "another", px=500)
-        async with process(blind_server.url, "a") as locker:
-            assert await woken(locker, blind_server.url, name, lambda: None) is WakeSource.TIMER
+        async with process(blind_server.url, "a", heard) as locker:
+            assert await woken(locker, heard, blind_server.url, name, lambda: None) is WakeSource.TIMER
 
 
 async def test_a_waiter_finds_a_free_lock_by_its_sign_of_life_at_the_latest(
     blind_server: RedisServer, name: str
 ) -> None:
+    heard = Heard()
     with redis.Redis.from_url(blind_server.url, socket_timeout=PATIENCE_S) as client:
         client.set(f"lock:{{{name}}}", "another")
-        async with process(blind_server.url, "a", alive_ms=900) as locker:
-            source = await woken(locker, blind_server.url, name, lambda: client.delete(f"lock:{{{name}}}"))
+        async with process(blind_server.url, "a", heard, alive_ms=900) as locker:
+            source = await woken(locker, heard, blind_server.url, name, lambda: client.delete(f"lock:{{{name}}}"))
             assert source is WakeSource.HEARTBEAT
 
 
 async def test_a_waiter_looks_again_when_its_connection_is_back(own_redis: OwnRedis, name: str) -> None:
+    heard = Heard()
     with redis.Redis(port=own_redis.port, socket_timeout=PATIENCE_S) as client:
         client.set(f"lock:{{{name}}}", "another")
 
@@ -865,8 +869,8 @@ async def test_a_waiter_looks_again_when_its_connection_is_back(own_redis: OwnRe
             pipeline.delete(f"lock:{{{name}}}")
             pipeline.execute()
 
-        async with process(own_redis.url, "a") as locker:
-            assert await woken(locker, own_redis.url, name, cut_and_free) is WakeSource.RECONNECT
+        async with process(own_redis.url, "a", heard) as locker:
+            assert await woken(locker, heard, own_redis.url, name, cut_and_free) is WakeSource.RECONNECT
 
 
 @pytest.mark.parametrize("wait_s", [0, None])
@@ -952,10 +956,8 @@ def entering_many(locker: Locker) -> Callable[..., Coroutine[Any, Any, object]]:
     return enter
 
 
-async def woken(locker: Locker, url: str, name: str, free: Callable[[], object]) -> WakeSource:
+async def woken(locker: Locker, heard: Heard, url: str, name: str, free: Callable[[], object]) -> WakeSource:
     """What brought the lock to a caller who stood in line when it became free."""
-    heard = Heard()
-    locker._emit = heard
     waiting = asyncio.create_task(locker.acquire(name, lease_ttl_s=LONG_S))
     await heard.count(Waiting, 1)
     await in_line(url, name)

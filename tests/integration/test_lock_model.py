@@ -531,7 +531,7 @@ def test_a_model_of_the_locks_stays_true_whatever_happens(
             derandomize=True,
             database=None,
             deadline=None,
-            max_examples=40,
+            max_examples=35,
             stateful_step_count=30,
             phases=[Phase.explicit, Phase.generate],
             suppress_health_check=list(HealthCheck),
