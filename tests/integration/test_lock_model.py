@@ -37,7 +37,7 @@ PROCESS_COUNT = 3
 LEASE_S = 600.0  # no lease ends by itself
 TOGETHER_S = 0.1  # closer than this is at the same time, where two processes ask one server
 SOON_S = 20.0  # an upper bound for what ends much sooner
-LIMITS = QueueLimits(alive_ms=2000, claim_ms=5000)
+LIMITS = QueueLimits(alive_ms=1200, claim_ms=5000)
 LONGEST_MS = int(LEASE_S * 1000) + LIMITS.keep_ms + LIMITS.alive_ms
 # What python-redis-lock does on release.
 FOREIGN_RELEASE = """
