@@ -62,8 +62,27 @@ class Acquiring:
         if request_id:
             check_request_id(request_id)
         self._held.check_room()
-        if wait_s is not None and wait_s <= 0:
-            return await self._acquire_now(name, lease_ttl_s, keep_extended, request_id, started_at_s)
+        self._held.asked_for += 1
+        try:
+            if wait_s is not None and wait_s <= 0:
+                return await self._acquire_now(name, lease_ttl_s, keep_extended, request_id, started_at_s)
+            return await self._acquire_in_turn(
+                name, lease_ttl_s, lease_ms, wait_s, keep_extended, request_id, started_at_s, begins_at_once
+            )
+        finally:
+            self._held.asked_for -= 1
+
+    async def _acquire_in_turn(
+        self,
+        name: str,
+        lease_ttl_s: float,
+        lease_ms: int,
+        wait_s: float | None,
+        keep_extended: bool,
+        request_id: str,
+        started_at_s: float,
+        begins_at_once: bool,
+    ) -> Lease:
         lines = self.lines
         line = lines.by_name.get(name)
         if line is None and self._held.holder_of(name) is not None:

@@ -13,14 +13,15 @@ class HeldLeases:
 
     def __init__(self, *, max_leases: int) -> None:
         self.seen_fence = 0
+        self.asked_for = 0  # by callers who are not answered yet
         self._max_leases = max_leases
         self._by_id: dict[str, Lease] = {}
         self._by_name: dict[str, Lease] = {}
 
     def check_room(self) -> None:
         """Raises TooManyLeases when there is none for one more."""
-        if len(self._by_id) >= self._max_leases:
-            raise TooManyLeases(f"this process holds {len(self._by_id)} leases already")
+        if len(self._by_id) + self.asked_for >= self._max_leases:
+            raise TooManyLeases(f"this process holds or asks for {self._max_leases} leases already")
 
     @property
     def all(self) -> Sequence[Lease]:

@@ -82,17 +82,19 @@ local function still_until(field, most_ms)
   return 0
 end
 
--- Tells the first process in line to look, and keeps the free lock for it for a moment; those that are gone are dropped.
-local function offer()
+-- Tells the first process in line to look; those that are gone are dropped. Returns whether there is one.
+local function wake_head()
   while true do
     local head, wanted = live_head()
-    if not head then return end
-    if call('PUBLISH', head, 'look ' .. wanted.lease_id) > 0 then
-      call('HSET', waiters, '.grace_until', string.format('%.0f', now_ms + GRACE_MS))
-      return
-    end
+    if not head then return false end
+    if call('PUBLISH', head, 'look ' .. wanted.lease_id) > 0 then return true end
     drop(head)
   end
+end
+
+-- The same, and keeps the free lock for it for a moment.
+local function offer()
+  if wake_head() then call('HSET', waiters, '.grace_until', string.format('%.0f', now_ms + GRACE_MS)) end
 end
 
 local function leave_signal()

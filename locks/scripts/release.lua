@@ -19,6 +19,9 @@ local stood = heard(channel)
 if stood and stood.lease_id == lease_id then
   local was_head = call('ZRANGE', queue, 0, 0)[1] == channel
   drop(channel)
-  if was_head and call('EXISTS', lock) == 0 then offer() end
+  if was_head then
+    -- Whoever is first now must know: only the first watches the lock, and sets its timer by the holder's end.
+    if call('EXISTS', lock) == 0 then offer() else wake_head() end
+  end
 end
 return 0

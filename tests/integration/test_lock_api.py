@@ -653,6 +653,19 @@ async def test_too_many_waiters_of_a_process_are_refused_whatever_they_wait_for(
         assert await (await soon(waiting)).release()
 
 
+async def test_callers_at_once_do_not_get_more_leases_than_there_may_be(redis_url: str, name: str) -> None:
+    async with process(redis_url, "a", Heard(), max_leases=3) as locker:
+        calls = [locker.acquire(f"{name}/{number}", lease_ttl_s=LONG_S) for number in range(10)]
+
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+
+        assert sum(isinstance(outcome, TooManyLeases) for outcome in outcomes) == 7
+        assert len(locker.held) == 3
+        for lease in locker.held:
+            assert await lease.release()
+        assert await (await locker.acquire(name)).release()
+
+
 async def test_too_many_leases_are_refused_and_nothing_is_taken(redis_url: str, name: str) -> None:
     heard = Heard()
     async with process(redis_url, "a", heard, max_leases=2) as locker, process(redis_url, "b") as other:
@@ -667,7 +680,7 @@ async def test_too_many_leases_are_refused_and_nothing_is_taken(redis_url: str, 
             lambda: locker.hold(name).__aenter__(),
         ]
         for call in refused:
-            with pytest.raises(TooManyLeases, match="holds 2 leases already"):
+            with pytest.raises(TooManyLeases, match="holds or asks for 2 leases already"):
                 await call()
 
         assert await locker.inspect(name) is None

@@ -91,6 +91,14 @@ class Keys:
         seconds, microseconds, *_ = grant.partition("\t")[0].split(" ")
         return int(seconds) * 1_000_000 + int(microseconds)
 
+    async def queue_of(self, count: int) -> None:
+        """Waits until so many processes stand in line."""
+
+        async def so_many() -> bool:
+            return self.queued() == count
+
+        await wait_until_async(so_many, what=f"{count} in line")
+
     async def gone(self) -> None:
         """Waits until nobody holds it and nobody waits."""
 
@@ -374,6 +382,38 @@ async def test_the_order_holds_where_the_first_in_line_gave_up_once(redis_url: s
             await locker.acquire(name, wait_s=0)
         assert await (await asyncio.wait_for(first, PATIENCE_S)).release()
         assert not await blocking.release()
+
+
+async def test_whoever_becomes_the_first_in_line_hears_at_once_of_a_lock_that_is_deleted(
+    redis_url: str, name: str, keys: Keys
+) -> None:
+    """Only the first watches the lock; with signs of life this rare, nothing else would tell it."""
+    one, other = Heard(), Heard()
+    async with locking(redis_url) as holder:
+        await holder.acquire(name, lease_ttl_s=60)
+        async with (
+            locking(redis_url, heard=one, alive_ms=3_600_000) as first,
+            locking(redis_url, heard=other, alive_ms=3_600_000) as second,
+        ):
+            leaving = asyncio.create_task(first.acquire(name, lease_ttl_s=60))
+            await one.count(Waiting, 1)
+            await keys.queue_of(1)
+            staying = asyncio.create_task(second.acquire(name, lease_ttl_s=60))
+            await keys.queue_of(2)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+
+            async def the_next_one_watches() -> bool:
+                return second._lines.by_name[name]._watched
+
+            await wait_until_async(the_next_one_watches)
+            keys.client.delete(keys.lock)
+
+            lease = await asyncio.wait_for(staying, PATIENCE_S)
+
+            (acquired,) = other.all(Acquired)
+            assert acquired.wake_source is WakeSource.TRACKING
+            assert await lease.release()
 
 
 async def test_nobody_overtakes_the_first_in_line_behind_a_foreign_holder(
