@@ -34,6 +34,7 @@ class Releasing:
         self._renewal = renewal
         self._emit = emit
         self._spawn = spawn
+        self._kept_s = store.scripts.limits.keep_ms / 1000
 
     async def release(self, lease: Lease) -> bool:
         """As Lease.release."""
@@ -49,8 +50,11 @@ class Releasing:
             elif line is not None and line.takes_over:
                 reply = await self._release_in_line(lease, line, node)
             else:
-                reply = await node.gather(node.releases, (lease.name, lease.known_as))
+                reply = 0
+                if lease.lease_ttl_s <= self._kept_s:
+                    reply = await node.gather(node.releases, (lease.name, lease.known_as))
                 if reply != _FREED:
+                    # There is more to it: others wait, or the grant of so long a lease would outlive it for as long.
                     reply = await self._store.run(lease.name, lambda node: self._release_command(node, lease))
         except (LockStoreDown, asyncio.CancelledError):
             self._spawn(self._release_again(lease))

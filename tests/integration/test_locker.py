@@ -708,6 +708,13 @@ async def test_every_key_expires_at_all_times(own_redis: OwnRedis) -> None:
     client.close()
 
 
+async def test_a_long_lease_leaves_nothing_behind_for_longer_than_a_short_one(own_redis: OwnRedis, name: str) -> None:
+    async with locking(own_redis.url) as locker:
+        assert await (await locker.acquire(name, lease_ttl_s=3600)).release()
+        with own_keys(own_redis, name) as keys:
+            assert 0 < int(keys.client.pttl(keys.grant)) <= KEEP_MS
+
+
 async def test_the_memory_returns_when_the_locks_are_gone(own_redis: OwnRedis) -> None:
     client = redis.Redis(port=own_redis.port, decode_responses=True)
     async with locking(own_redis.url, alive_ms=100) as locker:
