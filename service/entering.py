@@ -69,7 +69,7 @@ class Entering:
         self._lock_wait_s = lock_wait_s
 
     async def enter(self, request: EntryRequest) -> Entered:
-        """Raises ChargeInProgress, LockStoreDown, TooManyWaiters, TooManyLeases, refusals of db, and as Charging.submit."""
+        """Raises ChargeInProgress, LockStoreDown, TooManyWaiters, TooManyLeases, db's refusals, as Charging.submit."""
         started_at_s = time.monotonic()
         try:
             turn = await self._charge_in_turn(request, started_at_s)
