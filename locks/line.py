@@ -179,6 +179,8 @@ class Line:
         now_s = time.monotonic()
         if run is None or not self.waiters or not run.goes_on_from(lease, now_s):
             return False
+        if not (run.is_confirmed or self.first.begins_at_once):
+            return False
         waiter, _ = self.waiters.popitem(last=False)
         grant = Grant(
             self._lines.new_lease_id(),
@@ -292,6 +294,7 @@ class Line:
             turns_left=turns - 1,
             last_fence=fencing_token + turns - 1,
             begins_until_s=begins_until_s,
+            is_confirmed=ends_at_s is None,
             ends_at_s=ends_at_s or begins_until_s + waiter.lease_ttl_s - margin_s(waiter.lease_ttl_s),
         )
         self._run = run if self.waiters else None

@@ -222,7 +222,9 @@ class Locker:
         try:
             reply = await self._store.run(
                 name,
-                lambda node: self._scripts.adopt(node, keys, lease_id, lease_ms=lease_ms, request_id=request_id),
+                lambda node: self._scripts.adopt(
+                    node, keys, lease_id, lease_ms=lease_ms, request_id=request_id, fencing_token=fencing_token
+                ),
             )
         except asyncio.CancelledError:
             # Nobody keeps it from now on, neither the exporter nor we.

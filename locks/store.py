@@ -214,9 +214,9 @@ class Scripts:
         ms = str(lease_ms)
         return f"{self._extend_head}{keys}$32\r\n{lease_id}\r\n${len(ms)}\r\n{ms}\r\n"
 
-    def adopt(self, node: Node, keys: str, lease_id: str, *, lease_ms: int, request_id: str) -> str:
+    def adopt(self, node: Node, keys: str, lease_id: str, *, lease_ms: int, request_id: str, fencing_token: int) -> str:
         """Takes over what another process has exported."""
-        return self._adopt.head(3) + keys + _arguments(lease_id, lease_ms, self._who(node, request_id))
+        return self._adopt.head(4) + keys + _arguments(lease_id, lease_ms, self._who(node, request_id), fencing_token)
 
     def _who(self, node: Node, request_id: str) -> str:
         return f"{node.channel}\t{self._holder}\t{request_id}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from locks.errors import LockStoreDown, LossReason
 from locks.keys import packed_keys
-from locks.lease import Lease, milliseconds
+from locks.lease import Lease, margin_s, milliseconds
 from locks.node import Node
 from locks.request import Request, Spawn
 from locks.store import LockStore
@@ -41,7 +41,15 @@ class Run:
     """
 
     def __init__(
-        self, turns: Turns, lease: Lease, *, turns_left: int, last_fence: int, begins_until_s: float, ends_at_s: float
+        self,
+        turns: Turns,
+        lease: Lease,
+        *,
+        turns_left: int,
+        last_fence: int,
+        begins_until_s: float,
+        ends_at_s: float,
+        is_confirmed: bool,
     ) -> None:
         self._turns = turns
         self._timer: asyncio.TimerHandle | None = None
@@ -50,6 +58,7 @@ class Run:
         self.last_fence = last_fence
         self.begins_until_s = begins_until_s
         self.ends_at_s = ends_at_s
+        self.is_confirmed = is_confirmed  # else its lease is a claim, too short for whoever wants a whole lease at once
 
     @property
     def next_fence(self) -> int:
@@ -76,7 +85,15 @@ class Run:
     def tell(self) -> None:
         """Makes the turn that is on the holder; where there is no connection, the lease's extension will do it."""
         with contextlib.suppress(LockStoreDown):
-            _Telling(self._turns, self.lease, last_fence=self.last_fence, turns_left=self.turns_left).send()
+            _Telling(self, self._turns, self.lease).send()
+
+    def confirm(self, lease: Lease, *, sent_at_s: float) -> None:
+        """The server has this turn, whose lease it gave all of its time by a command that was sent then."""
+        lease.confirmed(sent_at_s=sent_at_s)
+        run_s = self._turns.store.scripts.limits.run_ms / 1000
+        ends_at_s = sent_at_s + lease.lease_ttl_s + run_s - margin_s(lease.lease_ttl_s)
+        self.ends_at_s = max(self.ends_at_s, ends_at_s)
+        self.is_confirmed = True
 
     def _tell_in_time(self) -> None:
         self._timer = None
@@ -87,11 +104,12 @@ class Run:
 class _Telling:
     """Makes a lease the server's, and whole."""
 
-    def __init__(self, turns: Turns, lease: Lease, *, last_fence: int, turns_left: int) -> None:
+    def __init__(self, run: Run, turns: Turns, lease: Lease) -> None:
+        self._run = run
         self._turns = turns
         self._lease = lease
         self._before = lease.known_as
-        self._last_fence, self._turns_left = last_fence, turns_left
+        self._last_fence, self._turns_left = run.last_fence, run.turns_left
 
     def send(self) -> None:
         """Raises LockStoreDown at once while there is no connection."""
@@ -99,6 +117,7 @@ class _Telling:
         node = store.node_of(name)
         Request(store, self._turns.spawn, name, self._answered, self._failed).send(node, self._command(node))
         self._lease.known_as = self._lease.lease_id  # for all that is sent behind
+        node.commands.flush()  # the body may block the loop before this tick ends
 
     def _command(self, node: Node) -> str:
         lease = self._lease
@@ -117,7 +136,7 @@ class _Telling:
         if self._lease.ended:
             return
         if isinstance(reply, int):
-            self._lease.confirmed(sent_at_s=request.sent_at_s)
+            self._run.confirm(self._lease, sent_at_s=request.sent_at_s)
         else:
             self._turns.lose(self._lease, LossReason(reply.decode()))
 
