@@ -55,7 +55,7 @@ class Releasing:
                     reply = await node.gather(node.releases, (lease.name, lease.known_as))
                 if reply != _FREED:
                     # There is more to it: others wait, or the grant of so long a lease would outlive it for as long.
-                    reply = await self._store.run(lease.name, lambda node: self._release_command(node, lease))
+                    reply = await self._store.ask(lease.name, lambda node: self._release_command(node, lease))
         except (LockStoreDown, asyncio.CancelledError):
             self._spawn(self._release_again(lease))
             if self._emit is not ignore:
