@@ -181,14 +181,21 @@ async def locking(
         yield locker
 
 
-async def vanish(locker: Locker) -> None:
-    """What a SIGKILL does to a locker, as its servers see it: its connections end, and it has said nothing."""
+async def vanish(store: Store, locker: Locker, name: str) -> None:
+    """What a SIGKILL does to a locker, once its servers have seen it: its connections end, and it has said nothing."""
     for node in list(locker._servers.nodes()):
         for link in (node.commands, node.messages):
             assert link._task is not None
             link._task.cancel()
             link.drop("killed by the test")
             link._connect = _never  # type: ignore[method-assign]
+    channel = locker._servers.node_of(name).channel
+
+    async def nobody_listens() -> bool:
+        with store.client(name) as client:
+            return bool(client.pubsub_numsub(channel)[0][1] == 0)
+
+    await wait_until_async(nobody_listens, what="the server to see the connections end")
 
 
 async def in_line(locker: Locker, name: str, count: int) -> None:

@@ -119,7 +119,7 @@ async def test_a_dead_process_is_skipped_at_once(store: Store, name: str) -> Non
             await in_line(one, name, 1)
             behind = asyncio.create_task(other.acquire(name))
             await in_line(one, name, 2)
-            await vanish(dying)
+            await vanish(store, dying, name)
             assert await lease.release()
             assert await (await asyncio.wait_for(behind, 15)).release()
             assert heard.all(Acquired)[0].wake_source is WakeSource.HANDOFF
