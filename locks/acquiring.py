@@ -66,77 +66,64 @@ class Acquiring:
         try:
             if wait_s is not None and wait_s <= 0:
                 return await self._acquire_now(name, lease_ttl_s, keep_extended, request_id, started_at_s)
-            return await self._acquire_in_turn(
-                name, lease_ttl_s, lease_ms, wait_s, keep_extended, request_id, started_at_s, begins_at_once
+            lines = self.lines
+            line = lines.by_name.get(name)
+            if line is None and self._held.holder_of(name) is not None:
+                lines.check_room(None)
+                line = lines.open(name)
+            reply: Any = None
+            if line is None and not lines.is_full:
+                # Nobody here waits for it: the caller asks for itself, and in most cases that is all.
+                line = lines.begin(name)
+                lease_id = line.lease_id
+                try:
+                    node = self._store.node_of(name)
+                    item = self._store.scripts.acquire_item(
+                        node, name, lease_id, lease_ms=lease_ms, request_id=request_id
+                    )
+                    answer = node.gather(node.acquires, item)
+                    line.may_hold = True
+                    reply = await answer
+                except LockStoreDown as error:
+                    reply = error
+                except asyncio.CancelledError:
+                    # The command may be on the wire or the lock on its way to us. This one travels behind it.
+                    lines.give_back(name, lease_id)
+                    line.first_is_gone()
+                    self._gave_up(name, started_at_s, "cancelled", queued=False)
+                    raise
+                if reply.__class__ is int and reply > 0:
+                    line.first_is_gone()
+                    return self._begin(
+                        Lease(
+                            self._keeper,
+                            name,
+                            lease_id,
+                            fencing_token=reply,
+                            lease_ttl_s=lease_ttl_s,
+                            sent_at_s=started_at_s,
+                            waited_s=time.monotonic() - started_at_s,
+                            stood_in_line=False,
+                            keep_extended=keep_extended,
+                            request_id=request_id,
+                        ),
+                        WakeSource.NONE,
+                    )
+            else:
+                lines.check_room(line)
+            assert line is not None
+            waiter = Waiter(
+                lease_ttl_s=lease_ttl_s,
+                lease_ms=lease_ms,
+                keep_extended=keep_extended,
+                request_id=request_id,
+                started_at_s=started_at_s,
+                wait_s=wait_s,
+                begins_at_once=begins_at_once,
             )
+            return await self._wait(line, waiter, reply)
         finally:
             self._held.asked_for -= 1
-
-    async def _acquire_in_turn(
-        self,
-        name: str,
-        lease_ttl_s: float,
-        lease_ms: int,
-        wait_s: float | None,
-        keep_extended: bool,
-        request_id: str,
-        started_at_s: float,
-        begins_at_once: bool,
-    ) -> Lease:
-        lines = self.lines
-        line = lines.by_name.get(name)
-        if line is None and self._held.holder_of(name) is not None:
-            lines.check_room(None)
-            line = lines.open(name)
-        reply: Any = None
-        if line is None and not lines.is_full:
-            # Nobody here waits for it: the caller asks for itself, and in most cases that is all.
-            line = lines.begin(name)
-            lease_id = line.lease_id
-            try:
-                node = self._store.node_of(name)
-                item = self._store.scripts.acquire_item(node, name, lease_id, lease_ms=lease_ms, request_id=request_id)
-                answer = node.gather(node.acquires, item)
-                line.may_hold = True
-                reply = await answer
-            except LockStoreDown as error:
-                reply = error
-            except asyncio.CancelledError:
-                # The command may be on the wire or the lock on its way to us. This one travels behind it.
-                lines.give_back(name, lease_id)
-                line.first_is_gone()
-                self._gave_up(name, started_at_s, "cancelled", queued=False)
-                raise
-            if reply.__class__ is int and reply > 0:
-                line.first_is_gone()
-                return self._begin(
-                    Lease(
-                        self._keeper,
-                        name,
-                        lease_id,
-                        fencing_token=reply,
-                        lease_ttl_s=lease_ttl_s,
-                        sent_at_s=started_at_s,
-                        waited_s=time.monotonic() - started_at_s,
-                        stood_in_line=False,
-                        keep_extended=keep_extended,
-                        request_id=request_id,
-                    ),
-                    WakeSource.NONE,
-                )
-        else:
-            lines.check_room(line)
-        assert line is not None
-        waiter = Waiter(
-            lease_ttl_s=lease_ttl_s,
-            lease_ms=lease_ms,
-            keep_extended=keep_extended,
-            request_id=request_id,
-            started_at_s=started_at_s,
-            wait_s=wait_s,
-            begins_at_once=begins_at_once,
-        )
-        return await self._wait(line, waiter, reply)
 
     def grant(self, line: Line, waiter: Waiter, grant: Grant) -> Lease:
         """A line has been given the lock for its first waiter."""

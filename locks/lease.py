@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from locks.errors import LeaseLost, LossReason
 
@@ -17,7 +17,7 @@ class LeaseKeeper(Protocol):
 
     async def extend(self, lease: Lease, lease_ttl_s: float) -> None: ...
 
-    async def release(self, lease: Lease) -> bool: ...
+    def release(self, lease: Lease) -> Coroutine[Any, Any, bool]: ...
 
     def export(self, lease: Lease) -> str: ...
 
@@ -126,9 +126,9 @@ class Lease:
         """
         await self._keeper.extend(self, lease_ttl_s)
 
-    async def release(self) -> bool:
+    def release(self) -> Coroutine[Any, Any, bool]:
         """Gives the lock back, to the next waiter if one stands. True while it was still ours. Raises LockStoreDown."""
-        return await self._keeper.release(self)
+        return self._keeper.release(self)
 
     def export(self) -> str:
         """Hands the lease over to whoever gives this text to Locker.adopt(); from now on it is not ours, nor extended.

@@ -33,22 +33,24 @@ LOOK_AGAIN_S = 0.1
 class Line:
     """The waiters of this process for one lock. `lease_id` is what the next grant will be known by."""
 
+    # As it begins, and as nearly every line ends: the first caller gets the lock, and nobody has come meanwhile.
+    asked: object | None = None  # the look, or the first caller's acquire, that is on its way
+    may_hold = False  # our lease id has been sent, and whatever became of the answer, it may have got the lock
+    expires_in_s: float | None = None
+    _again: WakeSource | None = None
+    _next_look: asyncio.TimerHandle | None = None
+    _watched = False
+    _run: Run | None = None
+    _stood_at_s = 0.0  # the last time at which we certainly still stood in line
+    _stands = False  # in line at the server, as far as is known
+    _down_since_s: float | None = None
+    _lapses_at_s: float | None = None  # when the holder's lease ends, by the last look
+
     def __init__(self, lines: Lines, name: str) -> None:
         self._lines = lines
         self.name = name
         self.lease_id = lines.new_lease_id()
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
-        self.asked: object | None = None  # the look, or the first caller's acquire, that is on its way
-        self._again: WakeSource | None = None
-        self._next_look: asyncio.TimerHandle | None = None
-        self._watched = False
-        self._run: Run | None = None
-        self._stood_at_s = 0.0  # the last time at which we certainly still stood in line
-        self._stands = False  # in line at the server, as far as is known
-        self.may_hold = False  # our lease id has been sent, and whatever became of the answer, it may have got the lock
-        self._down_since_s: float | None = None
-        self._lapses_at_s: float | None = None  # when the holder's lease ends, by the last look
-        self.expires_in_s: float | None = None
 
     @property
     def packed_keys(self) -> str:

@@ -110,6 +110,7 @@ class Node:
         self.channel = channel
         self.acquires = Gathering(acquire_free)
         self.releases = Gathering(release_alone)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._gathered = False
         self._most_at_once = MOST_AT_ONCE if shares_commands else 1
         self._events = events
@@ -141,6 +142,7 @@ class Node:
 
     def open(self) -> None:
         """Begins to connect."""
+        self._loop = asyncio.get_running_loop()
         self.commands.open()
         self.messages.open()
 
@@ -157,8 +159,8 @@ class Node:
         """This item's part of the answer to all that is gathered in this tick. Raises LockStoreDown at once."""
         if not self.commands.is_up:
             raise LockStoreDown(self.commands.last_error)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        assert self._loop is not None
+        future: asyncio.Future[Any] = self._loop.create_future()
         gathering.items.append(item)
         gathering.receivers.append(future)
         if len(gathering.items) >= EAGER:
@@ -166,7 +168,7 @@ class Node:
             self.commands.flush()
         elif not self._gathered:
             self._gathered = True
-            loop.call_soon(self._send_gathered)
+            self._loop.call_soon(self._send_gathered)
         return future
 
     def ask(self, command: str) -> asyncio.Future[Any]:

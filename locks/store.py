@@ -119,11 +119,11 @@ class Scripts:
 
     def acquire_item(self, node: Node, name: str, lease_id: str, *, lease_ms: int, request_id: str) -> tuple[str, str]:
         """The keys and arguments of one lock for acquire_free."""
-        ms = str(lease_ms)
+        ms, kept_ms = str(lease_ms), str(lease_ms + self.limits.keep_ms)
         tail = f"\t{ms}\t{lease_id}\t{node.channel}\t{self._holder}\t{request_id}"
         return (
             packed_acquire_keys(name),
-            f"$32\r\n{lease_id}\r\n${len(ms)}\r\n{ms}\r\n${len(tail)}\r\n{tail}\r\n",
+            f"$32\r\n{lease_id}\r\n${len(ms)}\r\n{ms}\r\n${len(kept_ms)}\r\n{kept_ms}\r\n${len(tail)}\r\n{tail}\r\n",
         )
 
     def acquire_free(self, items: Sequence[tuple[str, str]], *, seen_fence: int) -> str:
@@ -131,7 +131,7 @@ class Scripts:
         count, fence = len(items), str(seen_fence)
         key_count = str(3 * count)
         return (
-            f"*{4 + 6 * count}\r\n{self._acquire_free.name}${len(key_count)}\r\n{key_count}\r\n"
+            f"*{4 + 7 * count}\r\n{self._acquire_free.name}${len(key_count)}\r\n{key_count}\r\n"
             f"{''.join([keys for keys, _ in items])}${len(fence)}\r\n{fence}\r\n{''.join([args for _, args in items])}"
         )
 

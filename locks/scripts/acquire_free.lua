@@ -1,6 +1,6 @@
 -- Takes locks that nobody holds and nobody waits for: what nearly every call finds, many callers' at once.
 -- KEYS: lock, queue and grant of each; ARGV: the largest fence that the caller's process has seen, then for each its lease id,
--- its lease in ms, and the grant's tail. Returns for each its fencing token, or 0 where the lock is held or wanted.
+-- its lease in ms, for how long the grant is kept, and the grant's tail. Returns for each its fencing token, or 0 where the lock is held or wanted.
 local call = redis.call
 local clock = call('TIME')
 local seen_fence, now_us, written_now = tonumber(ARGV[1]), clock[1] * 1000000 + clock[2], clock[1] .. ' ' .. clock[2]
@@ -9,9 +9,9 @@ local fences = {}
 for i = 1, #KEYS / 3 do
   local lock, queue, grant = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
   if call('EXISTS', lock, queue) == 0 then
-    local lease_id, lease_ms, tail = ARGV[3 * i - 1], ARGV[3 * i], ARGV[3 * i + 1]
+    local lease_id, lease_ms, kept_ms, tail = ARGV[4 * i - 2], ARGV[4 * i - 1], ARGV[4 * i], ARGV[4 * i + 1]
     call('SET', lock, lease_id, 'PX', lease_ms)
-    local last = call('SET', grant, written_now .. tail, 'PX', lease_ms + KEEP_MS, 'GET')
+    local last = call('SET', grant, written_now .. tail, 'PX', kept_ms, 'GET')
     local largest = seen_fence
     if last then
       local seconds, microseconds = string.match(last, '^(%d+) (%d+)')
@@ -22,7 +22,7 @@ for i = 1, #KEYS / 3 do
       -- The clock was set back, or stands still: one more than the largest that anybody has seen.
       fences[i] = largest + 1
       local written = string.format('%.0f %.0f', math.floor(fences[i] / 1000000), fences[i] % 1000000)
-      call('SET', grant, written .. tail, 'PX', lease_ms + KEEP_MS)
+      call('SET', grant, written .. tail, 'PX', kept_ms)
     end
   else
     fences[i] = 0
