@@ -55,7 +55,10 @@ class Acquiring:
         *,
         begins_at_once: bool,
     ) -> Lease:
-        """As Locker.acquire; begins_at_once: as Locker.acquire_for_body."""
+        """As Locker.acquire; begins_at_once: as Locker.acquire_for_body.
+
+        One long function, since each coroutine between a caller and the wire costs every cycle some of its time.
+        """
         started_at_s = time.monotonic()
         check_name(name)
         lease_ms = milliseconds(lease_ttl_s)
@@ -94,20 +97,8 @@ class Acquiring:
                     raise
                 if reply.__class__ is int and reply > 0:
                     line.first_is_gone()
-                    return self._begin(
-                        Lease(
-                            self._keeper,
-                            name,
-                            lease_id,
-                            fencing_token=reply,
-                            lease_ttl_s=lease_ttl_s,
-                            sent_at_s=started_at_s,
-                            waited_s=time.monotonic() - started_at_s,
-                            stood_in_line=False,
-                            keep_extended=keep_extended,
-                            request_id=request_id,
-                        ),
-                        WakeSource.NONE,
+                    return self._begin_at_once(
+                        name, lease_id, reply, lease_ttl_s, keep_extended, request_id, started_at_s
                     )
             else:
                 lines.check_room(line)
@@ -175,25 +166,11 @@ class Acquiring:
             self.lines.give_back(name, lease_id)
             self._gave_up(name, started_at_s, "cancelled", queued=False)
             raise
-        waited_s = time.monotonic() - started_at_s
         if not isinstance(reply, int):
+            waited_s = time.monotonic() - started_at_s
             self._gave_up(name, started_at_s, "busy", queued=False)
             raise LockBusy(name, waited_s=waited_s, expires_in_s=reply[0] / 1000 if reply[0] >= 0 else None)
-        return self._begin(
-            Lease(
-                self._keeper,
-                name,
-                lease_id,
-                fencing_token=reply,
-                lease_ttl_s=lease_ttl_s,
-                sent_at_s=started_at_s,
-                waited_s=waited_s,
-                stood_in_line=False,
-                keep_extended=keep_extended,
-                request_id=request_id,
-            ),
-            WakeSource.NONE,
-        )
+        return self._begin_at_once(name, lease_id, reply, lease_ttl_s, keep_extended, request_id, started_at_s)
 
     async def _wait(self, line: Line, waiter: Waiter, first_reply: Any) -> Lease:
         """A place in line, until the lease is there. `first_reply`: what a caller who asked for itself was told."""
@@ -222,6 +199,31 @@ class Acquiring:
             raise
         finally:
             self.lines.waiter_count -= 1
+
+    def _begin_at_once(
+        self,
+        name: str,
+        lease_id: str,
+        fencing_token: int,
+        lease_ttl_s: float,
+        keep_extended: bool,
+        request_id: str,
+        started_at_s: float,
+    ) -> Lease:
+        """The lease of a caller who did not have to wait, counted from its call: that was before anything was sent."""
+        lease = Lease(
+            self._keeper,
+            name,
+            lease_id,
+            fencing_token=fencing_token,
+            lease_ttl_s=lease_ttl_s,
+            sent_at_s=started_at_s,
+            waited_s=time.monotonic() - started_at_s,
+            stood_in_line=False,
+            keep_extended=keep_extended,
+            request_id=request_id,
+        )
+        return self._begin(lease, WakeSource.NONE)
 
     def _begin(
         self,

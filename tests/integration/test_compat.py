@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import signal
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -24,27 +23,8 @@ from tests.proxy import Cut, Proxy
 
 
 @pytest.fixture
-def name() -> str:
-    """A lock's name that no other test uses."""
-    return f"test:{uuid.uuid4().hex}"
-
-
-@pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
     with closing(stated_client(redis_url)) as client:
-        yield client
-
-
-@pytest.fixture
-def proxy(own_redis: OwnRedis) -> Iterator[Proxy]:
-    with Proxy("127.0.0.1", own_redis.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def their_client(redis_url: str) -> Iterator[redis.Redis]:
-    """As python-redis-lock needs it: its BLPOP waits for longer than any socket timeout."""
-    with closing(redis.Redis.from_url(redis_url, socket_timeout=None)) as client:
         yield client
 
 

@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
@@ -23,21 +22,8 @@ from tests.integration.compat_helpers import SOON_S, blocked, doing, original, p
 
 
 @pytest.fixture
-def name() -> str:
-    """A lock's name that no other test uses."""
-    return f"test:{uuid.uuid4().hex}"
-
-
-@pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
     with closing(stated_client(redis_url)) as client:
-        yield client
-
-
-@pytest.fixture
-def their_client(redis_url: str) -> Iterator[redis.Redis]:
-    """As python-redis-lock needs it: its BLPOP waits for longer than any socket timeout."""
-    with closing(redis.Redis.from_url(redis_url, socket_timeout=None)) as client:
         yield client
 
 

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import signal
 import time
-import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -19,12 +18,6 @@ from tests.integration.test_locker import Heard, Keys, locking, own_keys
 from tests.proxy import Cut, Proxy
 
 SHORT_S = 0.3
-
-
-@pytest.fixture
-def name() -> str:
-    """A lock's name that no other test uses."""
-    return f"test:{uuid.uuid4().hex}"
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import os
 import random
 import socket
 import textwrap
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -53,12 +52,6 @@ Result = TypeVar("Result")
 LONG_S = 600.0
 SOON_S = 30.0  # an upper bound for what ends in milliseconds; leases and signs of life are far longer
 LONG_MS = 600_000
-
-
-@pytest.fixture
-def name() -> str:
-    """A lock's name that no other test uses."""
-    return f"test:{uuid.uuid4().hex}"
 
 
 @pytest.fixture

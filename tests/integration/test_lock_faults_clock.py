@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -20,12 +19,6 @@ from tests.servers.clock import ShiftedClockServer
 from tests.servers.fixtures import StartLockProcess
 
 HOUR_S = 3600.0
-
-
-@pytest.fixture
-def name() -> str:
-    """A lock's name that no other test uses."""
-    return f"test:{uuid.uuid4().hex}"
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -18,12 +17,6 @@ from tests.integration.lock_faults import LONG_MS, SOON_S, Timed, keys_at, locki
 from tests.integration.test_locker import Heard, Keys, locking
 from tests.proxy import Cut, Proxy
 from tests.servers.redis_server import RedisServer
-
-
-@pytest.fixture
-def name() -> str:
-    """A lock's name that no other test uses."""
-    return f"test:{uuid.uuid4().hex}"
 
 
 @pytest.fixture

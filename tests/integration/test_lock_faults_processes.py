@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -34,12 +33,6 @@ DEATHS = 12
 SHORT_S = 0.4
 # The promise is a median of 50 ms on a quiet machine, which this one need not be.
 MEDIAN_LIMIT_MS = 500
-
-
-@pytest.fixture
-def name() -> str:
-    """A lock's name that no other test uses."""
-    return f"test:{uuid.uuid4().hex}"
 
 
 @pytest.fixture

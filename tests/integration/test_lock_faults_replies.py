@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -35,12 +34,6 @@ def cut_before_request(proxy: Proxy) -> None:
 
 
 both_ways = pytest.mark.parametrize("lose_reply", [swallow_reply, cut_before_reply])
-
-
-@pytest.fixture
-def name() -> str:
-    """A lock's name that no other test uses."""
-    return f"test:{uuid.uuid4().hex}"
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -21,12 +20,6 @@ from tests.servers.fixtures import StartLockProcess, StartRedis
 from tests.servers.redis_server import RedisServer
 
 SILENT_S = 0.3  # the command timeout of those who are to find out
-
-
-@pytest.fixture
-def name() -> str:
-    """A lock's name that no other test uses."""
-    return f"test:{uuid.uuid4().hex}"
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -21,12 +20,6 @@ from tests.proxy import Proxy, Way
 
 RUN_TURNS = QueueLimits().run_turns
 LONG_S = 60.0
-
-
-@pytest.fixture
-def name() -> str:
-    """A lock's name that no other test uses."""
-    return f"test:{uuid.uuid4().hex}"
 
 
 @asynccontextmanager

@@ -109,12 +109,6 @@ class Keys:
 
 
 @pytest.fixture
-def name() -> str:
-    """A lock's name that no other test uses."""
-    return f"test:{uuid.uuid4().hex}"
-
-
-@pytest.fixture
 def keys(redis_url: str, name: str) -> Iterator[Keys]:
     keys = Keys(redis_url, name)
     yield keys

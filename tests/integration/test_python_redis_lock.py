@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -18,12 +17,6 @@ from locks import LeaseLost, LockBusy, Locker, LossReason
 from locks.events import Waiting
 from tests.harness import PATIENCE_S, wait_until_async
 from tests.integration.test_locker import Heard, locking
-
-
-@pytest.fixture
-def name() -> str:
-    """A lock's name that no other test uses."""
-    return f"test:{uuid.uuid4().hex}"
 
 
 @pytest.fixture

@@ -1,0 +1,33 @@
+"""What the tests of the locks share."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+import redis
+
+from tests.harness import OwnRedis
+from tests.proxy import Proxy
+
+
+@pytest.fixture
+def name() -> str:
+    """A lock's name that no other test uses."""
+    return f"test:{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def proxy(own_redis: OwnRedis) -> Iterator[Proxy]:
+    """A proxy before the test's own server."""
+    with Proxy("127.0.0.1", own_redis.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def their_client(redis_url: str) -> Iterator[redis.Redis]:
+    """As python-redis-lock needs it: its BLPOP waits for longer than any socket timeout."""
+    with closing(redis.Redis.from_url(redis_url, socket_timeout=None)) as client:
+        yield client
