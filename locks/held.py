@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from locks.errors import TooManyLeases
 from locks.lease import Lease
 
+MOST_EXPORTED = 10_000
+
 
 class HeldLeases:
     """By lease id and by lock, from the grant to the answered release."""
@@ -17,6 +19,8 @@ class HeldLeases:
         self._max_leases = max_leases
         self._by_id: dict[str, Lease] = {}
         self._by_name: dict[str, Lease] = {}
+        # Ids that somebody else goes by now. An old look of its line, answered late, must not take one for nobody's.
+        self._exported: dict[str, None] = {}
 
     def check_room(self) -> None:
         """Raises TooManyLeases when there is none for one more."""
@@ -34,15 +38,27 @@ class HeldLeases:
         return None if lease is None or lease.ended else lease
 
     def has(self, name: str, lease_id: str) -> bool:
-        """Whether a lease of this process goes by this id, or is known by it at the server."""
+        """Whether a lease of this process goes by this id, is known by it at the server, or was exported with it."""
         lease = self._by_name.get(name)
-        return lease_id in self._by_id or (lease is not None and lease.known_as == lease_id)
+        if lease_id in self._by_id or lease_id in self._exported:
+            return True
+        return lease is not None and lease.known_as == lease_id
 
     def keep(self, lease: Lease) -> None:
         """It has been granted."""
         if lease.fencing_token > self.seen_fence:
             self.seen_fence = lease.fencing_token
         self._by_id[lease.lease_id] = self._by_name[lease.name] = lease
+
+    def exported(self, lease: Lease) -> None:
+        """It is somebody else's from now on."""
+        self._exported[lease.known_as] = None
+        if len(self._exported) > MOST_EXPORTED:
+            del self._exported[next(iter(self._exported))]
+
+    def adopts(self, lease_id: str) -> None:
+        """It may be ours again, and so to be given back."""
+        self._exported.pop(lease_id, None)
 
     def forget(self, lease: Lease) -> None:
         """It has ended."""

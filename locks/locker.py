@@ -228,6 +228,7 @@ class Locker:
             )
         except asyncio.CancelledError:
             # Nobody keeps it from now on, neither the exporter nor we.
+            self._held.adopts(lease_id)
             self._lines.give_back_unless_held(name, lease_id)
             raise
         lease = Lease(
@@ -245,6 +246,7 @@ class Locker:
         if not isinstance(reply, int):
             lease.declare_lost(LossReason(reply.decode()))
             raise lease.loss()
+        self._held.adopts(lease_id)
         self._held.keep(lease)
         self._renewal.watch(lease)
         self._emit(Adopted(name, lease.fencing_token))
@@ -296,6 +298,7 @@ class Locker:
         lease.raise_if_over()
         lease.ended = True
         self._renewal.forget(lease)
+        self._held.exported(lease)
         self._lost(lease)
         self._emit(Exported(lease.name, lease.fencing_token, time.monotonic() - lease.acquired_at_s))
         return exported(lease)

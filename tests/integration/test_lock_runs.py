@@ -220,6 +220,12 @@ async def test_a_lease_exported_in_the_middle_of_a_run_keeps_its_token(redis_url
         tasks.append(asyncio.create_task(exporting()))
         await heard.count(Waiting, 3)
         tasks += await in_line(heard, takers(turns, locker, name, range(2, 4)))
+
+        async def the_line_watches() -> bool:
+            return locker._lines.by_name[name]._watched
+
+        # So that the change of the key makes it look under the id that the release has just granted.
+        await wait_until_async(the_line_watches)
         assert await first.release()
         token, text = await texts.get()
 
