@@ -36,9 +36,9 @@ format: $(READY) ## rewrite the code in the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## measure charges and locks against the peers; prints tables, writes bench.json and bench-locks.json
-	$(BIN)/python -m tests.bench
-	$(BIN)/python -m tests.bench.locks
+bench: $(READY) ## measure charges, locks and pressure against the peers; prints tables, writes bench*.json
+	@failed=0; for bench in tests.bench tests.bench.locks tests.bench.pressure; do \
+		echo "$(BIN)/python -m $$bench"; $(BIN)/python -m $$bench || failed=1; done; exit $$failed
 
 race: ## replay the origin's bug under each guard (not built yet)
 	@echo "make race: not built yet: the guards' comparison comes with tests/chaos (see CHANGELOG.md)" >&2; exit 1

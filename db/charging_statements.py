@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import BigInteger
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import BigInteger, Boolean, DateTime, SmallInteger
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from db.prepared import Prepared
 from db.tables import (
     CHAMPAGNE,
     ActionType,
+    AppointmentStatus,
     appointment_action,
     appointment_info,
     coupon_price,
@@ -24,6 +25,7 @@ from db.tables import (
 )
 
 _CHAMPAGNE: sa.ColumnElement[int] = sa.literal_column(str(CHAMPAGNE))  # in the statement's text, not a parameter
+_OPEN: sa.ColumnElement[int] = sa.literal_column(str(int(AppointmentStatus.OPEN)))
 
 
 def _array(name: str) -> sa.ColumnElement[Any]:
@@ -39,10 +41,16 @@ def _rows_of(alias: str, **columns: str) -> Any:
     )
 
 
-def _select_appointments() -> sa.Select[Any]:
-    row = appointment_info.c
+def _locking(*, skip_locked: bool) -> sa.Executable:
+    """Locks the appointments that are asked for, ascending, and then the coupons of those who may have to pay.
+
+    A row for each appointment: (0, its columns, the id that a charge of it would have, the id that the batch's first
+    entry would have, the transaction's time), and one for each payer's coupons: (1, user id, count, …).
+    The payers are an array that is made before the first of their rows is locked: so those come after all appointments.
+    """
+    row, asked = appointment_info.c, _rows_of("asked", appointment_id="appointment_ids", user_id="user_ids")
     inviter_price, invitee_price = coupon_price.alias("inviter_price"), coupon_price.alias("invitee_price")
-    return (
+    appointment = (
         sa.select(
             row.id,
             row.user_id,
@@ -50,34 +58,58 @@ def _select_appointments() -> sa.Select[Any]:
             row.status,
             row.is_consume,
             row.lock_fence,
-            inviter_price.c["count"],
-            invitee_price.c["count"],
+            inviter_price.c["count"].label("price_of_inviter"),
+            invitee_price.c["count"].label("price_of_invitee"),
         )
         .outerjoin(inviter_price, inviter_price.c.other_user_id == row.user_id)
         .outerjoin(invitee_price, invitee_price.c.other_user_id == row.invitee_user_id)
-        .where(row.id == sa.any_(_array("ids")))
+        .where(row.id == sa.any_(_array("appointment_ids")))
         .order_by(row.id)
+        .with_for_update(of=appointment_info, skip_locked=skip_locked)
+        .cte("appointment")
+    )
+    is_due = sa.and_(sa.not_(appointment.c.is_consume), appointment.c.status == _OPEN)
+    payers = (
+        sa.select(asked.c.user_id)
+        .join(appointment, appointment.c.id == asked.c.appointment_id)
+        .where(is_due, asked.c.user_id.in_([appointment.c.user_id, appointment.c.invitee_user_id]))
+    )
+    coupons = (
+        sa.select(user_coupon.c.user_id, user_coupon.c["count"])
+        .where(
+            user_coupon.c.coupon_id == _CHAMPAGNE,
+            user_coupon.c.user_id == sa.any_(sa.func.array(payers.scalar_subquery())),
+        )
+        .order_by(user_coupon.c.user_id)
+        .with_for_update()
+        .cte("coupons")
+    )
+    new_charge_id = sa.case((is_due, _next_id(user_consume)), else_=sa.null())
+    kinds: list[Any] = [BigInteger, SmallInteger, Boolean, *[BigInteger] * 5, DateTime(timezone=True)]
+    nothing: list[sa.ColumnElement[Any]] = [sa.cast(sa.null(), kind) for kind in kinds]
+    return sa.union_all(
+        sa.select(sa.literal_column("0"), *appointment.c, new_charge_id, *_entry_id_and_time()),
+        sa.select(sa.literal_column("1"), *coupons.c, *nothing),
     )
 
 
-LOCK_APPOINTMENTS = Prepared("lock_appointments", _select_appointments().with_for_update(of=appointment_info))
-LOCK_FREE_APPOINTMENTS = Prepared(
-    "lock_free_appointments", _select_appointments().with_for_update(of=appointment_info, skip_locked=True)
-)
-FIND_APPOINTMENTS = Prepared(
-    "find_appointments", sa.select(appointment_info.c.id).where(appointment_info.c.id == sa.any_(_array("ids")))
-)
+def _next_id(table: sa.Table) -> sa.ColumnElement[int]:
+    return sa.func.nextval(sa.literal_column(f"'{table.name}_id_seq'"), type_=BigInteger)
 
-LOCK_COUPONS = Prepared(
-    "lock_coupons",
-    sa.select(user_coupon.c.user_id, user_coupon.c["count"])
-    .where(user_coupon.c.coupon_id == _CHAMPAGNE, user_coupon.c.user_id == sa.any_(_array("payer_ids")))
-    .order_by(user_coupon.c.user_id)
-    .with_for_update(),
+
+def _entry_id_and_time() -> tuple[sa.ColumnElement[Any], sa.ColumnElement[Any]]:
+    """The same for all rows: a subquery is run once."""
+    return sa.select(_next_id(appointment_action)).scalar_subquery(), sa.func.now()
+
+
+LOCK = Prepared("lock_rows", _locking(skip_locked=False))
+LOCK_FREE = Prepared("lock_free_rows", _locking(skip_locked=True))
+FIND_APPOINTMENTS = Prepared(
+    "find_appointments",
+    sa.select(appointment_info.c.id).where(appointment_info.c.id == sa.any_(_array("appointment_ids"))),
 )
 
 _CHARGE_COLUMNS = (
-    user_consume.c.appointment_id,
     user_consume.c.id,
     user_consume.c.user_id,
     user_consume.c.coupon_id,
@@ -86,18 +118,44 @@ _CHARGE_COLUMNS = (
     user_consume.c.created_at,
 )
 FIND_CHARGES = Prepared(
-    "find_charges", sa.select(*_CHARGE_COLUMNS).where(user_consume.c.appointment_id == sa.any_(_array("ids")))
+    "find_charges",
+    sa.select(user_consume.c.appointment_id, *_CHARGE_COLUMNS).where(
+        user_consume.c.appointment_id == sa.any_(_array("appointment_ids"))
+    ),
 )
 
 
-def _write_all() -> sa.Select[Any]:
+def _finding_charged() -> sa.Select[Any]:
+    """Appointments with their charges, as of one moment, without a lock: (columns, charge columns, entry id, time)."""
+    row = appointment_info.c
+    return (
+        sa.select(
+            row.id,
+            row.user_id,
+            row.invitee_user_id,
+            row.status,
+            row.is_consume,
+            *_CHARGE_COLUMNS,
+            *_entry_id_and_time(),
+        )
+        .outerjoin(user_consume, user_consume.c.appointment_id == row.id)
+        .where(row.id == sa.any_(_array("appointment_ids")))
+    )
+
+
+FIND_CHARGED = Prepared("find_charged", _finding_charged())
+
+
+def _write_all() -> sa.Insert:
     """Everything a batch writes, in one statement: coupons, charges, flags, ENTER rows.
 
-    A row for each charge, or one row without: (an entry's id, time of entry, the columns of the charge).
+    Ids were drawn before, so it has nothing to tell, and COMMIT can travel with it. Of the entries only the first has
+    one: by it the batch is found again when the connection is lost meanwhile.
     """
     charge = sa.select(
         _rows_of(
             "charge_row",
+            charge_id="charge_ids",
             appointment_id="appointment_ids",
             payer_id="payer_ids",
             other_user_id="other_user_ids",
@@ -106,7 +164,6 @@ def _write_all() -> sa.Select[Any]:
         )
     ).cte("charge")
     spent = _rows_of("spent", payer_id="spending_ids", spent_count="spent_counts")
-    entrant = _rows_of("entrant", appointment_id="entered_ids", user_id="entrant_ids")
     spend = (
         sa.update(user_coupon)
         .values(count=user_coupon.c["count"] - spent.c.spent_count)
@@ -120,8 +177,9 @@ def _write_all() -> sa.Select[Any]:
     written = (
         sa.insert(user_consume)
         .from_select(
-            ["appointment_id", "user_id", "other_user_id", "coupon_id", "prop_id", "count", "lock_fence"],
+            ["id", "appointment_id", "user_id", "other_user_id", "coupon_id", "prop_id", "count", "lock_fence"],
             sa.select(
+                charge.c.charge_id,
                 charge.c.appointment_id,
                 charge.c.payer_id,
                 charge.c.other_user_id,
@@ -131,35 +189,53 @@ def _write_all() -> sa.Select[Any]:
                 charge.c.fence,
             ),
         )
-        .returning(*_CHARGE_COLUMNS)
         .cte("written")
     )
-    entered = (
-        sa.insert(appointment_action)
-        .from_select(
-            ["appointment_id", "user_id", "type"],
-            sa.select(entrant.c.appointment_id, entrant.c.user_id, sa.literal_column(str(int(ActionType.ENTER)))),
-        )
-        .returning(appointment_action.c.id, appointment_action.c.created_at)
-        .cte("entered")
+    return _entries().add_cte(spend.cte("spend"), mark.cte("mark"), written)
+
+
+def _entries() -> sa.Insert:
+    """The ENTER rows. The first of a batch has its id from the statement before, the others draw theirs here."""
+    entrant = _rows_of("entrant", entry_id="entry_ids", appointment_id="entered_ids", user_id="entrant_ids")
+    return sa.insert(appointment_action).from_select(
+        ["id", "appointment_id", "user_id", "type"],
+        sa.select(
+            sa.func.coalesce(entrant.c.entry_id, _next_id(appointment_action)),
+            entrant.c.appointment_id,
+            entrant.c.user_id,
+            sa.literal_column(str(int(ActionType.ENTER))),
+        ),
     )
-    last = sa.select(
-        sa.func.max(entered.c.id).label("entry_id"), sa.func.max(entered.c.created_at).label("entered_at")
-    ).subquery("last_entry")
+
+
+def _trying_entry() -> sa.Insert:
+    """Gives a row back where nobody has, or is just writing, an entry of this id: for that one's end it waits."""
+    tried = _rows_of("tried", entry_id="entry_ids")
+    zero: sa.ColumnElement[int] = sa.literal_column("0")
     return (
-        sa.select(last, written)
-        .select_from(last.outerjoin(written, sa.true()))
-        .add_cte(spend.cte("spend"), mark.cte("mark"))
+        insert(appointment_action)
+        .from_select(["id", "appointment_id", "user_id", "type"], sa.select(tried.c.entry_id, zero, zero, zero))
+        .on_conflict_do_nothing()
+        .returning(appointment_action.c.id)
     )
 
 
 WRITE = Prepared("write_charges_and_entries", _write_all())
-
-FIND_ENTRY = sa.select(
-    sa.exists().where(
-        appointment_action.c.id == sa.bindparam("entry_id"),
-        appointment_action.c.created_at == sa.bindparam("entered_at"),
-    )
+WRITE_ENTRIES = Prepared("write_entries", _entries())
+FIND_ENTRY = Prepared(
+    "find_entry",
+    sa.select(appointment_action.c.created_at).where(appointment_action.c.id == sa.any_(_array("entry_ids"))),
 )
+TRY_ENTRY = Prepared("try_entry", _trying_entry())
 
-STATEMENTS = (LOCK_APPOINTMENTS, LOCK_FREE_APPOINTMENTS, FIND_APPOINTMENTS, LOCK_COUPONS, FIND_CHARGES, WRITE)
+STATEMENTS = (
+    LOCK,
+    LOCK_FREE,
+    FIND_APPOINTMENTS,
+    FIND_CHARGES,
+    FIND_CHARGED,
+    WRITE,
+    WRITE_ENTRIES,
+    FIND_ENTRY,
+    TRY_ENTRY,
+)

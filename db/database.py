@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,7 +14,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, TimedOut
-from db.prepared import INDEXES_ALWAYS, Prepared
 
 Result = TypeVar("Result")
 
@@ -48,19 +47,8 @@ class Database:
             pool_size=self.limits.pool_size,
             max_overflow=0,
             pool_timeout=self.limits.pool_wait_s,
-            connect_args={
-                "connect_timeout": max(1, round(self.limits.connect_timeout_s)),
-                "application_name": application_name,
-                "options": _session_options(self.limits),
-            },
+            connect_args=_session_arguments(self.limits, application_name),
         )
-
-    def prepare(self, statements: Sequence[Prepared]) -> None:
-        """From now on every connection of this database plans these statements once, and goes by the indexes always."""
-        settings = [f"SET {name} = {value}" for name, value in INDEXES_ALWAYS.items()]
-        script = ";".join([*settings, *(statement.prepare for statement in statements)])
-        sa.event.listen(self.engine, "connect", lambda connection, _: _run_script(connection, script))
-        self.engine.dispose()
 
     def transaction(self, work: Callable[[sa.Connection], Result]) -> Result:
         """Runs `work` and commits; a deadlock or a serialization failure runs it again, so `work` must be repeatable.
@@ -90,7 +78,7 @@ class Database:
             try:
                 connection.commit()
             except DBAPIError as error:
-                raise _translated_at_commit(error) from error
+                raise translated_at_commit(error) from error
             return result
 
     def _connect(self) -> sa.Connection:
@@ -112,22 +100,26 @@ def driver_url(url: str) -> sa.URL:
     return parsed
 
 
-def translated(error: DBAPIError) -> DatabaseError:
+def translated(error: DBAPIError | psycopg2.Error) -> DatabaseError:
     """Before COMMIT was sent, whatever broke has written nothing."""
-    code = getattr(error.orig, "pgcode", None)
+    orig = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(orig, "pgcode", None)
     if code in (SERIALIZATION_FAILURE, DEADLOCK_DETECTED):
         return Conflict(_first_line(error))
     if code in (LOCK_NOT_AVAILABLE, QUERY_CANCELED):
         return TimedOut(_first_line(error))
-    if error.connection_invalidated or code == IDLE_IN_TRANSACTION or _server_leaving(code):
+    if code == IDLE_IN_TRANSACTION or _server_leaving(code):
         return DatabaseDown(_first_line(error))
-    if isinstance(error.orig, psycopg2.OperationalError | psycopg2.InterfaceError):
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return DatabaseDown(_first_line(error))
+    if isinstance(orig, psycopg2.OperationalError | psycopg2.InterfaceError):
         return DatabaseDown(_first_line(error))
     return DatabaseError(_first_line(error))
 
 
-def _translated_at_commit(error: DBAPIError) -> DatabaseError:
-    code = getattr(error.orig, "pgcode", None)
+def translated_at_commit(error: DBAPIError | psycopg2.Error) -> DatabaseError:
+    """While COMMIT is under way, a connection that is lost leaves an unknown."""
+    code = getattr(error.orig if isinstance(error, DBAPIError) else error, "pgcode", None)
     if code is None or _server_leaving(code):
         return CommitUnknown(_first_line(error))
     return translated(error)
@@ -137,11 +129,19 @@ def _server_leaving(code: str | None) -> bool:
     return code is not None and code.startswith(("57P0", "08"))
 
 
-def _run_script(connection: Any, script: str) -> None:
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute(script)
-    connection.autocommit = False
+def connect_arguments(url: str, limits: DatabaseLimits, *, application_name: str = "chargeonce") -> Mapping[str, Any]:
+    """What psycopg2.connect is to be given. Raises ValueError for a URL of another kind."""
+    dialect = sa.dialects.registry.load("postgresql.psycopg2")()
+    arguments: dict[str, Any] = dialect.create_connect_args(driver_url(url))[1]
+    return arguments | _session_arguments(limits, application_name)
+
+
+def _session_arguments(limits: DatabaseLimits, application_name: str) -> dict[str, Any]:
+    return {
+        "connect_timeout": max(1, round(limits.connect_timeout_s)),
+        "application_name": application_name,
+        "options": _session_options(limits),
+    }
 
 
 def _session_options(limits: DatabaseLimits) -> str:

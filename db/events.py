@@ -1,4 +1,4 @@
-"""Facts that a charging transaction emits, from its thread. A listener must not raise, and must be thread-safe."""
+"""Facts that a charging transaction emits, in its event loop. A listener must neither raise nor block."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RowsLocked:
 
 @dataclass(frozen=True, slots=True)
 class Committing:
-    """Everything is written; COMMIT goes out next."""
+    """Everything is decided; what is to be written goes out next, and COMMIT with it."""
 
     appointment_ids: Sequence[int]
 

@@ -7,8 +7,7 @@ to use the indexes (INDEXES_ALWAYS): a plan made while a table was small would o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -17,17 +16,34 @@ INDEXES_ALWAYS: Mapping[str, str] = {"plan_cache_mode": "force_generic_plan", "e
 
 _DIALECT = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
+Integers = Sequence[int | None]
+
 
 class Prepared:
     """A Core statement under a name, PREPAREd on each new connection. All its parameters are arrays of bigint."""
 
     def __init__(self, name: str, statement: sa.Executable) -> None:
         compiled = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined]
-        parameters = [str(parameter) for parameter in compiled.positiontup]
+        self._parameters = tuple(str(parameter) for parameter in compiled.positiontup)
         self.prepare = f"PREPARE {name} AS {compiled}"
-        arguments = ", ".join(f"CAST(%({parameter})s AS BIGINT[])" for parameter in parameters)
-        self._execute = f"EXECUTE {name}({arguments})"
+        self._execute = f"EXECUTE {name}({', '.join(['%s'] * len(self._parameters))})"
 
-    def run(self, connection: sa.Connection, **arrays: list[Any]) -> list[tuple[Any, ...]]:
-        """Its rows, with one list of integers (or None) for each parameter."""
-        return [tuple(row) for row in connection.exec_driver_sql(self._execute, arrays)]
+    def with_values(self, **arrays: Integers) -> str:
+        """The command that runs it, as text. Raises TypeError for values that are no integers."""
+        return self._execute % tuple([_literal(arrays[parameter]) for parameter in self._parameters])
+
+
+def script(statements: Sequence[Prepared]) -> str:
+    """What a connection is told before it can run these statements."""
+    settings = [f"SET {name} = {value}" for name, value in INDEXES_ALWAYS.items()]
+    return ";".join([*settings, *(statement.prepare for statement in statements)])
+
+
+def _literal(values: Integers) -> str:
+    # %d takes nothing but numbers: no value can become a piece of SQL.
+    known = [value for value in values if value is not None]
+    if len(known) == len(values):
+        places = ("%d," * len(known))[:-1]
+    else:
+        places = ",".join(["NULL" if value is None else "%d" for value in values])
+    return f"'{{{places}}}'" % tuple(known)

@@ -6,6 +6,7 @@ async with Locker.connect("redis://localhost", instance_id="api-3") as locker:
 """
 
 from locks.errors import (
+    Dismissed,
     HolderChanged,
     LeaseLost,
     LockBusy,
@@ -21,6 +22,7 @@ from locks.lease import Lease
 from locks.locker import Locker
 
 __all__ = [
+    "Dismissed",
     "Hold",
     "HoldMany",
     "HolderChanged",

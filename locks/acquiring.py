@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from locks.errors import LockBusy, LockStoreDown
+from locks.errors import Dismissed, LockBusy, LockStoreDown
 from locks.events import Acquired, GaveUp, Listener, Waiting, WakeSource, ignore
 from locks.held import HeldLeases
 from locks.keys import check_name, packed_keys
@@ -187,6 +187,9 @@ class Acquiring:
             return await waiter.future
         except LockBusy:
             self._gave_up(name, waiter.started_at_s, "busy", queued=True)
+            raise
+        except Dismissed:
+            self._gave_up(name, waiter.started_at_s, "dismissed", queued=True)
             raise
         except LockStoreDown:
             self._gave_up(name, waiter.started_at_s, "store-down", queued=True)

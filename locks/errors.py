@@ -29,6 +29,15 @@ class LockBusy(LocksError):
         self.expires_in_s = expires_in_s
 
 
+class Dismissed(LocksError):
+    """The holder has finished what everybody here wanted to do under the lock: no turn is needed any more."""
+
+    def __init__(self, name: str, *, waited_s: float) -> None:
+        super().__init__(f"what {name!r} was waited for is done")
+        self.name = name
+        self.waited_s = waited_s
+
+
 class LeaseLost(LocksError):
     """The lease ended before its holder released it; whatever was done since is not protected by it."""
 

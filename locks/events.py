@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from locks.errors import LossReason
 
@@ -28,8 +29,7 @@ class Waiting:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Acquired:
+class Acquired(NamedTuple):
     """A lease was granted. `queued`: its Waiting was emitted before. `takeover`: its predecessor lapsed meanwhile.
 
     `handoff_s`: from the release, or from another process' message of it, to the lease; None without a handoff.
@@ -46,11 +46,11 @@ class Acquired:
 
 @dataclass(frozen=True, slots=True)
 class GaveUp:
-    """A caller stopped waiting: its time was over, it was cancelled, or the store went out of reach."""
+    """A caller stopped waiting: its time was over, it was cancelled or dismissed, or the store went out of reach."""
 
     name: str
     waited_s: float
-    outcome: str  # busy, cancelled, store-down
+    outcome: str  # busy, cancelled, dismissed, store-down
     queued: bool
 
 
@@ -80,8 +80,7 @@ class Lost:
     reason: LossReason
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
+class Released(NamedTuple):
     """A holder gave its lease back. `handed_over`: straight to the next waiter; `still_ours`: it had not lapsed."""
 
     name: str

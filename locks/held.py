@@ -32,6 +32,11 @@ class HeldLeases:
         """Those that are not being released already."""
         return [lease for lease in self._by_id.values() if not lease.ended]
 
+    @property
+    def ending(self) -> Sequence[Lease]:
+        """Those whose release is not answered yet."""
+        return [lease for lease in self._by_id.values() if lease.ended]
+
     def holder_of(self, name: str) -> Lease | None:
         """The lease of this process on a lock; None where it has none, or is just releasing it."""
         lease = self._by_name.get(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_NAME_LENGTH = 200
@@ -45,20 +46,28 @@ def packed_keys(name: str) -> str:
     )
 
 
-def packed_acquire_keys(name: str) -> str:
-    """Lock, queue and grant alone."""
+def packed_acquire_keys(name: str) -> tuple[str, str]:
+    """Lock and queue together, and the grant."""
     n = len(name)
     return (
-        f"${n + 7}\r\nlock:{{{name}}}\r\n${n + 13}\r\nlock-queue:{{{name}}}\r\n${n + 13}\r\nlock-grant:{{{name}}}\r\n"
+        f"${n + 7}\r\nlock:{{{name}}}\r\n${n + 13}\r\nlock-queue:{{{name}}}\r\n",
+        f"${n + 13}\r\nlock-grant:{{{name}}}\r\n",
     )
 
 
-def packed_release_keys(name: str) -> str:
-    """Lock, queue and signal alone."""
-    n = len(name)
-    return (
-        f"${n + 7}\r\nlock:{{{name}}}\r\n${n + 13}\r\nlock-queue:{{{name}}}\r\n${n + 14}\r\nlock-signal:{{{name}}}\r\n"
-    )
+def packed_lock_keys(names: Sequence[str]) -> str:
+    """The lock of each."""
+    return "".join([f"${len(name) + 7}\r\nlock:{{{name}}}\r\n" for name in names])
+
+
+def packed_signal_keys(names: Sequence[str]) -> str:
+    """The signal of each."""
+    return "".join([f"${len(name) + 14}\r\nlock-signal:{{{name}}}\r\n" for name in names])
+
+
+def packed_queue_keys(names: Sequence[str]) -> str:
+    """The queue of each."""
+    return "".join([f"${len(name) + 13}\r\nlock-queue:{{{name}}}\r\n" for name in names])
 
 
 def check_name(name: str) -> None:

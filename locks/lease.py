@@ -19,6 +19,8 @@ class LeaseKeeper(Protocol):
 
     def release(self, lease: Lease) -> Coroutine[Any, Any, bool]: ...
 
+    def finish(self, lease: Lease) -> None: ...
+
     def export(self, lease: Lease) -> str: ...
 
 
@@ -129,6 +131,13 @@ class Lease:
     def release(self) -> Coroutine[Any, Any, bool]:
         """Gives the lock back, to the next waiter if one stands. True while it was still ours. Raises LockStoreDown."""
         return self._keeper.release(self)
+
+    def finish(self) -> None:
+        """Gives the lock back because its work is done for all: whoever waits for it gets Dismissed instead of a turn.
+
+        Sent, and not waited for. python-redis-lock programs that wait cannot be told, and get their turns.
+        """
+        self._keeper.finish(self)
 
     def export(self) -> str:
         """Hands the lease over to whoever gives this text to Locker.adopt(); from now on it is not ours, nor extended.

@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from locks.errors import LockBusy, LockStoreDown, LockStoreRefused
+from locks.errors import Dismissed, LockBusy, LockStoreDown, LockStoreRefused
 from locks.events import WakeSource
 from locks.keys import packed_keys
 from locks.lease import Lease, margin_s
@@ -235,6 +235,16 @@ class Line:
         self._lines.forget(self)
         for waiter in waiters:
             waiter.refuse(error)
+
+    def dismiss(self) -> None:
+        """Nobody who waits here needs a turn any more; a first caller who still asks for itself is not waiting yet."""
+        waiters = list(self.waiters)
+        self.waiters.clear()
+        if self.asked is not self:
+            self._give_back()
+            self._lines.forget(self)
+        for waiter in waiters:
+            waiter.refuse(Dismissed(self.name, waited_s=waiter.waited_s))
 
     def close(self) -> None:
         """Not in use any more."""

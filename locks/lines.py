@@ -103,6 +103,12 @@ class Lines:
             if line.waiters:
                 line.look_anew(source)
 
+    def dismiss(self, name: str) -> None:
+        """The holder has finished: everybody who waits here for this lock is told."""
+        line = self.by_name.get(name)
+        if line is not None:
+            line.dismiss()
+
     def holder_is_gone(self, name: str) -> None:
         """A lease of this process has ended without a release: whoever waits here asks for the lock."""
         line = self.by_name.get(name)

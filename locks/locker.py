@@ -110,6 +110,9 @@ class Locker:
         self._closed = True
         self._renewal.close()
         self._lines.leave_all()
+        for lease in self._held.ending:
+            # A finish that others wait for takes a second command, for which it is too late now.
+            self._lines.give_back(lease.name, lease.known_as)
         await self._servers.close()
         self._lines.close(LockStoreDown("closed"))
         for task in list(self._tasks):
@@ -289,6 +292,14 @@ class Locker:
         """See Lease.release."""
         return self._releasing.release(lease)
 
+    def finish(self, lease: Lease) -> None:
+        """See Lease.finish."""
+        self._releasing.finish(lease)
+
+    def dismiss(self, name: str) -> None:
+        """Whoever waits in this process for the lock gets Dismissed: what it was waited for is found to be done."""
+        self._lines.dismiss(name)
+
     def drop(self, lease: Lease) -> None:
         """Releases without waiting for the answer; harmless twice."""
         self._releasing.drop(lease)
@@ -335,12 +346,16 @@ class Locker:
         self._lines.look_all(WakeSource.RECONNECT)
 
     def _on_message(self, message: bytes) -> None:
-        """Scripts publish: granted <lease id> <token> <turns> <name>, look <lease id>, forced <lease id> <name>."""
+        """Scripts publish: granted <lease id> <token> <turns> <name>, look <lease id>, forced <lease id> <name>,
+        finished <name>.
+        """
         word, lease_id, *rest = message.decode().split(" ")
         if word == "granted":
             self._lines.on_granted(lease_id, int(rest[0]), int(rest[1]), rest[2])
         elif word == "look":
             self._lines.on_look(lease_id)
+        elif word == "finished":
+            self._lines.dismiss(lease_id)
         elif word == "forced":
             lease = self._held.holder_of(rest[0])
             if lease is not None and lease.known_as == lease_id:

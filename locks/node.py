@@ -44,7 +44,7 @@ class Gathering:
     def __init__(self, command: Callable[[Sequence[Any]], str]) -> None:
         self.command = command
         self.items: list[Any] = []
-        self.receivers: list[asyncio.Future[Any]] = []
+        self.receivers: list[Receiver] = []
 
 
 class _Shared:
@@ -52,7 +52,7 @@ class _Shared:
 
     __slots__ = ("_receivers",)
 
-    def __init__(self, receivers: Sequence[asyncio.Future[Any]]) -> None:
+    def __init__(self, receivers: Sequence[Receiver]) -> None:
         self._receivers = receivers
 
     def done(self) -> bool:
@@ -68,7 +68,8 @@ class _Shared:
         for receiver in self._receivers:
             if not receiver.done():
                 receiver.set_exception(error)
-                receiver.exception()  # a caller that has stopped waiting must not leave a warning behind
+                if isinstance(receiver, asyncio.Future):
+                    receiver.exception()  # a caller that has stopped waiting must not leave a warning behind
 
 
 class _Told:
@@ -157,19 +158,24 @@ class Node:
 
     def gather(self, gathering: Gathering, item: Any) -> asyncio.Future[Any]:
         """This item's part of the answer to all that is gathered in this tick. Raises LockStoreDown at once."""
+        assert self._loop is not None
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self.gather_for(future, gathering, item)
+        return future
+
+    def gather_for(self, receiver: Receiver, gathering: Gathering, item: Any) -> None:
+        """The same for a receiver of one's own."""
         if not self.commands.is_up:
             raise LockStoreDown(self.commands.last_error)
         assert self._loop is not None
-        future: asyncio.Future[Any] = self._loop.create_future()
         gathering.items.append(item)
-        gathering.receivers.append(future)
+        gathering.receivers.append(receiver)
         if len(gathering.items) >= EAGER:
             self._send_gathered()
             self.commands.flush()
         elif not self._gathered:
             self._gathered = True
             self._loop.call_soon(self._send_gathered)
-        return future
 
     def ask(self, command: str) -> asyncio.Future[Any]:
         """The reply to a packed command, behind everything that was gathered before. Raises LockStoreDown at once."""

@@ -71,6 +71,46 @@ class Releasing:
             self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours, still_ours and reply != _FREED))
         return still_ours
 
+    def finish(self, lease: Lease) -> None:
+        """As Lease.finish. Only a lost connection, or a lock that others wait for, makes it more than one command."""
+        if lease.ended:
+            return
+        lease.ended = True
+        self._renewal.forget(lease)
+        self._lines.dismiss(lease.name)
+        try:
+            node = self._store.node_of(lease.name)
+            if lease.lease_ttl_s <= self._kept_s:
+                node.gather_for(_Finishing(self, lease), node.releases, (lease.name, lease.known_as))
+            else:
+                self.finish_before_all(lease)
+        except LockStoreDown:
+            self.not_finished(lease)
+
+    def finish_before_all(self, lease: Lease) -> None:
+        """Others wait at the server, and are told. Raises LockStoreDown at once while there is no connection."""
+        node = self._store.node_of(lease.name)
+        command = self._store.scripts.finish(packed_keys(lease.name), lease.known_as)
+        Request(
+            self._store,
+            self._spawn,
+            lease.name,
+            lambda request, reply: self.finished(lease, still_ours=reply == _FREED),
+            lambda request, error: self.not_finished(lease),
+        ).send(node, command)
+
+    def finished(self, lease: Lease, *, still_ours: bool) -> None:
+        """The server has answered."""
+        self._held.forget(lease)
+        if self._emit is not ignore:
+            held_s = time.monotonic() - lease.acquired_at_s
+            self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours, handed_over=False))
+
+    def not_finished(self, lease: Lease) -> None:
+        """It has not, so nobody knows; another release does no harm, and who waits elsewhere gets a turn."""
+        self._spawn(self._release_again(lease))
+        self.finished(lease, still_ours=False)
+
     def drop(self, lease: Lease) -> None:
         """Releases without waiting for the answer; harmless twice."""
         if not lease.ended:
@@ -126,3 +166,28 @@ class Releasing:
     async def _release_quietly(self, lease: Lease) -> None:
         with contextlib.suppress(LockStoreDown):
             await self.release(lease)
+
+
+class _Finishing:
+    """Hears whether the lock was freed with those that nobody waits for; if not, there is more to do."""
+
+    __slots__ = ("_lease", "_releasing")
+
+    def __init__(self, releasing: Releasing, lease: Lease) -> None:
+        self._releasing = releasing
+        self._lease = lease
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, reply: Any) -> None:
+        if reply == _FREED:
+            self._releasing.finished(self._lease, still_ours=True)
+            return
+        try:
+            self._releasing.finish_before_all(self._lease)
+        except LockStoreDown as error:
+            self.set_exception(error)
+
+    def set_exception(self, error: LockStoreDown) -> None:
+        self._releasing.not_finished(self._lease)

@@ -16,7 +16,14 @@ from typing import Any
 import hiredis
 
 from locks.errors import LockStoreDown, LockStoreRefused
-from locks.keys import KEY_COUNT, packed_acquire_keys, packed_release_keys, slot_of
+from locks.keys import (
+    KEY_COUNT,
+    packed_acquire_keys,
+    packed_lock_keys,
+    packed_queue_keys,
+    packed_signal_keys,
+    slot_of,
+)
 from locks.node import Node
 from locks.servers import Servers
 from locks.wire import packed, retrieve
@@ -102,8 +109,10 @@ class Scripts:
         self._inspect = _Script(limits, "prelude.lua", "inspect.lua")
         self._adopt = _Script(limits, "prelude.lua", "adopt.lua")
         self._turn = _Script(limits, "prelude.lua", "turn.lua")
+        self._finish = _Script(limits, "prelude.lua", "finish.lua")
         every = (
             self._turn,
+            self._finish,
             self._acquire_free,
             self._release_alone,
             self._acquire,
@@ -116,32 +125,36 @@ class Scripts:
         self.greeting = tuple(("SCRIPT", "LOAD", script.source) for script in every)
         self._release_head = self._release.head(2)
         self._extend_head = self._extend.head(2)
+        self._finish_head = self._finish.head(1)
 
-    def acquire_item(self, node: Node, name: str, lease_id: str, *, lease_ms: int, request_id: str) -> tuple[str, str]:
+    def acquire_item(
+        self, node: Node, name: str, lease_id: str, *, lease_ms: int, request_id: str
+    ) -> tuple[str, str, str]:
         """The keys and arguments of one lock for acquire_free."""
         ms, kept_ms = str(lease_ms), str(lease_ms + self.limits.keep_ms)
         tail = f"\t{ms}\t{lease_id}\t{node.channel}\t{self._holder}\t{request_id}"
         return (
-            packed_acquire_keys(name),
+            *packed_acquire_keys(name),
             f"$32\r\n{lease_id}\r\n${len(ms)}\r\n{ms}\r\n${len(kept_ms)}\r\n{kept_ms}\r\n${len(tail)}\r\n{tail}\r\n",
         )
 
-    def acquire_free(self, items: Sequence[tuple[str, str]], *, seen_fence: int) -> str:
+    def acquire_free(self, items: Sequence[tuple[str, str, str]], *, seen_fence: int) -> str:
         """Takes those of the locks that nobody holds and nobody waits for."""
         count, fence = len(items), str(seen_fence)
         key_count = str(3 * count)
         return (
             f"*{4 + 7 * count}\r\n{self._acquire_free.name}${len(key_count)}\r\n{key_count}\r\n"
-            f"{''.join([keys for keys, _ in items])}${len(fence)}\r\n{fence}\r\n{''.join([args for _, args in items])}"
+            f"{''.join([keys for keys, _, _ in items])}{''.join([grant for _, grant, _ in items])}"
+            f"${len(fence)}\r\n{fence}\r\n{''.join([arguments for _, _, arguments in items])}"
         )
 
     def release_alone(self, items: Sequence[tuple[str, str]]) -> str:
         """Frees those of the locks that are held under their lease ids and that nobody waits for: (name, lease id)."""
-        count = len(items)
+        count, names = len(items), [name for name, _ in items]
         key_count = str(3 * count)
         return (
             f"*{3 + 4 * count}\r\n{self._release_alone.name}${len(key_count)}\r\n{key_count}\r\n"
-            f"{''.join([packed_release_keys(name) for name, _ in items])}"
+            f"{packed_lock_keys(names)}{packed_signal_keys(names)}{packed_queue_keys(names)}"
             f"{''.join([f'$32{_CRLF}{lease_id}{_CRLF}' for _, lease_id in items])}"
         )
 
@@ -174,6 +187,10 @@ class Scripts:
         """Gives the lock, or the place in its queue, back."""
         channel = node.channel
         return f"{self._release_head}{keys}$32\r\n{lease_id}\r\n${len(channel)}\r\n{channel}\r\n"
+
+    def finish(self, keys: str, lease_id: str) -> str:
+        """Frees the lock, and tells everybody who waits that no turn is needed."""
+        return f"{self._finish_head}{keys}$32\r\n{lease_id}\r\n"
 
     def release_in_line(
         self,

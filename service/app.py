@@ -21,8 +21,9 @@ from db.database import Database, DatabaseLimits
 from db.decisions import Payer, Rules
 from locks import Locker
 from service.callers import Callers
+from service.charged import ChargedAppointments
 from service.charging import Charging
-from service.entering import Entering
+from service.entering import Entering, appointment_of, lock_name
 from service.handlers.appointments import AppointmentHandlers
 from service.handlers.coupons import CouponHandlers
 from service.handlers.entries import EntryHandlers
@@ -82,32 +83,32 @@ async def running_instance(settings: Settings, *, instance_id: str) -> AsyncIter
     metrics = Metrics(status_of_codes())
     observer = Observer(metrics)
     # Threads and connections of their own for each kind of work, so that no kind can take those of another.
-    lanes = settings.charge_lanes + settings.charge_solo_lanes
     database = _database(settings, connections=settings.read_threads + HEALTH_THREADS)
-    charge_database = _database(settings, connections=lanes)
-    charge_threads = ThreadPoolExecutor(lanes, "charge")
     read_threads = ThreadPoolExecutor(settings.read_threads, "read")
     health_threads = ThreadPoolExecutor(HEALTH_THREADS, "health")
     locker = _locker(settings, instance_id, observer)
+    charges = _charges(settings, observer)
+    charging = _charging(settings, charges, observer)
+    charged = _charged(settings, charges, locker, observer)
     health = Health(database, health_threads, locker, metrics, interval_s=settings.health_interval_s)
     await locker.open()
     await locker.up_within(settings.command_timeout_s)
     await health.start()
     try:
-        charging = _charging(settings, charge_database, charge_threads, observer)
-        entering = _entering(settings, locker, charging)
+        entering = _entering(settings, locker, charging, charged)
         reading = Reading(
             database, read_threads, max_waiting=settings.max_waiting_charges, timeout_s=settings.charge_timeout_s
         )
         traffic = Traffic()
-        yield Instance(_application(settings, instance_id, traffic, entering, reading, health, metrics), traffic)
+        yield Instance(_application(settings, instance_id, traffic, entering, reading, health, observer), traffic)
     finally:
         await health.stop()
         await locker.close()
-        for threads in (charge_threads, read_threads, health_threads):
+        await charged.close()
+        await charging.close()
+        for threads in (read_threads, health_threads):
             threads.shutdown(wait=False, cancel_futures=True)
         database.close()
-        charge_database.close()
 
 
 def callers(settings: Settings) -> Callers:
@@ -126,7 +127,7 @@ def _application(
     entering: Entering,
     reading: Reading,
     health: Health,
-    metrics: Metrics,
+    observer: Observer,
 ) -> web.Application:
     known_callers = callers(settings)
     assert settings.agora_app_id is not None
@@ -137,13 +138,13 @@ def _application(
         is_draining=lambda: traffic.draining,
     )
     table = routes(
-        EntryHandlers(entering, known_callers, metrics, app_id=settings.agora_app_id),
+        EntryHandlers(entering, known_callers, observer, app_id=settings.agora_app_id),
         AppointmentHandlers(reading, known_callers, entry_limit=settings.max_listed_entries),
         CouponHandlers(reading, known_callers),
         running,
     )
     running.openapi_json = orjson.dumps(openapi(table))
-    edge = _edge(traffic, metrics, table, settings)
+    edge = _edge(traffic, observer, table, settings)
     app = web.Application(middlewares=[edge], client_max_size=settings.max_body_bytes)
     app[BODY_WAIT_S] = settings.body_wait_s
     for route in table:
@@ -154,9 +155,10 @@ def _application(
     return app
 
 
-def _edge(traffic: Traffic, metrics: Metrics, table: Iterable[Route], settings: Settings) -> Middleware:
+def _edge(traffic: Traffic, observer: Observer, table: Iterable[Route], settings: Settings) -> Middleware:
     """The outermost layer: request ids, limits, draining, and refusals into problems."""
     public = {route.path for route in table if route.public}
+    metrics, tally = observer.metrics, observer.tally
     seen: dict[tuple[str, str, int], Histogram] = {}
 
     async def bounded(request: web.Request, handler: Next, path: str | None) -> web.StreamResponse:
@@ -195,7 +197,7 @@ def _edge(traffic: Traffic, metrics: Metrics, table: Iterable[Route], settings: 
         series = seen.get(labels)
         if series is None:
             series = seen[labels] = metrics.request_seconds.labels(*labels)
-        series.observe(time.perf_counter() - started_at_s)
+        tally.observe(series, time.perf_counter() - started_at_s)
         return response
 
     _show_from_the_start(metrics, table)
@@ -243,13 +245,17 @@ def _database(settings: Settings, *, connections: int) -> Database:
     assert settings.database_url is not None
     return Database(
         settings.database_url.get_secret_value(),
-        limits=DatabaseLimits(
-            pool_size=connections,
-            connect_timeout_s=settings.database_connect_timeout_s,
-            statement_timeout_s=settings.statement_timeout_s,
-            row_lock_timeout_s=settings.row_lock_timeout_s,
-            idle_in_transaction_timeout_s=settings.idle_in_transaction_timeout_s,
-        ),
+        limits=_database_limits(settings, connections=connections),
+    )
+
+
+def _database_limits(settings: Settings, *, connections: int) -> DatabaseLimits:
+    return DatabaseLimits(
+        pool_size=connections,
+        connect_timeout_s=settings.database_connect_timeout_s,
+        statement_timeout_s=settings.statement_timeout_s,
+        row_lock_timeout_s=settings.row_lock_timeout_s,
+        idle_in_transaction_timeout_s=settings.idle_in_transaction_timeout_s,
     )
 
 
@@ -266,25 +272,48 @@ def _locker(settings: Settings, instance_id: str, observer: Observer) -> Locker:
     )
 
 
-def _charging(settings: Settings, database: Database, threads: ThreadPoolExecutor, observer: Observer) -> Charging:
+def _charges(settings: Settings, observer: Observer) -> Charges:
+    assert settings.database_url is not None
+    return Charges(
+        settings.database_url.get_secret_value(),
+        Rules(Payer(settings.payer), settings.default_coupon_count),
+        limits=_database_limits(settings, connections=1),
+        settle_within_s=settings.charge_timeout_s / 2,
+        listener=observer.on_charge_event,
+    )
+
+
+def _charging(settings: Settings, charges: Charges, observer: Observer) -> Charging:
     return Charging(
-        Charges(
-            database,
-            Rules(Payer(settings.payer), settings.default_coupon_count),
-            settle_within_s=settings.charge_timeout_s / 2,
-            listener=observer.on_charge_event,
-        ),
-        threads,
+        charges,
         lanes=settings.charge_lanes,
         solo_lanes=settings.charge_solo_lanes,
+        repeat_lanes=settings.charge_repeat_lanes,
         batch_size=settings.charge_batch_size,
         max_waiting=settings.max_waiting_charges,
         timeout_s=settings.charge_timeout_s,
         on_batch=observer.metrics.batch_size.observe,
+        on_entries=observer.on_entries,
     )
 
 
-def _entering(settings: Settings, locker: Locker, charging: Charging) -> Entering:
+def _charged(settings: Settings, charges: Charges, locker: Locker, observer: Observer) -> ChargedAppointments:
+    charged = ChargedAppointments(
+        charges,
+        size=settings.charged_cache_size,
+        on_found=lambda appointment_id: locker.dismiss(lock_name(appointment_id)),
+    )
+
+    def look(waited_for: str) -> None:
+        appointment_id = appointment_of(waited_for)
+        if appointment_id is not None:
+            charged.look(appointment_id)
+
+    observer.on_waiting = look
+    return charged
+
+
+def _entering(settings: Settings, locker: Locker, charging: Charging, charged: ChargedAppointments) -> Entering:
     assert settings.agora_app_id is not None
     assert settings.agora_app_certificate is not None
     outage: OutageRule = RefuseWithoutLock()
@@ -293,4 +322,12 @@ def _entering(settings: Settings, locker: Locker, charging: Charging) -> Enterin
     mint = RoomTokenMint(
         settings.agora_app_id, settings.agora_app_certificate.get_secret_value(), settings.room_token_ttl_s
     )
-    return Entering(locker, charging, mint, outage, lease_ttl_s=settings.lease_ttl_s, lock_wait_s=settings.lock_wait_s)
+    return Entering(
+        locker,
+        charging,
+        charged,
+        mint,
+        outage,
+        lease_ttl_s=settings.lease_ttl_s,
+        lock_wait_s=settings.lock_wait_s,
+    )

@@ -5,69 +5,91 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Generator
-from concurrent.futures import Executor, Future
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from typing import Any, NamedTuple
 
-from db.charging import Charges, Entry, HeldElsewhere, Verdict
+from db.charging import Charges, Entry, HeldElsewhere, NotChargedYet, Progress, Verdict
 from db.decisions import ChargeRequest
-from db.errors import CommitUnknown, DatabaseError, TimedOut
+from db.errors import CommitUnknown, DatabaseDown, DatabaseError, TimedOut
 from locks import Lease
-from service.refusals import ChargeInProgress, ChargeUnknown, Overloaded
+from service.refusals import ChargeInProgress, ChargeUnknown, Draining, Overloaded
 
 SWEEP_S = 0.02
 SLOW_BATCH_S = 0.02
 ROW_HELD_RETRY_AFTER_S = 1.0
 
+Charge = Callable[[Sequence[ChargeRequest], Progress], Awaitable[list[Verdict]]]
 
-@dataclass(frozen=True, slots=True)
-class TimedEntry:
-    """An entry, and how long its charge waited for its transaction and was in it, seconds."""
+
+class TimedEntry(NamedTuple):
+    """An entry, and how long it waited for the lock, for its transaction, and was in it, seconds."""
 
     entry: Entry
+    lock_wait_s: float
     queued_s: float
     transaction_s: float
 
 
 class Charging:
-    """The queue in front of the charging transactions of this process. For one event loop."""
+    """The queues in front of the charging transactions of this process. For one event loop."""
 
     def __init__(
         self,
         charges: Charges,
-        executor: Executor,
         *,
         lanes: int,
         solo_lanes: int,
+        repeat_lanes: int,
         batch_size: int,
         max_waiting: int,
         timeout_s: float,
         on_batch: Callable[[int], None],
+        on_entries: Callable[[Sequence[TimedEntry]], None],
     ) -> None:
         self._charges = charges
-        self._executor = executor
-        self._lanes = lanes
-        self._solo_lanes = solo_lanes
-        self._batch_size = batch_size
+        self._together = _Queue(charges.charge_batch, lanes=lanes, batch_size=batch_size)
+        self._alone = _Queue(charges.charge_waiting, lanes=solo_lanes, batch_size=1)
+        self._again = _Queue(charges.enter_again, lanes=repeat_lanes, batch_size=batch_size)
+        self._queues = (self._together, self._alone, self._again)
         self._max_waiting = max_waiting
         self._timeout_s = timeout_s
         self._on_batch = on_batch
-        self._waiting: deque[PendingCharge] = deque()
-        self._waiting_alone: deque[PendingCharge] = deque()
-        self._batches: set[_Batch] = set()
-        self._alone: set[_Batch] = set()
+        self._on_entries = on_entries
         self._loop = asyncio.get_running_loop()
         self._start_scheduled = False
+        self._closed = False
         self._sweeper: asyncio.TimerHandle | None = None
 
     def submit(self, request: ChargeRequest, lease: Lease | None) -> PendingCharge:
         """Queues the charge; nothing is begun under a lease that is over by then. Raises Overloaded."""
-        if len(self._waiting) + len(self._waiting_alone) >= self._max_waiting:
+        return self._submit(self._together, request, lease, 0.0 if lease is None else lease.waited_s)
+
+    def enter_again(self, request: ChargeRequest, *, lock_wait_s: float) -> PendingCharge:
+        """Queues an entry into an appointment that is charged; NotChargedYet where it is not. Raises Overloaded."""
+        return self._submit(self._again, request, None, lock_wait_s)
+
+    async def close(self) -> None:
+        """Ends what is under way and what waits: what has not been committed will not be."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        tasks = [batch.task for queue in self._queues for batch in queue.under_way]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for queue in self._queues:
+            for item in queue.waiting:
+                item.fail(Draining("this instance is about to stop"))
+        self._charges.close()
+
+    def _submit(self, queue: _Queue, request: ChargeRequest, lease: Lease | None, lock_wait_s: float) -> PendingCharge:
+        if self._closed:
+            raise Draining("this instance is about to stop")
+        if sum([len(each.waiting) for each in self._queues]) >= self._max_waiting:
             raise Overloaded(f"{self._max_waiting} charges wait already")
         now_s = time.monotonic()
-        item = PendingCharge(request, lease, self._loop, now_s, now_s + self._timeout_s)
-        self._waiting.append(item)
+        item = PendingCharge(request, lease, lock_wait_s, self._loop, now_s, now_s + self._timeout_s)
+        queue.waiting.append(item)
         if not self._start_scheduled:
             # At the end of this loop tick, so that what came in together goes together.
             self._start_scheduled = True
@@ -76,78 +98,118 @@ class Charging:
 
     def _start(self) -> None:
         self._start_scheduled = False
-        while self._lane_is_worth_it() and (items := _next(self._waiting, self._batch_size)):
-            self._run(items, self._batches, self._charges.charge_batch)
-        while len(self._alone) < self._solo_lanes and (items := _next(self._waiting_alone, 1)):
-            self._run(items, self._alone, self._charges.charge_waiting)
-        if self._sweeper is None and (self._batches or self._alone):
+        if self._closed:
+            return
+        for queue in self._queues:
+            while queue.lane_is_worth_it() and (items := queue.next_items()):
+                self._run(queue, items)
+        if self._sweeper is None and any(queue.under_way for queue in self._queues):
             self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
-    def _lane_is_worth_it(self) -> bool:
-        """An idle service goes at once. Beside a batch in flight only as many again are worth a lane of their own,
-        unless that batch is slow: who knows whom it waits for.
-        """
-        if not self._waiting or len(self._batches) >= self._lanes:
-            return False
-        now_s = time.monotonic()
-        return all(
-            len(self._waiting) >= len(batch.items) or now_s - batch.begun_at_s >= SLOW_BATCH_S
-            for batch in self._batches
-        )
-
-    def _run(
-        self, items: list[PendingCharge], lane: set[_Batch], charge: Callable[[list[ChargeRequest]], list[Verdict]]
-    ) -> None:
-        batch = _Batch(items, time.monotonic())
-        lane.add(batch)
+    def _run(self, queue: _Queue, items: list[PendingCharge]) -> None:
+        batch = _Batch(items)
+        requests = [item.request for item in items]
+        batch.task = self._loop.create_task(_awaited(queue.charge(requests, batch.progress)), name="charges")
+        batch.task.add_done_callback(lambda task: self._done(queue, batch, task))
+        queue.under_way.add(batch)
         self._on_batch(len(items))
-        future = self._executor.submit(charge, [item.request for item in items])
-        future.add_done_callback(lambda ended: self._loop.call_soon_threadsafe(self._done, batch, lane, ended))
 
-    def _done(self, batch: _Batch, lane: set[_Batch], ended: Future[list[Verdict]]) -> None:
-        lane.discard(batch)
-        error = ended.exception()
-        if error is None:
-            for item, verdict in zip(batch.items, ended.result(), strict=True):
-                self._settle(item, verdict, batch.begun_at_s)
+    def _done(self, queue: _Queue, batch: _Batch, task: asyncio.Task[list[Verdict]]) -> None:
+        queue.under_way.discard(batch)
+        if task.cancelled() and batch.progress.may_have_committed:
+            for item in batch.items:
+                item.fail(ChargeUnknown("this instance stopped meanwhile"))
+        elif task.cancelled():
+            # Some of them had waited too long, and were told so; nothing was written, so the others go on.
+            queue.waiting.extendleft(reversed(batch.items))
+        elif (error := task.exception()) is None:
+            self._settle(batch, task.result())
         elif len(batch.items) > 1 and type(error) in (DatabaseError, TimedOut):
             # One of them made a statement fail, and nothing was written: alone, each learns its own outcome.
-            self._waiting_alone.extend(batch.items)
+            self._alone.waiting.extend(batch.items)
         else:
             for item in batch.items:
                 item.fail(_as_told_to_callers(error))
         self._start()
 
-    def _settle(self, item: PendingCharge, verdict: Verdict, begun_at_s: float) -> None:
-        if isinstance(verdict, Entry):
-            item.answer(TimedEntry(verdict, begun_at_s - item.submitted_at_s, time.monotonic() - begun_at_s))
-        elif isinstance(verdict, HeldElsewhere):
-            self._waiting_alone.append(item)
-        else:
-            item.fail(verdict)
+    def _settle(self, batch: _Batch, verdicts: Sequence[Verdict]) -> None:
+        begun_at_s, now_s = batch.begun_at_s, time.monotonic()
+        entered = []
+        for item, verdict in zip(batch.items, verdicts, strict=True):
+            if isinstance(verdict, Entry):
+                queued_s = begun_at_s - item.submitted_at_s
+                timed = TimedEntry(verdict, item.lock_wait_s, queued_s, now_s - begun_at_s)
+                if item.answer(timed):
+                    entered.append(timed)
+            elif isinstance(verdict, HeldElsewhere):
+                # If it was charged before, then it need not wait for whoever holds the row.
+                item.waits_alone = True
+                self._again.waiting.append(item)
+            elif item.waits_alone and isinstance(verdict, NotChargedYet):
+                self._alone.waiting.append(item)
+            else:
+                item.fail(verdict)
+        if entered:
+            self._on_entries(entered)
 
     def _sweep(self) -> None:
-        """Answers those whose time is over; a thread that still works for them ends by its own limits."""
+        """Answers those whose time is over, truly: what may have been committed is unknown, the rest is given up."""
         self._sweeper = None
         now_s = time.monotonic()
-        for batch in (*self._batches, *self._alone):
-            for item in batch.items:
+        for queue in self._queues:
+            for item in queue.waiting:
                 if item.deadline_s <= now_s:
-                    item.fail(ChargeUnknown("the database has not answered in time"))
-        for item in (*self._waiting, *self._waiting_alone):
-            if item.deadline_s <= now_s:
-                item.fail(Overloaded("the charge waited too long for its turn"))  # and _next drops it
+                    item.fail(Overloaded("the charge waited too long for its turn"))  # and next_items drops it
+            for batch in queue.under_way:
+                _give_up_overdue(batch, now_s)
         self._start()
+
+
+class _Queue:
+    """Who waits for one kind of transaction, and those that are under way."""
+
+    def __init__(self, charge: Charge, *, lanes: int, batch_size: int) -> None:
+        self.charge = charge
+        self.waiting: deque[PendingCharge] = deque()
+        self.under_way: set[_Batch] = set()
+        self._lanes = lanes
+        self._batch_size = batch_size
+
+    def lane_is_worth_it(self) -> bool:
+        """An idle service goes at once. Beside a batch in flight only as many again are worth a lane of their own,
+        unless that batch is slow: who knows whom it waits for.
+        """
+        if not self.waiting or len(self.under_way) >= self._lanes:
+            return False
+        now_s = time.monotonic()
+        return all(
+            len(self.waiting) >= len(batch.items) or now_s - batch.begun_at_s >= SLOW_BATCH_S
+            for batch in self.under_way
+        )
+
+    def next_items(self) -> list[PendingCharge]:
+        """The next batch, without those whose lease is over by now: lost, or released by a caller who gave up."""
+        batch: list[PendingCharge] = []
+        while self.waiting and len(batch) < self._batch_size:
+            item = self.waiting.popleft()
+            if item.lease is not None and (item.lease.ended or item.lease.is_lost):
+                item.fail(item.lease.loss())
+            elif not item.is_settled:
+                batch.append(item)
+        return batch
 
 
 class _Batch:
     """What shares a transaction."""
 
-    __slots__ = ("begun_at_s", "items")
+    __slots__ = ("begun_at_s", "items", "progress", "task")
 
-    def __init__(self, items: list[PendingCharge], begun_at_s: float) -> None:
+    task: asyncio.Task[list[Verdict]]
+
+    def __init__(self, items: list[PendingCharge]) -> None:
         self.items = items
-        self.begun_at_s = begun_at_s
+        self.progress = Progress()
+        self.begun_at_s = time.monotonic()
 
 
 class PendingCharge:
@@ -157,18 +219,32 @@ class PendingCharge:
     ChargeInProgress (another session holds the row) or ChargeUnknown.
     """
 
-    __slots__ = ("_entry", "_error", "_listener", "_loop", "deadline_s", "lease", "request", "submitted_at_s")
+    __slots__ = (
+        "_entry",
+        "_error",
+        "_listener",
+        "_loop",
+        "deadline_s",
+        "lease",
+        "lock_wait_s",
+        "request",
+        "submitted_at_s",
+        "waits_alone",
+    )
 
     def __init__(
         self,
         request: ChargeRequest,
         lease: Lease | None,
+        lock_wait_s: float,
         loop: asyncio.AbstractEventLoop,
         submitted_at_s: float,
         deadline_s: float,
     ) -> None:
         self.request = request
         self.lease = lease
+        self.lock_wait_s = lock_wait_s
+        self.waits_alone = False  # for its row, which another session holds
         self.submitted_at_s = submitted_at_s
         self.deadline_s = deadline_s
         self._loop = loop
@@ -191,10 +267,13 @@ class PendingCharge:
         """Whether the outcome is known."""
         return self._entry is not None or self._error is not None
 
-    def answer(self, entry: TimedEntry) -> None:
-        if not self.is_settled:
-            self._entry = entry
-            self._wake()
+    def answer(self, entry: TimedEntry) -> bool:
+        """Whether it was not answered before."""
+        if self.is_settled:
+            return False
+        self._entry = entry
+        self._wake()
+        return True
 
     def fail(self, error: BaseException) -> None:
         if not self.is_settled:
@@ -206,16 +285,22 @@ class PendingCharge:
             self._listener.set_result(None)
 
 
-def _next(queue: deque[PendingCharge], at_most: int) -> list[PendingCharge]:
-    """The next batch, without those whose lease is over by now: lost, or released by a caller who gave up."""
-    batch: list[PendingCharge] = []
-    while queue and len(batch) < at_most:
-        item = queue.popleft()
-        if item.lease is not None and (item.lease.ended or item.lease.is_lost):
-            item.fail(item.lease.loss())
-        elif not item.is_settled:
-            batch.append(item)
-    return batch
+async def _awaited(verdicts: Awaitable[list[Verdict]]) -> list[Verdict]:
+    return await verdicts
+
+
+def _give_up_overdue(batch: _Batch, now_s: float) -> None:
+    overdue = [item for item in batch.items if item.deadline_s <= now_s]
+    if not overdue:
+        return
+    unknown = batch.progress.may_have_committed
+    for item in overdue:
+        if unknown:
+            item.fail(ChargeUnknown("the database has not answered in time"))
+        else:
+            item.fail(DatabaseDown("the database has not answered in time"))
+    if not unknown:
+        batch.task.cancel()
 
 
 def _as_told_to_callers(error: BaseException) -> BaseException:

@@ -1,13 +1,18 @@
-"""The use case: hold the appointment's lease, charge, mint the room token."""
+"""The use case: hold the appointment's lease, charge, mint the room token.
+
+Whoever comes after the charge takes no turn with the lock: an appointment that is known to be charged is entered at
+once, and those who stand in line for the lock when it is charged are dismissed.
+"""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from db.charging import Entry
-from db.decisions import ChargeRequest, StaleHolder
-from locks import Hold, Lease, LeaseLost, LockBusy, Locker, LockStoreDown
+from db.charging import NotChargedYet
+from db.decisions import ChargeRequest, Outcome, StaleHolder
+from locks import Dismissed, Hold, Lease, LeaseLost, LockBusy, Locker, LockStoreDown
+from service.charged import ChargedAppointments
 from service.charging import Charging, PendingCharge, TimedEntry
 from service.outage import OutageRule
 from service.refusals import ChargeInProgress
@@ -17,9 +22,10 @@ from service.rtc_token import RoomToken, RoomTokenMint
 # set back, and tokens with it: then the row lock decides alone, or nobody could enter until the clock has caught up.
 STALE_TURNS = 2
 
+_LOCK_PREFIX = "appointment:"
 
-@dataclass(frozen=True, slots=True)
-class EntryRequest:
+
+class EntryRequest(NamedTuple):
     """Who wants to enter which appointment; `other_user_id` where the caller says whom they expect to meet.
 
     `request_id` is shown with the lock's holder, so that whoever watches the lock knows which request has it.
@@ -31,21 +37,17 @@ class EntryRequest:
     request_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Entered:
-    """The entry stands in the tables, and here is the key to the room. Seconds.
+class Entered(NamedTuple):
+    """The entry stands in the tables, and here is the key to the room.
 
     `guarded_by`: the layer that would have kept it from charging twice: lock (it stood in line), is_consume (nobody
     was before it), row_lock (without a lease), fence (its first lease was found stale).
     """
 
-    entry: Entry
+    timed: TimedEntry
     channel: str
     room_token: RoomToken
     guarded_by: str
-    lock_wait_s: float
-    queued_s: float
-    transaction_s: float
 
 
 class Entering:
@@ -55,6 +57,7 @@ class Entering:
         self,
         locker: Locker,
         charging: Charging,
+        charged: ChargedAppointments,
         mint: RoomTokenMint,
         outage: OutageRule,
         *,
@@ -63,6 +66,7 @@ class Entering:
     ) -> None:
         self._locker = locker
         self._charging = charging
+        self._charged = charged
         self._mint = mint
         self._outage = outage
         self._lease_ttl_s = lease_ttl_s
@@ -70,17 +74,23 @@ class Entering:
 
     async def enter(self, request: EntryRequest) -> Entered:
         """Raises ChargeInProgress, LockStoreDown, TooManyWaiters, TooManyLeases, db's refusals, as Charging.submit."""
-        started_at_s = time.monotonic()
-        try:
-            turn = await self._charge_in_turn(request, started_at_s)
-        except LockStoreDown:
-            turn = _Turn(await self._outage.charge(lambda: self._charge_without_lease(request)), 0.0, "row_lock")
+        turn = None
+        if request.appointment_id in self._charged:
+            turn = await self._enter_again(request, 0.0, "is_consume")
+        if turn is None:
+            turn = await self._charge(request)
+        timed = turn.timed_entry
+        if timed.entry.outcome is not Outcome.FREE:
+            self._charged.add(request.appointment_id)
         channel = f"appointment-{request.appointment_id}"
         room_token = self._mint.mint(channel=channel, user_id=request.user_id, now=time.time())
-        timed = turn.timed_entry
-        return Entered(
-            timed.entry, channel, room_token, turn.guarded_by, turn.lock_wait_s, timed.queued_s, timed.transaction_s
-        )
+        return Entered(timed, channel, room_token, turn.guarded_by)
+
+    async def _charge(self, request: EntryRequest) -> _Turn:
+        try:
+            return await self._charge_in_turn(request, time.monotonic())
+        except LockStoreDown:
+            return _Turn(await self._outage.charge(lambda: self._charge_without_lease(request)), "row_lock")
 
     async def _charge_in_turn(self, request: EntryRequest, started_at_s: float) -> _Turn:
         stale_turns = 0
@@ -90,23 +100,39 @@ class Entering:
                 async with self._hold(request, started_at_s) as lease:
                     token = lease.fencing_token if stale_turns < STALE_TURNS else None
                     charge = self._charging.submit(_charge_request(request, token), lease)
-                    return _turn(await charge, lease, stale_turns)
+                    timed_entry = await charge
+                    if timed_entry.entry.outcome is not Outcome.FREE:
+                        lease.finish()  # it is committed: nobody else needs a turn
+                    return _turn(timed_entry, lease, stale_turns)
+            except Dismissed as dismissed:
+                turn = await self._enter_again(request, dismissed.waited_s, "lock")
+                if turn is not None:
+                    return turn
             except LockBusy as busy:
                 raise self._in_progress(busy.expires_in_s) from busy
             except StaleHolder:
                 stale_turns += 1
             except LeaseLost:
                 # In the middle: the row lock and the fencing token decide, not the lease.
-                timed_entry = await _entry_after_all(charge)
-                if timed_entry is not None:
-                    return _turn(timed_entry, lease, stale_turns)
+                after_all = await _entry_after_all(charge)
+                if after_all is not None:
+                    return _turn(after_all, lease, stale_turns)
             if time.monotonic() - started_at_s > self._lock_wait_s:
                 raise self._in_progress(None)
+
+    async def _enter_again(self, request: EntryRequest, lock_wait_s: float, guarded_by: str) -> _Turn | None:
+        """An entry into an appointment that was charged before; None where it was not, or may not be entered so."""
+        try:
+            timed_entry = await self._charging.enter_again(_charge_request(request, None), lock_wait_s=lock_wait_s)
+        except NotChargedYet:
+            self._charged.forget(request.appointment_id)
+            return None
+        return _Turn(timed_entry, guarded_by)
 
     def _hold(self, request: EntryRequest, started_at_s: float) -> Hold:
         wait_s = max(0.0, started_at_s + self._lock_wait_s - time.monotonic())
         return self._locker.hold(
-            f"appointment:{request.appointment_id}",
+            lock_name(request.appointment_id),
             lease_ttl_s=self._lease_ttl_s,
             wait_s=wait_s,
             request_id=request.request_id,
@@ -122,16 +148,25 @@ class Entering:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Turn:
+class _Turn(NamedTuple):
     timed_entry: TimedEntry
-    lock_wait_s: float
     guarded_by: str
+
+
+def lock_name(appointment_id: int) -> str:
+    """The lock of an appointment."""
+    return f"{_LOCK_PREFIX}{appointment_id}"
+
+
+def appointment_of(lock_name: str) -> int | None:
+    """The appointment that a lock is for; None for any other lock."""
+    prefix, _, number = lock_name.partition(":")
+    return int(number) if f"{prefix}:" == _LOCK_PREFIX and number.isdecimal() else None
 
 
 def _turn(timed_entry: TimedEntry, lease: Lease, stale_turns: int) -> _Turn:
     guarded_by = "fence" if stale_turns else "lock" if lease.stood_in_line else "is_consume"
-    return _Turn(timed_entry, lease.waited_s, guarded_by)
+    return _Turn(timed_entry, guarded_by)
 
 
 async def _entry_after_all(charge: PendingCharge | None) -> TimedEntry | None:

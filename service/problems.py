@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,6 +17,7 @@ from db.decisions import AppointmentNotOpen, IllegalRequest, InsufficientCoupons
 from db.errors import CommitUnknown, Conflict, DatabaseDown, TimedOut
 from locks import LockStoreDown, TooManyLeases, TooManyWaiters
 from service.callers import Unauthenticated
+from service.random_bytes import RandomBytes
 from service.refusals import (
     ChargeInProgress,
     ChargeUnknown,
@@ -156,7 +156,13 @@ class ProblemRunner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return _Server(made.request_handler, request_factory=made.request_factory, loop=made._loop, **made._kwargs)
+        return _Server(
+            made.request_handler,
+            request_factory=made.request_factory,
+            loop=made._loop,
+            handler_cancellation=made.handler_cancellation,
+            **made._kwargs,
+        )
 
 
 class _Server(web.Server):
@@ -186,6 +192,9 @@ class _Connection(web.RequestHandler):
         return response
 
 
+_random = RandomBytes()
+
+
 def new_request_id() -> str:
     """An id for a request whose client sent none."""
-    return secrets.token_hex(12)
+    return _random.take(12).hex()

@@ -18,7 +18,7 @@ from service.embedded import EmbeddedServers, ServerDied, ServerUpAgain
 from service.generated import with_generated_secrets
 from service.observe import set_up_logs
 from service.settings import Settings, SettingsError, require_secrets, resolved, unknown_settings
-from service.workers import Listening, StartFailed, Supervisor
+from service.workers import Listening, StartFailed, Supervisor, wait_politely
 
 log = structlog.get_logger("chargeonce")
 
@@ -35,6 +35,7 @@ def serve(settings: Settings, *, demo: bool) -> int:
     set_up_logs(settings.log_level, settings.log_format)
     for name in unknown_settings():
         log.warning("unknown setting ignored", name=name)
+    wait_politely()
     with ExitStack() as stack:
         # The port first: a second start by mistake should fail before it touches anything.
         listening = stack.enter_context(Listening(settings.host, settings.port, workers=settings.workers))

@@ -267,7 +267,18 @@ class _Worker:
 def work(settings: Settings, *, number: int, listening_fd: int, supervisor_fd: int) -> None:
     """The life of one worker process: serve until SIGTERM or the supervisor's end, then drain."""
     count_for_this_process()
+    wait_politely()
     uvloop.run(_work(settings, number, socket.socket(fileno=listening_fd), socket.socket(fileno=supervisor_fd)))
+
+
+def wait_politely() -> None:
+    """From now on, who wakes up here and in our children waits until whoever is at work has finished its slice.
+
+    On a busy machine that means fewer switches, and more requests that go together. Elsewhere than on Linux: nothing.
+    """
+    if hasattr(os, "SCHED_BATCH"):
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _collect_garbage_less_often() -> None:
@@ -292,6 +303,7 @@ async def _work(settings: Settings, number: int, listening: socket.socket, super
             instance.app,
             access_log=None,
             handle_signals=False,
+            handler_cancellation=True,  # whoever hangs up leaves the line, and pays only for what was under way
             keepalive_timeout=KEEPALIVE_S,
             shutdown_timeout=1.0,
         )

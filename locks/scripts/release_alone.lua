@@ -1,16 +1,23 @@
 -- Frees locks that are held and that nobody waits for, many holders' at once.
--- KEYS: lock, queue and signal of each; ARGV: lease ids. Returns 1 for each that was freed, 0 where there is more to it.
+-- KEYS: lock of each, then signal of each, then queue of each; ARGV: lease ids. Returns 1 for each that was freed, 0 where
+-- there is more to it.
 local call = redis.call
-local freed, signal_ms = {}, tostring(SIGNAL_MS) -- a number would be made into text for each lock
+local count, signal_ms = #ARGV, tostring(SIGNAL_MS) -- a number would be made into text for each lock
+local holders = call('MGET', unpack(KEYS, 1, count))
+local nobody_waits = call('EXISTS', unpack(KEYS, 2 * count + 1, 3 * count)) == 0
+local freed, gone = {}, {}
 
-for i = 1, #ARGV do
-  local lock, queue, signal = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
+for i = 1, count do
   freed[i] = 0
-  if call('EXISTS', queue) == 0 and call('GET', lock) == ARGV[i] then
-    call('DEL', lock, signal)
-    call('LPUSH', signal, '1')
-    call('PEXPIRE', signal, signal_ms)
+  if holders[i] == ARGV[i] and (nobody_waits or call('EXISTS', KEYS[2 * count + i]) == 0) then
     freed[i] = 1
+    gone[#gone + 1] = KEYS[i]
+    gone[#gone + 1] = KEYS[count + i]
   end
+end
+if #gone > 0 then call('DEL', unpack(gone)) end
+for i = 2, #gone, 2 do
+  call('LPUSH', gone[i], '1')
+  call('PEXPIRE', gone[i], signal_ms)
 end
 return freed

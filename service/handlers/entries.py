@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import structlog
 from aiohttp import web
 
 from db.decisions import Outcome
@@ -10,22 +9,20 @@ from service.callers import Caller, Callers
 from service.entering import Entered, Entering, EntryRequest
 from service.handlers.http import answer_dict, caller_of, charge_answer, json_or_form_body, path_id
 from service.models import AgoraTokenRequest, EntryAnswer
-from service.observe import STAGES, Metrics
+from service.observe import EntryLog, Observer
 from service.problems import problem_of
 
-log = structlog.get_logger("chargeonce.entries")
+log = EntryLog()
 
 
 class EntryHandlers:
     """Entering, once by its own route and once by the origin's."""
 
-    def __init__(self, entering: Entering, callers: Callers, metrics: Metrics, *, app_id: str) -> None:
+    def __init__(self, entering: Entering, callers: Callers, observer: Observer, *, app_id: str) -> None:
         self._entering = entering
         self._callers = callers
-        self._metrics = metrics
+        self._observer = observer
         self._app_id = app_id
-        self._entered = {outcome: metrics.charges.labels(outcome.value) for outcome in Outcome}
-        self._stages = {stage: metrics.charge_seconds.labels(stage) for stage in STAGES}
 
     async def enter(self, request: web.Request) -> web.Response:
         """Charges once, and answers with the key to the room."""
@@ -48,7 +45,7 @@ class EntryHandlers:
             entered = await self._entering.enter(wanted)
         except Exception as error:
             problem = problem_of(error)
-            self._metrics.charges.labels(problem.code).inc()
+            self._observer.metrics.charges.labels(problem.code).inc()
             log.info(
                 "entry refused",
                 request_id=request["id"],
@@ -59,35 +56,33 @@ class EntryHandlers:
             )
             raise
         self._note(request, wanted, entered)
-        status = 201 if entered.entry.outcome is Outcome.CHARGED else 200
+        status = 201 if entered.timed.entry.outcome is Outcome.CHARGED else 200
         return answer_dict(self._answer(wanted, entered), status)
 
     def _note(self, request: web.Request, wanted: EntryRequest, entered: Entered) -> None:
-        outcome = entered.entry.outcome
-        self._entered[outcome].inc()
-        self._stages["lock"].observe(entered.lock_wait_s)
-        self._stages["queue"].observe(entered.queued_s)
-        self._stages["transaction"].observe(entered.transaction_s)
+        timed = entered.timed
+        outcome = timed.entry.outcome
         if outcome is Outcome.ALREADY_CHARGED:
-            self._metrics.duplicates_prevented.labels(entered.guarded_by).inc()
+            self._observer.on_duplicate(entered.guarded_by)
         log.info(
             "entry",
             request_id=request["id"],
             appointment_id=wanted.appointment_id,
             user_id=wanted.user_id,
             outcome=outcome.value,
-            lock_wait_ms=round(entered.lock_wait_s * 1000, 2),
-            queued_ms=round(entered.queued_s * 1000, 2),
-            transaction_ms=round(entered.transaction_s * 1000, 2),
+            lock_wait_ms=round(timed.lock_wait_s * 1000, 2),
+            queued_ms=round(timed.queued_s * 1000, 2),
+            transaction_ms=round(timed.transaction_s * 1000, 2),
         )
 
     def _answer(self, wanted: EntryRequest, entered: Entered) -> EntryAnswer:
+        entry = entered.timed.entry
         return {
             "appointment_id": wanted.appointment_id,
             "user_id": wanted.user_id,
-            "outcome": entered.entry.outcome.value,
-            "charge": charge_answer(entered.entry.charge),
-            "entered_at": entered.entry.entered_at,
+            "outcome": entry.outcome.value,
+            "charge": charge_answer(entry.charge),
+            "entered_at": entry.entered_at,
             "room": {
                 "app_id": self._app_id,
                 "channel": entered.channel,

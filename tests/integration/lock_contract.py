@@ -31,7 +31,7 @@ RIGHTS = (
     " ~lock:* ~lock-queue:* ~lock-waiters:* ~lock-grant:* ~lock-signal:* -@all"
     " +ping +select +role +cluster|myid +cluster|slots +asking"
     " +script|load +evalsha +subscribe +client|id +client|tracking +client|caching"
-    " +time +get +set +del +exists +pexpire +pttl +lpush +publish"
+    " +time +get +mget +set +del +exists +pexpire +pttl +lpush +publish"
     " +hget +hset +hdel +hincrby +zadd +zrange +zrank +zrem"
 )
 STORES = (*KINDS, "tls", "acl", "password", "database", "sentinel", "cluster")

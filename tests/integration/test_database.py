@@ -12,7 +12,14 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 
-from db.database import Database, DatabaseLimits, driver_url
+from db.database import (
+    Database,
+    DatabaseLimits,
+    connect_arguments,
+    driver_url,
+    translated,
+    translated_at_commit,
+)
 from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, TimedOut
 from tests.harness import Rows, free_port, wait_until
 from tests.proxy import Cut, Proxy, postgres_proxy
@@ -259,6 +266,71 @@ def test_another_database_is_refused_without_its_password() -> None:
     with pytest.raises(ValueError, match="must start with postgresql://, not mysql://") as caught:
         driver_url("mysql://u:hunter2@h/d")
     assert "hunter2" not in str(caught.value)
+
+
+# Connections beside the engine
+
+
+def test_a_connection_beside_the_engine_has_the_same_limits(database_url: str) -> None:
+    limits = DatabaseLimits(statement_timeout_s=0.75, row_lock_timeout_s=0.5, idle_in_transaction_timeout_s=3)
+    names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "TimeZone", "application_name")
+
+    def settings(cursor: psycopg2.extensions.cursor) -> list[str]:
+        found = []
+        for name in names:
+            cursor.execute(f"SHOW {name}")
+            row = cursor.fetchone()
+            assert row is not None
+            found.append(row[0])
+        return found
+
+    with closing(psycopg2.connect(**connect_arguments(database_url, limits))) as beside, beside.cursor() as cursor:
+        told = settings(cursor)
+    with closing(Database(database_url, limits=limits)) as database:
+        by_engine = database.transaction(
+            lambda connection: [str(connection.scalar(sa.text(f"SHOW {name}"))) for name in names]
+        )
+
+    assert told == by_engine == ["750ms", "500ms", "3s", "UTC", "chargeonce"]
+
+
+def test_connect_arguments_of_another_database_are_refused_without_its_password() -> None:
+    with pytest.raises(ValueError, match="must start with postgresql://") as caught:
+        connect_arguments("mysql://u:hunter2@h/d", DatabaseLimits())
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "before_commit", "at_commit"),
+    [
+        ("40001", Conflict, Conflict),
+        ("40P01", Conflict, Conflict),
+        ("55P03", TimedOut, TimedOut),
+        ("57014", TimedOut, TimedOut),
+        ("25P03", DatabaseDown, DatabaseDown),
+        ("57P01", DatabaseDown, CommitUnknown),
+        ("08006", DatabaseDown, CommitUnknown),
+        ("23514", DatabaseError, DatabaseError),
+    ],
+)
+def test_the_drivers_own_error_means_what_it_means_through_the_engine(
+    database: Database, database_url: str, code: str, before_commit: type, at_commit: type
+) -> None:
+    raising = f"DO $$ BEGIN RAISE EXCEPTION 'so it is' USING ERRCODE = '{code}'; END $$"
+    with closing(psycopg2.connect(database_url)) as connection, pytest.raises(psycopg2.Error) as caught:
+        connection.cursor().execute(raising)
+
+    assert type(translated(caught.value)) is before_commit
+    assert type(translated_at_commit(caught.value)) is at_commit
+    assert str(translated(caught.value)) == "so it is"
+    with pytest.raises(before_commit):
+        database.transaction(lambda through: through.execute(sa.text(raising)))
+
+
+def test_a_lost_connection_is_down_before_commit_and_unknown_at_it() -> None:
+    for error in (psycopg2.OperationalError("server closed"), psycopg2.InterfaceError("connection already closed")):
+        assert type(translated(error)) is DatabaseDown
+        assert type(translated_at_commit(error)) is CommitUnknown
 
 
 def _lock_both(other: psycopg2.extensions.connection, text: str) -> None:

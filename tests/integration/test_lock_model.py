@@ -27,7 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from locks import HolderChanged, Lease, LeaseLost, LockBusy, Locker, LossReason
+from locks import Dismissed, HolderChanged, Lease, LeaseLost, LockBusy, Locker, LossReason
 from locks.store import QueueLimits
 from tests.harness import PATIENCE_S, wait_until_async
 from tests.servers.redis_server import RedisServer
@@ -176,6 +176,32 @@ class LockModel(RuleBasedStateMachine):
 
         self._step(release())
 
+    @precondition(lambda self: self._is_there(held_by_us))
+    @rule(name=names)
+    def finish(self, name: str) -> None:
+        async def finish() -> None:
+            lock = self._one(name, held_by_us)
+            lease, lock.holder = _lease_of(lock), None
+            lease.finish()
+            await self._dismissed(lock, lock.waiting)
+            if not lock.waiting:
+                await wait_until_async(lambda: self._is_free(lock), patience_s=SOON_S, what=f"{lock} to be free")
+
+        self._step(finish())
+
+    @precondition(lambda self: self._is_there(waited_for))
+    @rule(name=names, place=places)
+    def dismiss(self, name: str, place: int) -> None:
+        """Those of one process only."""
+
+        async def dismiss() -> None:
+            lock = self._one(name, waited_for)
+            process = lock.waiting[place % len(lock.waiting)].process
+            self._lockers[process].dismiss(lock.name)
+            await self._dismissed(lock, _of_process(lock, process))
+
+        self._step(dismiss())
+
     @precondition(lambda self: self._is_there(held_by_us_and_waited_for))
     @rule(name=names, place=places)
     def release_while_a_waiter_is_cancelled(self, name: str, place: int) -> None:
@@ -213,6 +239,21 @@ class LockModel(RuleBasedStateMachine):
             assert await lease.release() is False
 
         self._step(release())
+
+    @precondition(lambda self: self._stale)
+    @rule(place=places)
+    def stale_finish(self, place: int) -> None:
+        """Its own process believes it, nobody else does."""
+
+        async def finish() -> None:
+            holder = self._stale.pop(place % len(self._stale))
+            assert holder.lease is not None
+            assert holder.process is not None
+            holder.lease.finish()
+            lock = next(lock for lock in self._locks.values() if lock.name == holder.lease.name)
+            await self._dismissed(lock, _of_process(lock, holder.process))
+
+        self._step(finish())
 
     @precondition(lambda self: self._stale)
     @rule(place=places)
@@ -448,6 +489,21 @@ class LockModel(RuleBasedStateMachine):
         channels = {self._lockers[call.process]._servers.node_of(lock.name).channel for call in lock.waiting}
         return channels <= set(self._client.zrange(f"lock-queue:{{{lock.name}}}", 0, -1))
 
+    async def _dismissed(self, lock: Lock, calls: list[Call]) -> None:
+        """Once these are told. A look that is on its way at that moment may still get the lock for one of them."""
+
+        async def all_are_told() -> bool:
+            return all(call.task.done() for call in calls)
+
+        await wait_until_async(all_are_told, patience_s=SOON_S, what=f"{calls} to be told")
+        granted = [call for call in calls if call.task.exception() is None]
+        assert len(granted) <= 1
+        assert all(isinstance(call.task.exception(), Dismissed) for call in calls if call not in granted)
+        lock.waiting = [call for call in lock.waiting if call not in calls or call in granted]
+
+    async def _is_free(self, lock: Lock) -> bool:
+        return self._holder_id(lock) is None
+
     async def _is_not(self, lock: Lock, holder_id: str) -> bool:
         return self._holder_id(lock) != holder_id
 
@@ -501,6 +557,10 @@ def _lease_of(lock: Lock) -> Lease:
     assert lock.holder is not None
     assert lock.holder.lease is not None
     return lock.holder.lease
+
+
+def _of_process(lock: Lock, process: int) -> list[Call]:
+    return [call for call in lock.waiting if call.process == process]
 
 
 def _stands_before(one: Call, other: Call, lock: Lock) -> bool:

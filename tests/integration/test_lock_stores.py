@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis_lock
 
-from locks import HolderChanged, Lease, LeaseLost, LockBusy, Locker, LockStoreDown, LossReason
+from locks import Dismissed, HolderChanged, Lease, LeaseLost, LockBusy, Locker, LockStoreDown, LossReason
 from locks.events import Acquired, Extended, Lost, StoreLost, StoreUp, Waiting, WakeSource
 from locks.keys import keys_of
 from tests.harness import PATIENCE_S, wait_until, wait_until_async
@@ -108,6 +108,23 @@ async def test_a_release_hands_over(store: Store, across: bool) -> None:
             assert second.fencing_token > lease.fencing_token
             assert second.remaining_s() > 50  # the claim has become a lease
             assert await second.release()
+
+
+async def test_whoever_waits_for_a_finished_lock_is_dismissed(store: Store) -> None:
+    for name in store.name_on_each():
+        heard = Heard()
+        for lease_ttl_s in (5, 60):  # freed with others, or told of by a script of its own at once
+            async with locking(store, **SLOWLY) as one, locking(store, heard=heard, **SLOWLY) as other:
+                lease = await one.acquire(name, lease_ttl_s=lease_ttl_s)
+                waiting = [asyncio.create_task(locker.acquire(name)) for locker in (one, other, other)]
+                await in_line(one, name, 2)
+                lease.finish()
+                ends = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 15)
+                assert [type(end) for end in ends] == [Dismissed] * 3
+                after = await asyncio.wait_for(other.acquire(name), 15)
+                assert after.fencing_token > lease.fencing_token
+                assert await after.release()
+        assert len(heard.all(Acquired)) == 2
 
 
 async def test_a_dead_process_is_skipped_at_once(store: Store, name: str) -> None:

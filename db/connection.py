@@ -1,0 +1,147 @@
+"""One Postgres connection that an event loop drives: a command's text goes out, its last statement's rows come back.
+
+psycopg2's asynchronous mode under our own loop. Against threads it saves two hand-overs a statement and the fight for
+the interpreter, and every wait has an end, also for a server that is frozen. SQLAlchemy's engine knows no such mode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
+
+from db.errors import DatabaseDown
+
+Row = tuple[Any, ...]
+
+
+class Connection:
+    """For one command at a time. Once a command has failed to come back the connection is closed."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self._cursor = raw.cursor()
+        self._loop = asyncio.get_running_loop()
+        self._answer: asyncio.Future[None] | None = None
+        self._writing = False
+        self._fd: int = raw.fileno()
+        self._loop.add_reader(self._fd, self._look)
+
+    @classmethod
+    async def open(cls, arguments: Mapping[str, Any], *, script: str, within_s: float) -> Connection:
+        """Connects as psycopg2.connect(**arguments), and runs the script. Raises DatabaseDown."""
+        # In a thread, since looking up a name blocks.
+        connecting = asyncio.get_running_loop().run_in_executor(None, _connected, arguments, script, within_s)
+        try:
+            return cls(await asyncio.shield(connecting))
+        except psycopg2.Error as error:
+            raise DatabaseDown(str(error).strip().split("\n", 1)[0]) from error
+        except asyncio.CancelledError:
+            connecting.add_done_callback(_close_unwanted)
+            raise
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be asked."""
+        return self._fd >= 0
+
+    async def ask(self, command: str, *, within_s: float) -> list[Row]:
+        """The rows of the command's last statement.
+
+        Raises psycopg2.Error: with a pgcode it is the server's answer, without one the connection is lost. TimeoutError
+        when there was no answer in time. After both of these, and when cancelled, the connection is closed.
+        """
+        if self._fd < 0:
+            raise psycopg2.InterfaceError("the connection is closed")
+        answer = self._answer = self._loop.create_future()
+        deadline = self._loop.call_later(within_s, self._too_late)
+        try:
+            self._cursor.execute(command)
+            self._look()
+            await answer
+        except psycopg2.Error as error:
+            if error.pgcode is None or self._raw.closed:
+                self.close()
+            raise
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            deadline.cancel()
+            self._answer = None
+        return self._cursor.fetchall() if self._cursor.description else []
+
+    def close(self) -> None:
+        """Closes it; the server rolls back what was not committed."""
+        if self._fd < 0:
+            return
+        self._loop.remove_reader(self._fd)
+        if self._writing:
+            self._loop.remove_writer(self._fd)
+        self._fd = -1
+        self._raw.close()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(psycopg2.InterfaceError("the connection was closed"))
+
+    def _look(self) -> None:
+        try:
+            state = self._raw.poll()
+        except psycopg2.Error as error:
+            self._tell(error)
+            if self._raw.closed or self._answer is None:
+                self.close()
+            return
+        if state == POLL_OK:
+            self._tell(None)
+        if (state == POLL_WRITE) != self._writing:
+            self._writing = not self._writing
+            if self._writing:
+                self._loop.add_writer(self._fd, self._look)
+            else:
+                self._loop.remove_writer(self._fd)
+
+    def _too_late(self) -> None:
+        self._tell(TimeoutError("no answer from Postgres in time"))
+
+    def _tell(self, error: Exception | None) -> None:
+        answer = self._answer
+        if answer is None or answer.done():
+            return
+        if error is None:
+            answer.set_result(None)
+        else:
+            answer.set_exception(error)
+
+
+def _connected(arguments: Mapping[str, Any], script: str, within_s: float) -> Any:
+    deadline_s = time.monotonic() + within_s
+    raw = psycopg2.connect(**arguments, async_=True)
+    try:
+        _wait(raw, deadline_s)
+        cursor = raw.cursor()
+        cursor.execute(script)
+        _wait(raw, deadline_s)
+    except BaseException:
+        raw.close()
+        raise
+    return raw
+
+
+def _wait(raw: Any, deadline_s: float) -> None:
+    while (state := raw.poll()) != POLL_OK:
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise psycopg2.OperationalError("no answer from Postgres in time")
+        poller = select.poll()  # select() itself ends at file descriptor 1,023
+        poller.register(raw.fileno(), select.POLLIN if state == POLL_READ else select.POLLOUT)
+        poller.poll(left_s * 1000)
+
+
+def _close_unwanted(connecting: asyncio.Future[Any]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()

@@ -1,0 +1,341 @@
+"""What is counted of the locks' events, and what every entry logs."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import os
+import pty
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+from db.charging import Entry
+from db.decisions import Outcome
+from locks import LossReason, events
+from locks.events import LockEvent, WakeSource
+from service import observe
+from service.charging import TimedEntry
+from service.observe import EntryLog, Metrics, Observer, set_up_logs
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LOCK = "appointment:42"
+FIELDS: dict[str, Any] = {
+    "request_id": "r-1",
+    "appointment_id": 42,
+    "user_id": 7,
+    "outcome": "charged",
+    "lock_wait_ms": 1.25,
+    "queued_ms": 0.0,
+    "transaction_ms": 3,
+    "charged": False,
+    "detail": 'umlauts äöü, quotes " and a line\nbreak',
+    "nothing": None,
+}
+
+
+# Lock events
+
+
+def test_a_lease_that_was_waited_for_is_counted_from_its_queue_to_its_release() -> None:
+    waited = events.Acquired(LOCK, 1, 0.25, WakeSource.HANDOFF, queued=True, takeover=False, handoff_s=0.003)
+
+    assert gained([events.Waiting(LOCK)]) == {("chargeonce_lock_waiters", "appointment"): 1}
+    assert gained([events.Waiting(LOCK), waited]) == {
+        ("chargeonce_lock_acquire_total", "acquired", "appointment"): 1,
+        ("chargeonce_lock_wait_seconds_count", "acquired", "appointment"): 1,
+        ("chargeonce_lock_wait_seconds_sum", "acquired", "appointment"): 0.25,
+        ("chargeonce_lock_holders", "appointment"): 1,
+        ("chargeonce_lock_wakeups_total", "handoff"): 1,
+        ("chargeonce_lock_handoff_seconds_count",): 1,
+        ("chargeonce_lock_handoff_seconds_sum",): 0.003,
+    }
+    released = events.Released(LOCK, 1, 0.5, still_ours=True, handed_over=False)
+    ended = gained([events.Waiting(LOCK), waited, released])
+    assert ("chargeonce_lock_holders", "appointment") not in ended
+    assert ended["chargeonce_lock_held_seconds_count", "appointment"] == 1
+    assert ended["chargeonce_lock_held_seconds_sum", "appointment"] == 0.5
+
+
+def test_a_lease_that_was_free_woke_nobody_and_waited_in_no_queue() -> None:
+    assert gained([acquired()]) == {
+        ("chargeonce_lock_acquire_total", "acquired", "appointment"): 1,
+        ("chargeonce_lock_wait_seconds_count", "acquired", "appointment"): 1,
+        ("chargeonce_lock_holders", "appointment"): 1,
+    }
+
+
+def test_a_takeover_is_counted() -> None:
+    taken = events.Acquired(LOCK, 1, 0.0, WakeSource.TIMER, queued=False, takeover=True, handoff_s=None)
+
+    counts = gained([taken])
+
+    assert counts["chargeonce_lock_takeovers_total",] == 1
+    assert counts["chargeonce_lock_wakeups_total", "timer"] == 1
+    assert ("chargeonce_lock_handoff_seconds_count",) not in counts
+
+
+@pytest.mark.parametrize("outcome", observe.GAVE_UP_OUTCOMES)
+def test_whoever_gives_up_leaves_the_queue_with_its_outcome(outcome: str) -> None:
+    counts = gained([events.Waiting(LOCK), events.GaveUp(LOCK, 1.5, outcome, queued=True)])
+
+    assert counts == {
+        ("chargeonce_lock_acquire_total", outcome, "appointment"): 1,
+        ("chargeonce_lock_wait_seconds_count", outcome, "appointment"): 1,
+        ("chargeonce_lock_wait_seconds_sum", outcome, "appointment"): 1.5,
+    }
+    # Who had not been in the queue leaves none.
+    assert ("chargeonce_lock_waiters", "appointment") not in gained([events.GaveUp(LOCK, 0.0, outcome, queued=False)])
+
+
+@pytest.mark.parametrize("reason", list(LossReason))
+def test_a_lost_lease_is_held_no_more_and_its_reason_is_counted(reason: LossReason) -> None:
+    counts = gained([acquired(), events.Lost(LOCK, 1, 2.0, reason)])
+
+    assert counts["chargeonce_lock_leases_lost_total", str(reason), "appointment"] == 1
+    assert ("chargeonce_lock_holders", "appointment") not in counts
+    assert counts["chargeonce_lock_held_seconds_sum", "appointment"] == 2.0
+
+
+def test_an_exported_lease_is_held_no_more_and_an_adopted_one_is() -> None:
+    exported = gained([acquired(), events.Exported(LOCK, 1, 2.0)])
+
+    assert ("chargeonce_lock_holders", "appointment") not in exported
+    assert exported["chargeonce_lock_held_seconds_sum", "appointment"] == 2.0
+    assert gained([events.Adopted(LOCK, 1)]) == {("chargeonce_lock_holders", "appointment"): 1}
+
+
+def test_a_forced_release_is_counted() -> None:
+    assert gained([events.Forced(LOCK, 1)]) == {("chargeonce_lock_forced_releases_total",): 1}
+
+
+def test_the_rest_is_logged_and_not_counted() -> None:
+    silent: list[LockEvent] = [
+        events.Extended(LOCK, 1),
+        events.Unknown(LOCK, 1),
+        events.StoreLost("gone"),
+        events.StoreUp(),
+    ]
+
+    assert gained(silent) == {}
+
+
+def test_each_resource_has_its_own_series_and_no_lock_has() -> None:
+    counts = gained([acquired("a:1"), acquired("a:2"), acquired("b:1"), acquired("plain")])
+
+    assert counts["chargeonce_lock_holders", "a"] == 2
+    assert counts["chargeonce_lock_holders", "b"] == 1
+    assert counts["chargeonce_lock_holders", "plain"] == 1
+    assert not any("1" in label for _, *labels in counts for label in labels)
+
+
+def test_a_crowd_of_events_over_several_ticks_adds_up() -> None:
+    released = events.Released(LOCK, 1, 0.01, still_ours=True, handed_over=True)
+
+    async def crowd(observer: Observer) -> None:
+        for _ in range(20):
+            for _ in range(10):
+                observer.on_lock_event(acquired())
+                observer.on_lock_event(released)
+            await asyncio.sleep(0)
+        observer.on_lock_event(acquired())
+
+    observer = Observer(Metrics([]))
+    before = samples(observer.metrics)
+    asyncio.run(crowd(observer))
+    counts = difference(before, samples(observer.metrics))
+
+    assert counts["chargeonce_lock_acquire_total", "acquired", "appointment"] == 201
+    assert counts["chargeonce_lock_held_seconds_count", "appointment"] == 200
+    assert counts["chargeonce_lock_holders", "appointment"] == 1
+
+
+def test_whoever_looks_for_charges_hears_the_name_that_is_waited_for() -> None:
+    observer, heard = Observer(Metrics([])), list[str]()
+    observer.on_waiting = heard.append
+
+    observer.on_lock_event(events.Waiting(LOCK))
+    observer.on_lock_event(acquired("appointment:43"))
+
+    assert heard == [LOCK]
+
+
+# Entries
+
+
+def test_entries_are_counted_by_outcome_and_stage() -> None:
+    observer = Observer(Metrics(["overloaded"]))
+    before = samples(observer.metrics)
+
+    observer.on_entries(
+        [
+            TimedEntry(Entry(Outcome.CHARGED, None, NOW), 0.5, 0.25, 0.125),
+            TimedEntry(Entry(Outcome.ALREADY_CHARGED, None, NOW), 0.0, 0.25, 0.125),
+            TimedEntry(Entry(Outcome.CHARGED, None, NOW), 1.0, 0.25, 0.125),
+        ]
+    )
+    observer.on_duplicate("lock")
+
+    assert difference(before, samples(observer.metrics)) == {
+        ("chargeonce_charges_total", "charged"): 2,
+        ("chargeonce_charges_total", "already_charged"): 1,
+        ("chargeonce_charge_seconds_count", "lock"): 3,
+        ("chargeonce_charge_seconds_sum", "lock"): 1.5,
+        ("chargeonce_charge_seconds_count", "queue"): 3,
+        ("chargeonce_charge_seconds_sum", "queue"): 0.75,
+        ("chargeonce_charge_seconds_count", "transaction"): 3,
+        ("chargeonce_charge_seconds_sum", "transaction"): 0.375,
+        ("chargeonce_duplicates_prevented_total", "lock"): 1,
+    }
+
+
+# What every entry logs
+
+
+@pytest.fixture
+def own_logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Logs that a test may set up: a logger keeps for ever what it found at its first use."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    monkeypatch.setattr(observe, "log", structlog.get_logger("chargeonce"))
+    monkeypatch.setattr(observe, "_json_lines", None)
+    yield
+    structlog.reset_defaults()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    logging.getLogger("aiohttp.server").setLevel(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("own_logs")
+def test_the_line_of_an_entry_is_the_one_that_structlog_would_make() -> None:
+    text, lines = text_stream()
+    set_up_logs("info", "json", text)
+
+    EntryLog().info("entry", **FIELDS)
+    structlog.get_logger("chargeonce.entries").info("entry", **FIELDS)
+
+    ours, theirs = [json.loads(line) for line in lines()]
+    assert ours.keys() == theirs.keys()
+    assert {key: type(value) for key, value in ours.items()} == {key: type(value) for key, value in theirs.items()}
+    told = [datetime.fromisoformat(line.pop("timestamp")) for line in (ours, theirs)]
+    assert ours == theirs == {**FIELDS, "event": "entry", "level": "info"}
+    assert all(time.utcoffset() == timedelta(0) for time in told)
+    assert abs(told[1] - told[0]) < timedelta(minutes=1)
+
+
+@pytest.mark.usefixtures("own_logs")
+def test_the_times_of_both_are_spelt_alike() -> None:
+    text, lines = text_stream()
+    set_up_logs("info", "json", text)
+
+    EntryLog().info("entry")
+    structlog.get_logger("chargeonce.entries").info("entry")
+
+    ours, theirs = [json.loads(line)["timestamp"] for line in lines()]
+    assert ours.endswith("Z")
+    assert theirs.endswith("Z")
+
+
+@pytest.mark.usefixtures("own_logs")
+def test_the_lines_of_one_tick_come_out_in_their_order_when_it_ends() -> None:
+    text, lines = text_stream()
+    set_up_logs("info", "json", text)
+
+    async def log_some() -> int:
+        for number in range(3):
+            EntryLog().info("entry", number=number)
+            structlog.get_logger().info("other", number=number)
+        before = len(lines())
+        await asyncio.sleep(0)
+        return before
+
+    assert asyncio.run(log_some()) == 0
+    assert [json.loads(line)["number"] for line in lines()] == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.usefixtures("own_logs")
+@pytest.mark.parametrize("level", ["warning", "error"])
+def test_above_its_level_it_logs_nothing(level: str) -> None:
+    text, lines = text_stream()
+    set_up_logs(level, "json", text)
+
+    EntryLog().info("entry", **FIELDS)
+
+    assert lines() == []
+
+
+@pytest.mark.usefixtures("own_logs")
+def test_for_a_console_it_goes_through_structlog() -> None:
+    text, lines = text_stream()
+    set_up_logs("info", "console", text)
+
+    EntryLog().info("entry", appointment_id=42)
+    text.flush()
+
+    (line,) = lines()
+    assert "entry" in line
+    assert "appointment_id" in line
+    assert "42" in line
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(line)
+
+
+@pytest.mark.usefixtures("own_logs")
+def test_a_terminal_is_a_console_unless_told_otherwise() -> None:
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "w") as terminal:
+        set_up_logs("info", "auto", terminal)
+        EntryLog().info("entry", appointment_id=42)
+        terminal.flush()
+        shown = os.read(master, 4096).decode()
+    os.close(master)
+
+    assert "appointment_id" in shown
+    assert not shown.startswith("{")
+
+
+# Helpers
+
+Samples = dict[tuple[str, ...], float]
+
+
+def acquired(name: str = LOCK) -> events.Acquired:
+    """A lease that was there at once."""
+    return events.Acquired(name, 1, 0.0, WakeSource.NONE, queued=False, takeover=False, handoff_s=None)
+
+
+def gained(heard: Sequence[LockEvent]) -> Samples:
+    """By how much these events change which samples, buckets aside."""
+    observer = Observer(Metrics([]))
+    before = samples(observer.metrics)
+    for event in heard:
+        observer.on_lock_event(event)
+    return difference(before, samples(observer.metrics))
+
+
+def samples(metrics: Metrics) -> Samples:
+    """Every sample by its name and its labels' values, the labels in the order of their names."""
+    return {
+        (sample.name, *[value for _, value in sorted(sample.labels.items())]): sample.value
+        for metric in vars(metrics).values()
+        if isinstance(metric, Counter | Gauge | Histogram)
+        for family in metric.collect()
+        for sample in family.samples
+        if not sample.name.endswith(("_created", "_bucket"))
+    }
+
+
+def difference(before: Samples, after: Samples) -> Samples:
+    return {key: value - before.get(key, 0) for key, value in after.items() if value != before.get(key, 0)}
+
+
+def text_stream() -> tuple[io.TextIOWrapper, Any]:
+    """A stream that is no terminal, and what gives its lines."""
+    binary = io.BytesIO()
+    text = io.TextIOWrapper(binary, encoding="utf-8", write_through=True)
+    return text, lambda: binary.getvalue().decode().splitlines()
