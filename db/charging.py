@@ -33,7 +33,7 @@ from db.errors import CommitUnknown, Conflict, DatabaseDown, TimedOut
 from db.events import Committed, Listener, Settled, ignore
 from db.prepared import script
 
-__all__ = ["Charges", "Entry", "HeldElsewhere", "NotChargedYet", "Progress", "Verdict"]
+__all__ = ["ANSWER_GRACE_S", "Charges", "Entry", "HeldElsewhere", "NotChargedYet", "Progress", "Verdict"]
 
 SETTLE_PAUSE_S = 0.05
 RUNS_PER_BATCH = 2

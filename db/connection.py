@@ -122,17 +122,18 @@ def _connected(arguments: Mapping[str, Any], script: str, within_s: float) -> An
     deadline_s = time.monotonic() + within_s
     raw = psycopg2.connect(**arguments, async_=True)
     try:
-        _wait(raw, deadline_s)
+        wait_for_answer(raw, deadline_s)
         cursor = raw.cursor()
         cursor.execute(script)
-        _wait(raw, deadline_s)
+        wait_for_answer(raw, deadline_s)
     except BaseException:
         raw.close()
         raise
     return raw
 
 
-def _wait(raw: Any, deadline_s: float) -> None:
+def wait_for_answer(raw: Any, deadline_s: float) -> None:
+    """Blocks until what a connection was asked has come back. Raises psycopg2.Error, also at the deadline."""
     while (state := raw.poll()) != POLL_OK:
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from db.connection import wait_for_answer
 from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, TimedOut
 
 Result = TypeVar("Result")
@@ -35,6 +36,15 @@ class DatabaseLimits:
     row_lock_timeout_s: float = 1.0
     idle_in_transaction_timeout_s: float = 2.0
     conflict_retries: int = 5
+
+
+def bound_waits(within_s: float) -> None:
+    """From now on no thread of this process waits longer than this for an answer of Postgres.
+
+    The server's own limits are of no use when it is frozen, or out of reach without a word. psycopg2 has one such
+    callback for all connections of a process; those of db/connection.py see to themselves.
+    """
+    psycopg2.extensions.set_wait_callback(lambda raw: wait_for_answer(raw, time.monotonic() + within_s))
 
 
 class Database:

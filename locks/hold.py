@@ -91,8 +91,11 @@ class Hold(_Body):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._lease is not None
-        await self._end((self._lease,), kind, error)
+        lease = self._lease
+        assert lease is not None
+        if kind is None and lease.ended and lease.loss_reason is None and not self._told:
+            return  # the body has released it, or finished
+        await self._end((lease,), kind, error)
 
 
 class HoldMany(_Body):

@@ -16,8 +16,8 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from prometheus_client import Histogram
 
-from db.charging import Charges
-from db.database import Database, DatabaseLimits
+from db.charging import ANSWER_GRACE_S, Charges
+from db.database import Database, DatabaseLimits, bound_waits
 from db.decisions import Payer, Rules
 from locks import Locker
 from service.callers import Callers
@@ -87,6 +87,7 @@ async def running_instance(settings: Settings, *, instance_id: str) -> AsyncIter
     read_threads = ThreadPoolExecutor(settings.read_threads, "read")
     health_threads = ThreadPoolExecutor(HEALTH_THREADS, "health")
     locker = _locker(settings, instance_id, observer)
+    bound_waits(settings.statement_timeout_s + ANSWER_GRACE_S)
     charges = _charges(settings, observer)
     charging = _charging(settings, charges, observer)
     charged = _charged(settings, charges, locker, observer)
@@ -162,7 +163,7 @@ def _edge(traffic: Traffic, observer: Observer, table: Iterable[Route], settings
     seen: dict[tuple[str, str, int], Histogram] = {}
 
     async def bounded(request: web.Request, handler: Next, path: str | None) -> web.StreamResponse:
-        if request.content_length is not None and request.content_length > settings.max_body_bytes:
+        if (length := request.content_length) is not None and length > settings.max_body_bytes:
             raise TooLarge(f"the body is larger than {settings.max_body_bytes} bytes")
         if path is None or path in public:
             return await handler(request)
@@ -183,13 +184,14 @@ def _edge(traffic: Traffic, observer: Observer, table: Iterable[Route], settings
         started_at_s = time.perf_counter()
         request_id = request["id"] = _request_id(request)
         resource = request.match_info.route.resource
-        path = resource.canonical if resource else None
+        path = None if resource is None else resource.canonical
         try:
             response = await bounded(request, handler, path)
         except Exception as error:
             response = _refused(_translated(error), request_id, request.method, path)
-        response.headers["X-Request-Id"] = request_id
-        response.headers["Server"] = "chargeonce"  # and not which versions of what
+        headers = response.headers
+        headers["X-Request-Id"] = request_id
+        headers["Server"] = "chargeonce"  # and not which versions of what
         if traffic.draining:
             response.force_close()
         # Only routes and methods that are ours become labels, not what a client makes up.

@@ -22,9 +22,14 @@ Charge = Callable[[Sequence[ChargeRequest], Progress], Awaitable[list[Verdict]]]
 
 
 class TimedEntry(NamedTuple):
-    """An entry, and how long it waited for the lock, for its transaction, and was in it, seconds."""
+    """An entry, and how long it waited for the lock, for its transaction, and was in it, seconds.
+
+    `guarded_by`: the layer that keeps it from charging twice: lock (it stood in line), is_consume (nobody was before
+    it), row_lock (without a lease), fence (its first lease was found stale).
+    """
 
     entry: Entry
+    guarded_by: str
     lock_wait_s: float
     queued_s: float
     transaction_s: float
@@ -60,13 +65,13 @@ class Charging:
         self._closed = False
         self._sweeper: asyncio.TimerHandle | None = None
 
-    def submit(self, request: ChargeRequest, lease: Lease | None) -> PendingCharge:
+    def submit(self, request: ChargeRequest, lease: Lease | None, *, guarded_by: str) -> PendingCharge:
         """Queues the charge; nothing is begun under a lease that is over by then. Raises Overloaded."""
-        return self._submit(self._together, request, lease, 0.0 if lease is None else lease.waited_s)
+        return self._submit(self._together, request, lease, 0.0 if lease is None else lease.waited_s, guarded_by)
 
-    def enter_again(self, request: ChargeRequest, *, lock_wait_s: float) -> PendingCharge:
+    def enter_again(self, request: ChargeRequest, *, lock_wait_s: float, guarded_by: str) -> PendingCharge:
         """Queues an entry into an appointment that is charged; NotChargedYet where it is not. Raises Overloaded."""
-        return self._submit(self._again, request, None, lock_wait_s)
+        return self._submit(self._again, request, None, lock_wait_s, guarded_by)
 
     async def close(self) -> None:
         """Ends what is under way and what waits: what has not been committed will not be."""
@@ -82,13 +87,16 @@ class Charging:
                 item.fail(Draining("this instance is about to stop"))
         self._charges.close()
 
-    def _submit(self, queue: _Queue, request: ChargeRequest, lease: Lease | None, lock_wait_s: float) -> PendingCharge:
+    def _submit(
+        self, queue: _Queue, request: ChargeRequest, lease: Lease | None, lock_wait_s: float, guarded_by: str
+    ) -> PendingCharge:
         if self._closed:
             raise Draining("this instance is about to stop")
-        if sum([len(each.waiting) for each in self._queues]) >= self._max_waiting:
+        waiting_count = len(self._together.waiting) + len(self._alone.waiting) + len(self._again.waiting)
+        if waiting_count >= self._max_waiting:
             raise Overloaded(f"{self._max_waiting} charges wait already")
         now_s = time.monotonic()
-        item = PendingCharge(request, lease, lock_wait_s, self._loop, now_s, now_s + self._timeout_s)
+        item = PendingCharge(request, lease, lock_wait_s, guarded_by, self._loop, now_s, now_s + self._timeout_s)
         queue.waiting.append(item)
         if not self._start_scheduled:
             # At the end of this loop tick, so that what came in together goes together.
@@ -138,7 +146,7 @@ class Charging:
         for item, verdict in zip(batch.items, verdicts, strict=True):
             if isinstance(verdict, Entry):
                 queued_s = begun_at_s - item.submitted_at_s
-                timed = TimedEntry(verdict, item.lock_wait_s, queued_s, now_s - begun_at_s)
+                timed = TimedEntry(verdict, item.guarded_by, item.lock_wait_s, queued_s, now_s - begun_at_s)
                 if item.answer(timed):
                     entered.append(timed)
             elif isinstance(verdict, HeldElsewhere):
@@ -225,6 +233,7 @@ class PendingCharge:
         "_listener",
         "_loop",
         "deadline_s",
+        "guarded_by",
         "lease",
         "lock_wait_s",
         "request",
@@ -237,6 +246,7 @@ class PendingCharge:
         request: ChargeRequest,
         lease: Lease | None,
         lock_wait_s: float,
+        guarded_by: str,
         loop: asyncio.AbstractEventLoop,
         submitted_at_s: float,
         deadline_s: float,
@@ -244,6 +254,7 @@ class PendingCharge:
         self.request = request
         self.lease = lease
         self.lock_wait_s = lock_wait_s
+        self.guarded_by = guarded_by
         self.waits_alone = False  # for its row, which another session holds
         self.submitted_at_s = submitted_at_s
         self.deadline_s = deadline_s

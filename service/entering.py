@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from db.charging import NotChargedYet
 from db.decisions import ChargeRequest, Outcome, StaleHolder
-from locks import Dismissed, Hold, Lease, LeaseLost, LockBusy, Locker, LockStoreDown
+from locks import Dismissed, Hold, LeaseLost, LockBusy, Locker, LockStoreDown
 from service.charged import ChargedAppointments
 from service.charging import Charging, PendingCharge, TimedEntry
 from service.outage import OutageRule
@@ -38,16 +38,11 @@ class EntryRequest(NamedTuple):
 
 
 class Entered(NamedTuple):
-    """The entry stands in the tables, and here is the key to the room.
-
-    `guarded_by`: the layer that would have kept it from charging twice: lock (it stood in line), is_consume (nobody
-    was before it), row_lock (without a lease), fence (its first lease was found stale).
-    """
+    """The entry stands in the tables, and here is the key to the room."""
 
     timed: TimedEntry
     channel: str
     room_token: RoomToken
-    guarded_by: str
 
 
 class Entering:
@@ -74,40 +69,40 @@ class Entering:
 
     async def enter(self, request: EntryRequest) -> Entered:
         """Raises ChargeInProgress, LockStoreDown, TooManyWaiters, TooManyLeases, db's refusals, as Charging.submit."""
-        turn = None
+        timed = None
         if request.appointment_id in self._charged:
-            turn = await self._enter_again(request, 0.0, "is_consume")
-        if turn is None:
-            turn = await self._charge(request)
-        timed = turn.timed_entry
+            timed = await self._enter_again(request, 0.0, "is_consume")
+        if timed is None:
+            timed = await self._charge(request)
         if timed.entry.outcome is not Outcome.FREE:
             self._charged.add(request.appointment_id)
         channel = f"appointment-{request.appointment_id}"
         room_token = self._mint.mint(channel=channel, user_id=request.user_id, now=time.time())
-        return Entered(timed, channel, room_token, turn.guarded_by)
+        return Entered(timed, channel, room_token)
 
-    async def _charge(self, request: EntryRequest) -> _Turn:
+    async def _charge(self, request: EntryRequest) -> TimedEntry:
         try:
             return await self._charge_in_turn(request, time.monotonic())
         except LockStoreDown:
-            return _Turn(await self._outage.charge(lambda: self._charge_without_lease(request)), "row_lock")
+            return await self._outage.charge(lambda: self._charge_without_lease(request))
 
-    async def _charge_in_turn(self, request: EntryRequest, started_at_s: float) -> _Turn:
+    async def _charge_in_turn(self, request: EntryRequest, started_at_s: float) -> TimedEntry:
         stale_turns = 0
         while True:
             charge: PendingCharge | None = None
             try:
                 async with self._hold(request, started_at_s) as lease:
                     token = lease.fencing_token if stale_turns < STALE_TURNS else None
-                    charge = self._charging.submit(_charge_request(request, token), lease)
-                    timed_entry = await charge
-                    if timed_entry.entry.outcome is not Outcome.FREE:
+                    guarded_by = "fence" if stale_turns else "lock" if lease.stood_in_line else "is_consume"
+                    charge = self._charging.submit(_charge_request(request, token), lease, guarded_by=guarded_by)
+                    timed = await charge
+                    if timed.entry.outcome is not Outcome.FREE:
                         lease.finish()  # it is committed: nobody else needs a turn
-                    return _turn(timed_entry, lease, stale_turns)
+                    return timed
             except Dismissed as dismissed:
-                turn = await self._enter_again(request, dismissed.waited_s, "lock")
-                if turn is not None:
-                    return turn
+                again = await self._enter_again(request, dismissed.waited_s, "lock")
+                if again is not None:
+                    return again
             except LockBusy as busy:
                 raise self._in_progress(busy.expires_in_s) from busy
             except StaleHolder:
@@ -116,18 +111,18 @@ class Entering:
                 # In the middle: the row lock and the fencing token decide, not the lease.
                 after_all = await _entry_after_all(charge)
                 if after_all is not None:
-                    return _turn(after_all, lease, stale_turns)
+                    return after_all
             if time.monotonic() - started_at_s > self._lock_wait_s:
                 raise self._in_progress(None)
 
-    async def _enter_again(self, request: EntryRequest, lock_wait_s: float, guarded_by: str) -> _Turn | None:
+    async def _enter_again(self, request: EntryRequest, lock_wait_s: float, guarded_by: str) -> TimedEntry | None:
         """An entry into an appointment that was charged before; None where it was not, or may not be entered so."""
+        wanted = _charge_request(request, None)
         try:
-            timed_entry = await self._charging.enter_again(_charge_request(request, None), lock_wait_s=lock_wait_s)
+            return await self._charging.enter_again(wanted, lock_wait_s=lock_wait_s, guarded_by=guarded_by)
         except NotChargedYet:
             self._charged.forget(request.appointment_id)
             return None
-        return _Turn(timed_entry, guarded_by)
 
     def _hold(self, request: EntryRequest, started_at_s: float) -> Hold:
         wait_s = max(0.0, started_at_s + self._lock_wait_s - time.monotonic())
@@ -139,18 +134,13 @@ class Entering:
         )
 
     def _charge_without_lease(self, request: EntryRequest) -> PendingCharge:
-        return self._charging.submit(_charge_request(request, None), None)
+        return self._charging.submit(_charge_request(request, None), None, guarded_by="row_lock")
 
     def _in_progress(self, expires_in_s: float | None) -> ChargeInProgress:
         return ChargeInProgress(
             "another entry into this appointment is under way",
             retry_after_s=min(expires_in_s or self._lease_ttl_s, self._lease_ttl_s),
         )
-
-
-class _Turn(NamedTuple):
-    timed_entry: TimedEntry
-    guarded_by: str
 
 
 def lock_name(appointment_id: int) -> str:
@@ -162,11 +152,6 @@ def appointment_of(lock_name: str) -> int | None:
     """The appointment that a lock is for; None for any other lock."""
     prefix, _, number = lock_name.partition(":")
     return int(number) if f"{prefix}:" == _LOCK_PREFIX and number.isdecimal() else None
-
-
-def _turn(timed_entry: TimedEntry, lease: Lease, stale_turns: int) -> _Turn:
-    guarded_by = "fence" if stale_turns else "lock" if lease.stood_in_line else "is_consume"
-    return _Turn(timed_entry, guarded_by)
 
 
 async def _entry_after_all(charge: PendingCharge | None) -> TimedEntry | None:

@@ -168,13 +168,12 @@ class Observer:
         """Entries of one batch that were let in; counted before their callers are answered."""
         for outcome, count in Multiset([timed.entry.outcome for timed in entered]).items():
             self._entered[outcome].inc(count)
+        layers = [timed.guarded_by for timed in entered if timed.entry.outcome is Outcome.ALREADY_CHARGED]
+        for layer, count in Multiset(layers).items():
+            self._duplicates[layer].inc(count)
         seconds = zip(*[(timed.lock_wait_s, timed.queued_s, timed.transaction_s) for timed in entered], strict=True)
         for series, observed in zip(self._stages, seconds, strict=True):
             observe_all(series, observed)
-
-    def on_duplicate(self, layer: str) -> None:
-        """An entry found its appointment charged; `layer` is what kept it from charging again."""
-        self._duplicates[layer].inc()
 
     def on_lock_event(self, event: LockEvent) -> None:
         """A listener for a Locker."""

@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     charge_lanes: int = Field(2, ge=1, le=64)
     charge_batch_size: int = Field(64, ge=1, le=1000)
     charge_solo_lanes: int = Field(2, ge=1, le=64)
-    charge_repeat_lanes: int = Field(1, ge=1, le=64)
+    charge_repeat_lanes: int = Field(2, ge=1, le=64)
     charged_cache_size: int = Field(20_000, ge=2, le=10_000_000)
     max_waiting_charges: int = Field(2000, ge=1, le=1_000_000)
     charge_timeout_s: Seconds = 5.0

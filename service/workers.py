@@ -281,7 +281,7 @@ def wait_politely() -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def _collect_garbage_less_often() -> None:
+def collect_garbage_less_often() -> None:
     """What stands now stays, and need not be looked at again: 9 % of a worker's CPU at the default thresholds."""
     gc.collect()
     gc.freeze()
@@ -298,7 +298,7 @@ async def _work(settings: Settings, number: int, listening: socket.socket, super
     loop.add_reader(supervisor.fileno(), stop.set)
     instance_id = settings.worker_instance_id(number)
     async with running_instance(settings, instance_id=instance_id) as instance:
-        _collect_garbage_less_often()
+        collect_garbage_less_often()
         runner = ProblemRunner(
             instance.app,
             access_log=None,

@@ -27,11 +27,16 @@ async def main(url: str, instance_id: str) -> None:
     tell = _teller()
 
     def forward(event: Any) -> None:
-        tell("emitted", kind=type(event).__name__, facts=dataclasses.asdict(event))
+        tell("emitted", kind=type(event).__name__, facts=_facts(event))
 
     async with Locker.connect(url, instance_id=instance_id, listener=forward) as locker:
         tell("up", pid=os.getpid())
         await Attempts(locker).run()
+
+
+def _facts(event: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = event._asdict() if hasattr(event, "_asdict") else dataclasses.asdict(event)
+    return facts
 
 
 class Attempts:

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from db.decisions import Outcome
 from service.callers import Caller, Callers
+from service.charging import TimedEntry
 from service.entering import Entered, Entering, EntryRequest
 from service.handlers.http import answer_dict, caller_of, charge_answer, json_or_form_body, path_id
 from service.models import AgoraTokenRequest, EntryAnswer
@@ -55,25 +56,9 @@ class EntryHandlers:
                 charged=problem.charged,
             )
             raise
-        self._note(request, wanted, entered)
+        _note(request["id"], wanted, entered.timed)
         status = 201 if entered.timed.entry.outcome is Outcome.CHARGED else 200
         return answer_dict(self._answer(wanted, entered), status)
-
-    def _note(self, request: web.Request, wanted: EntryRequest, entered: Entered) -> None:
-        timed = entered.timed
-        outcome = timed.entry.outcome
-        if outcome is Outcome.ALREADY_CHARGED:
-            self._observer.on_duplicate(entered.guarded_by)
-        log.info(
-            "entry",
-            request_id=request["id"],
-            appointment_id=wanted.appointment_id,
-            user_id=wanted.user_id,
-            outcome=outcome.value,
-            lock_wait_ms=round(timed.lock_wait_s * 1000, 2),
-            queued_ms=round(timed.queued_s * 1000, 2),
-            transaction_ms=round(timed.transaction_s * 1000, 2),
-        )
 
     def _answer(self, wanted: EntryRequest, entered: Entered) -> EntryAnswer:
         entry = entered.timed.entry
@@ -91,3 +76,16 @@ class EntryHandlers:
                 "expires_at": entered.room_token.expires_at,
             },
         }
+
+
+def _note(request_id: str, wanted: EntryRequest, timed: TimedEntry) -> None:
+    log.info(
+        "entry",
+        request_id=request_id,
+        appointment_id=wanted.appointment_id,
+        user_id=wanted.user_id,
+        outcome=timed.entry.outcome,
+        lock_wait_ms=round(timed.lock_wait_s * 1000, 2),
+        queued_ms=round(timed.queued_s * 1000, 2),
+        transaction_ms=round(timed.transaction_s * 1000, 2),
+    )

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from db.records import ChargeRecord
 from service.callers import Caller, Callers
+from service.handlers.quick_answer import QuickAnswer
 from service.models import MAX_ID, ChargeAnswer
 from service.refusals import Forbidden, InvalidRequest, TooLarge
 
@@ -111,7 +112,7 @@ def answer(model: BaseModel, status: int = 200) -> web.Response:
 
 def answer_dict(value: Mapping[str, Any], status: int = 200) -> web.Response:
     """The value as JSON, times in UTC with a Z."""
-    return web.Response(
+    return QuickAnswer(
         body=orjson.dumps(value, option=orjson.OPT_UTC_Z),
         status=status,
         headers={"Content-Type": JSON, "Cache-Control": "no-store"},

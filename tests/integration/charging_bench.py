@@ -32,11 +32,12 @@ class Bench:
 
     def enter(self, appointment_id: int, user_id: int = ANN, lease: Lease | None = None) -> asyncio.Task[TimedEntry]:
         """A caller who has submitted by now, and awaits."""
-        return listening(self.charging.submit(ChargeRequest(appointment_id, user_id), lease))
+        return listening(self.charging.submit(ChargeRequest(appointment_id, user_id), lease, guarded_by="lock"))
 
     def enter_again(self, appointment_id: int, user_id: int = ANN) -> asyncio.Task[TimedEntry]:
         """The same, for what is charged."""
-        return listening(self.charging.enter_again(ChargeRequest(appointment_id, user_id), lock_wait_s=0.0))
+        again = ChargeRequest(appointment_id, user_id)
+        return listening(self.charging.enter_again(again, lock_wait_s=0.0, guarded_by="is_consume"))
 
     async def batches(self, count: int) -> None:
         """Returns once so many transactions have begun."""

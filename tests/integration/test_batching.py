@@ -294,7 +294,7 @@ async def test_a_caller_cancelled_in_flight_may_ask_again_for_its_own_outcome(
     bench = open_bench()
     (id_,) = meetings(rows, 1)
     with holding_coupons(database_url, ANN):
-        charge = bench.charging.submit(ChargeRequest(id_, ANN), None)
+        charge = bench.charging.submit(ChargeRequest(id_, ANN), None, guarded_by="row_lock")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await charge

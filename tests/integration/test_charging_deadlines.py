@@ -296,7 +296,7 @@ async def test_an_entry_says_how_long_it_waited_where(open_bench: OpenBench, row
         queued = bench.enter(second)
         await asyncio.sleep(0.05)  # so long both wait at the least
     timed, timed_queued = await in_flight, await queued
-    again = await bench.charging.enter_again(ChargeRequest(first, BOB), lock_wait_s=0.25)
+    again = await bench.charging.enter_again(ChargeRequest(first, BOB), lock_wait_s=0.25, guarded_by="lock")
 
     assert timed.lock_wait_s == 1.5
     assert timed.transaction_s >= 0.05
@@ -308,7 +308,7 @@ async def test_an_entry_says_how_long_it_waited_where(open_bench: OpenBench, row
 
 
 def submitted(bench: Bench, appointment_id: int, user_id: int) -> PendingCharge:
-    return bench.charging.submit(ChargeRequest(appointment_id, user_id), None)
+    return bench.charging.submit(ChargeRequest(appointment_id, user_id), None, guarded_by="row_lock")
 
 
 async def no_sessions(rows: Rows) -> None:

@@ -175,12 +175,11 @@ def test_entries_are_counted_by_outcome_and_stage() -> None:
 
     observer.on_entries(
         [
-            TimedEntry(Entry(Outcome.CHARGED, None, NOW), 0.5, 0.25, 0.125),
-            TimedEntry(Entry(Outcome.ALREADY_CHARGED, None, NOW), 0.0, 0.25, 0.125),
-            TimedEntry(Entry(Outcome.CHARGED, None, NOW), 1.0, 0.25, 0.125),
+            TimedEntry(Entry(Outcome.CHARGED, None, NOW), "lock", 0.5, 0.25, 0.125),
+            TimedEntry(Entry(Outcome.ALREADY_CHARGED, None, NOW), "lock", 0.0, 0.25, 0.125),
+            TimedEntry(Entry(Outcome.CHARGED, None, NOW), "lock", 1.0, 0.25, 0.125),
         ]
     )
-    observer.on_duplicate("lock")
 
     assert difference(before, samples(observer.metrics)) == {
         ("chargeonce_charges_total", "charged"): 2,
