@@ -29,7 +29,7 @@ class Prepared:
         self._execute = f"EXECUTE {name}({', '.join(['%s'] * len(self._parameters))})"
 
     def with_values(self, **arrays: Integers) -> str:
-        """The command that runs it, as text. Raises TypeError for values that are no integers."""
+        """The command that runs it, as text. Raises TypeError for a text."""
         return self._execute % tuple([_literal(arrays[parameter]) for parameter in self._parameters])
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
 
 from db.charging import Charges, Entry, HeldElsewhere, NotChargedYet, Progress, Verdict
 from db.decisions import ChargeRequest
 from db.errors import CommitUnknown, DatabaseDown, DatabaseError, TimedOut
 from locks import Lease
+from service.pending_charge import PendingCharge, TimedEntry
 from service.refusals import ChargeInProgress, ChargeUnknown, Draining, Overloaded
 
 SWEEP_S = 0.02
@@ -19,20 +19,6 @@ SLOW_BATCH_S = 0.02
 ROW_HELD_RETRY_AFTER_S = 1.0
 
 Charge = Callable[[Sequence[ChargeRequest], Progress], Awaitable[list[Verdict]]]
-
-
-class TimedEntry(NamedTuple):
-    """An entry, and how long it waited for the lock, for its transaction, and was in it, seconds.
-
-    `guarded_by`: the layer that keeps it from charging twice: lock (it stood in line), is_consume (nobody was before
-    it), row_lock (without a lease), fence (its first lease was found stale).
-    """
-
-    entry: Entry
-    guarded_by: str
-    lock_wait_s: float
-    queued_s: float
-    transaction_s: float
 
 
 class Charging:
@@ -132,7 +118,7 @@ class Charging:
             queue.waiting.extendleft(reversed(batch.items))
         elif (error := task.exception()) is None:
             self._settle(batch, task.result())
-        elif len(batch.items) > 1 and type(error) in (DatabaseError, TimedOut):
+        elif queue is self._together and len(batch.items) > 1 and type(error) in (DatabaseError, TimedOut):
             # One of them made a statement fail, and nothing was written: alone, each learns its own outcome.
             self._alone.waiting.extend(batch.items)
         else:
@@ -218,82 +204,6 @@ class _Batch:
         self.items = items
         self.progress = Progress()
         self.begun_at_s = time.monotonic()
-
-
-class PendingCharge:
-    """One request on its way. Whoever awaits it may be cancelled, and await it again: what was begun goes on.
-
-    Awaited, it gives the entry, or raises its refusal, Overloaded, DatabaseError, LeaseLost (nothing was begun),
-    ChargeInProgress (another session holds the row) or ChargeUnknown.
-    """
-
-    __slots__ = (
-        "_entry",
-        "_error",
-        "_listener",
-        "_loop",
-        "deadline_s",
-        "guarded_by",
-        "lease",
-        "lock_wait_s",
-        "request",
-        "submitted_at_s",
-        "waits_alone",
-    )
-
-    def __init__(
-        self,
-        request: ChargeRequest,
-        lease: Lease | None,
-        lock_wait_s: float,
-        guarded_by: str,
-        loop: asyncio.AbstractEventLoop,
-        submitted_at_s: float,
-        deadline_s: float,
-    ) -> None:
-        self.request = request
-        self.lease = lease
-        self.lock_wait_s = lock_wait_s
-        self.guarded_by = guarded_by
-        self.waits_alone = False  # for its row, which another session holds
-        self.submitted_at_s = submitted_at_s
-        self.deadline_s = deadline_s
-        self._loop = loop
-        self._listener: asyncio.Future[None] | None = None
-        self._entry: TimedEntry | None = None
-        self._error: BaseException | None = None
-
-    def __await__(self) -> Generator[Any, None, TimedEntry]:
-        if not self.is_settled:
-            assert self._listener is None or self._listener.done(), "one at a time may await a charge"
-            self._listener = self._loop.create_future()
-            yield from self._listener
-        if self._error is not None:
-            raise self._error
-        assert self._entry is not None
-        return self._entry
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether the outcome is known."""
-        return self._entry is not None or self._error is not None
-
-    def answer(self, entry: TimedEntry) -> bool:
-        """Whether it was not answered before."""
-        if self.is_settled:
-            return False
-        self._entry = entry
-        self._wake()
-        return True
-
-    def fail(self, error: BaseException) -> None:
-        if not self.is_settled:
-            self._error = error
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._listener is not None and not self._listener.done():
-            self._listener.set_result(None)
 
 
 async def _awaited(verdicts: Awaitable[list[Verdict]]) -> list[Verdict]:

@@ -28,7 +28,7 @@ POSTGRES_SETTINGS = {
     "unix_socket_directories": "",
     "cluster_name": "chargeonce",
     "shared_buffers": "128MB",
-    "max_connections": "100",
+    "max_connections": "300",
     # A client that dies in mid-statement frees its row in this time, not when the statement ends.
     "client_connection_check_interval": "200ms",
     # fsync, full_page_writes and synchronous_commit stay on, their default: a charge answered is a charge kept.

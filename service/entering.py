@@ -13,8 +13,9 @@ from db.charging import NotChargedYet
 from db.decisions import ChargeRequest, Outcome, StaleHolder
 from locks import Dismissed, Hold, LeaseLost, LockBusy, Locker, LockStoreDown
 from service.charged import ChargedAppointments
-from service.charging import Charging, PendingCharge, TimedEntry
+from service.charging import Charging
 from service.outage import OutageRule
+from service.pending_charge import PendingCharge, TimedEntry
 from service.refusals import ChargeInProgress
 from service.rtc_token import RoomToken, RoomTokenMint
 

@@ -22,7 +22,7 @@ from db.events import ChargeEvent, Committed, Settled
 from locks import LossReason, events
 from locks.events import LockEvent, WakeSource
 from locks.keys import resource_of
-from service.charging import TimedEntry
+from service.pending_charge import TimedEntry
 from service.tally import Tally, observe_all
 
 APPOINTMENT = "appointment"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from locks import LockStoreDown
-from service.charging import PendingCharge, TimedEntry
+from service.pending_charge import PendingCharge, TimedEntry
 from service.refusals import Overloaded
 
 

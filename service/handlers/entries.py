@@ -6,11 +6,11 @@ from aiohttp import web
 
 from db.decisions import Outcome
 from service.callers import Caller, Callers
-from service.charging import TimedEntry
 from service.entering import Entered, Entering, EntryRequest
 from service.handlers.http import answer_dict, caller_of, charge_answer, json_or_form_body, path_id
 from service.models import AgoraTokenRequest, EntryAnswer
 from service.observe import EntryLog, Observer
+from service.pending_charge import TimedEntry
 from service.problems import problem_of
 
 log = EntryLog()

@@ -13,7 +13,8 @@ from db.database import DatabaseLimits
 from db.decisions import ChargeRequest
 from db.events import Listener, ignore
 from locks import Lease
-from service.charging import Charging, PendingCharge, TimedEntry
+from service.charging import Charging
+from service.pending_charge import PendingCharge, TimedEntry
 from tests.harness import PATIENCE_S, Rows, wait_until_async
 from tests.integration.charging_helpers import ANN, BOB, ENTRANT_PAYS
 

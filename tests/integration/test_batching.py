@@ -11,7 +11,7 @@ from db.decisions import ChargeRequest, IllegalRequest, InsufficientCoupons, Out
 from db.errors import DatabaseDown, DatabaseError
 from db.events import ChargeEvent, RowsLocked
 from locks import LeaseLost, LossReason
-from service.charging import TimedEntry
+from service.pending_charge import TimedEntry
 from service.refusals import ChargeInProgress, ChargeUnknown, Overloaded
 from tests.harness import PATIENCE_S, Rows, wait_until_async
 from tests.integration.charging_bench import OpenBench, benches, lease_for, meetings

@@ -12,7 +12,7 @@ from db.charging import NotChargedYet
 from db.decisions import ChargeRequest, IllegalRequest, Outcome
 from db.errors import DatabaseDown
 from db.events import ChargeEvent, Committing
-from service.charging import PendingCharge, TimedEntry
+from service.pending_charge import PendingCharge, TimedEntry
 from service.refusals import ChargeUnknown, Draining, Overloaded
 from tests.harness import PATIENCE_S, Rows, wait_until_async
 from tests.integration.charging_bench import Bench, OpenBench, benches, lease_for, listening, meetings

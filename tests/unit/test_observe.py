@@ -21,8 +21,8 @@ from db.decisions import Outcome
 from locks import LossReason, events
 from locks.events import LockEvent, WakeSource
 from service import observe
-from service.charging import TimedEntry
 from service.observe import EntryLog, Metrics, Observer, set_up_logs
+from service.pending_charge import TimedEntry
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LOCK = "appointment:42"
