@@ -217,7 +217,10 @@ class RepeatingBatch(Batch):
                 charges[row[0]] = ChargeRecord(*row[5:11])
             self._entry_id, self._entered_at = row[11:]
         decisions = decide(LockedRows(appointments, {}, charges), self._requests, self._rules)
-        self.verdicts = [self._verdict(verdict, charges) for verdict in decisions.verdicts]
+        self.verdicts = [
+            self._verdict(verdict, charges.get(request.appointment_id))
+            for request, verdict in zip(self._requests, decisions.verdicts, strict=True)
+        ]
         entrants = [
             request
             for request, verdict in zip(self._requests, self.verdicts, strict=True)
@@ -226,12 +229,11 @@ class RepeatingBatch(Batch):
         self.entry_count = len(entrants)
         return WRITE_ENTRIES.with_values(**self._entries(entrants)) if entrants else None
 
-    def _verdict(self, verdict: LetIn | Refusal, charges: Mapping[int, ChargeRecord]) -> Verdict:
-        """What is no repeat is decided under the lock, whatever it looked like without."""
-        if isinstance(verdict, LetIn) and isinstance(verdict.charge, ChargeRecord):
-            assert self._entered_at is not None
-            return Entry(verdict.outcome, verdict.charge, self._entered_at)
-        return NotChargedYet()
+    def _verdict(self, verdict: LetIn | Refusal, charge: ChargeRecord | None) -> Verdict:
+        """What is not charged is decided under the lock, whatever it looked like without."""
+        if charge is None or self._entered_at is None:
+            return NotChargedYet()
+        return Entry(verdict.outcome, charge, self._entered_at) if isinstance(verdict, LetIn) else verdict
 
     async def _end_of_the_lost(self, ask: Ask) -> None:
         # It has locked nothing. Who wants to write an entry of the same id waits for it.

@@ -78,7 +78,7 @@ class Charges:
         return await self._charge(lock_waiting(requests, self._rules, self._emit), progress or Progress())
 
     async def enter_again(self, requests: Sequence[ChargeRequest], progress: Progress | None = None) -> list[Verdict]:
-        """Entries into appointments that are charged, without a lock; NotChargedYet for all others. Raises likewise."""
+        """Entries into appointments that are charged, without a lock; NotChargedYet for others. Raises likewise."""
         return await self._charge(RepeatingBatch(requests, self._rules, self._emit), progress or Progress())
 
     async def charged_among(self, appointment_ids: Collection[int]) -> list[int]:

@@ -231,7 +231,7 @@ async def test_a_repeat_of_what_is_not_charged_is_told_so_and_writes_nothing(ope
     )
 
     assert isinstance(outcomes[0], TimedEntry)
-    assert [type(outcome) for outcome in outcomes[1:]] == [NotChargedYet, NotChargedYet]
+    assert [type(outcome) for outcome in outcomes[1:]] == [NotChargedYet, IllegalRequest]
     assert rows.run("SELECT user_id FROM appointment_action ORDER BY id") == [(ANN,), (BOB,)]
 
 

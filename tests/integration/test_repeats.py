@@ -13,7 +13,7 @@ import pytest
 
 from db.charging import Charges, Entry, NotChargedYet, Progress
 from db.database import DatabaseLimits
-from db.decisions import ChargeRequest, Outcome, Rules
+from db.decisions import AppointmentNotOpen, ChargeRequest, IllegalRequest, Outcome, Rules
 from db.decisions import Payer as PayerRule
 from db.errors import CommitUnknown, DatabaseDown
 from db.events import ChargeEvent, Committed, Settled
@@ -82,7 +82,7 @@ async def test_each_repeat_writes_one_entry_and_shows_the_charge_that_stands(cha
     assert rows.balance(ANN) == 0
 
 
-async def test_what_is_no_repeat_is_not_charged_yet_and_writes_nothing(charges: Charges, rows: Rows) -> None:
+async def test_what_is_no_repeat_is_refused_or_not_charged_yet_and_writes_nothing(charges: Charges, rows: Rows) -> None:
     rows.grant(EVE, 5)
     charged, ended, cancelled = [await charged_appointment(charges, rows) for _ in range(3)]
     open_, poor = rows.appointment(EVE, BOB), rows.appointment(ANN, BOB)
@@ -97,15 +97,24 @@ async def test_what_is_no_repeat_is_not_charged_yet_and_writes_nothing(charges: 
         ChargeRequest(ended, ANN),
         ChargeRequest(cancelled, ANN),
     ]
+    verdicts = [
+        NotChargedYet,
+        NotChargedYet,
+        IllegalRequest,
+        IllegalRequest,
+        NotChargedYet,
+        AppointmentNotOpen,
+        AppointmentNotOpen,
+    ]
     before = rows.run("SELECT id FROM appointment_action")
 
-    assert outcomes_of(await charges.enter_again(no_repeats)) == [NotChargedYet] * len(no_repeats)
+    assert outcomes_of(await charges.enter_again(no_repeats)) == verdicts
     assert rows.run("SELECT id FROM appointment_action") == before
     assert (rows.balance(ANN), rows.balance(EVE)) == (0, 5)
 
     # Beside somebody who is let in, as well.
     mixed = await charges.enter_again([*no_repeats, ChargeRequest(charged, BOB)])
-    assert outcomes_of(mixed) == [*[NotChargedYet] * len(no_repeats), Outcome.ALREADY_CHARGED]
+    assert outcomes_of(mixed) == [*verdicts, Outcome.ALREADY_CHARGED]
     assert rows.number("SELECT count(*) FROM appointment_action") == len(before) + 1
 
 
@@ -179,7 +188,7 @@ async def test_a_repeat_whose_commit_is_lost_is_settled_and_has_one_row(
         verdicts = await charges.enter_again([ChargeRequest(appointment_id, user) for user in (BOB, EVE, ANN)])
 
         assert proxy.cut_happened.is_set()
-    assert outcomes_of(verdicts) == [Outcome.ALREADY_CHARGED, NotChargedYet, Outcome.ALREADY_CHARGED]
+    assert outcomes_of(verdicts) == [Outcome.ALREADY_CHARGED, IllegalRequest, Outcome.ALREADY_CHARGED]
     assert [event for event in heard if isinstance(event, Settled)] == [Settled([appointment_id], had_committed)]
     entries = [verdict for verdict in verdicts if isinstance(verdict, Entry)]
     assert entries_after(rows, appointment_id) == [(BOB, entries[0].entered_at), (ANN, entries[1].entered_at)]
