@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from db.charging import Charges, Entry, HeldElsewhere, NotChargedYet, Progress, Verdict
 from db.decisions import ChargeRequest
@@ -18,7 +19,7 @@ SWEEP_S = 0.02
 SLOW_BATCH_S = 0.02
 ROW_HELD_RETRY_AFTER_S = 1.0
 
-Charge = Callable[[Sequence[ChargeRequest], Progress], Awaitable[list[Verdict]]]
+Charge = Callable[[Sequence[ChargeRequest], Progress], Coroutine[Any, Any, list[Verdict]]]
 
 
 class Charging:
@@ -103,7 +104,7 @@ class Charging:
     def _run(self, queue: _Queue, items: list[PendingCharge]) -> None:
         batch = _Batch(items)
         requests = [item.request for item in items]
-        batch.task = self._loop.create_task(_awaited(queue.charge(requests, batch.progress)), name="charges")
+        batch.task = self._loop.create_task(queue.charge(requests, batch.progress), name="charges")
         batch.task.add_done_callback(lambda task: self._done(queue, batch, task))
         queue.under_way.add(batch)
         self._on_batch(len(items))
@@ -204,10 +205,6 @@ class _Batch:
         self.items = items
         self.progress = Progress()
         self.begun_at_s = time.monotonic()
-
-
-async def _awaited(verdicts: Awaitable[list[Verdict]]) -> list[Verdict]:
-    return await verdicts
 
 
 def _give_up_overdue(batch: _Batch, now_s: float) -> None:

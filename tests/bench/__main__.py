@@ -25,6 +25,7 @@ from db.errors import DatabaseError
 from service.embedded import EmbeddedError
 from service.workers import wait_politely
 
+from .arguments import positive
 from .audit import audit
 from .ground import Ground, GroundError, shared_ground
 from .http_candidates import HttpCandidate
@@ -128,24 +129,17 @@ def _plan(chosen: argparse.Namespace) -> Plan:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Charges a second against the peers.")
-    parser.add_argument("--seconds", type=_positive, default=6, help="measured window of a round (6)")
-    parser.add_argument("--warm-up", type=_positive, default=2, help="seconds under load before it (2)")
-    parser.add_argument("--rounds", type=_positive, default=5, help="rounds of each candidate (5)")
+    parser.add_argument("--seconds", type=positive, default=6, help="measured window of a round (6)")
+    parser.add_argument("--warm-up", type=positive, default=2, help="seconds under load before it (2)")
+    parser.add_argument("--rounds", type=positive, default=5, help="rounds of each candidate (5)")
     parser.add_argument("--only", type=_names, default=list(NAMES), help=f"of {','.join(NAMES)}; pgbench means both")
-    parser.add_argument("--connections", type=_positive, default=64, help="HTTP connections, one request each (64)")
-    parser.add_argument("--workers", type=_positive, default=2, help="worker processes of the HTTP candidates (2)")
-    parser.add_argument("--users", type=_positive, default=2000, help="payers, drawn evenly (2000)")
-    parser.add_argument("--ceiling", type=_positive, default=12_000, help="charges/s to have appointments for (12000)")
+    parser.add_argument("--connections", type=positive, default=64, help="HTTP connections, one request each (64)")
+    parser.add_argument("--workers", type=positive, default=2, help="worker processes of the HTTP candidates (2)")
+    parser.add_argument("--users", type=positive, default=2000, help="payers, drawn evenly (2000)")
+    parser.add_argument("--ceiling", type=positive, default=12_000, help="charges/s to have appointments for (12000)")
     parser.add_argument("--folder", type=Path, help="where the temporary folder with the servers' data is made")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the raw numbers go (bench.json)")
     return parser.parse_args()
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
 
 
 def _names(text: str) -> list[str]:

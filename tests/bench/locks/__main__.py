@@ -23,6 +23,7 @@ from rich.console import Console
 
 from tests.bench.report import machine
 
+from ..arguments import among, positive
 from .candidates import NAMES, NODE_PACKAGES, Candidate, NotInstalled, candidates, install_node_redlock
 from .rounds import SHAPES, Round, measure
 from .running import run_alone
@@ -166,31 +167,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.locks", description="Locks a second against the peers."
     )
-    parser.add_argument("--seconds", type=_positive, default=3, help="measured window of a round (3)")
-    parser.add_argument("--rounds", type=_positive, default=3, help="rounds of each candidate and shape (3)")
-    parser.add_argument("--only", type=_among(NAMES), default=list(NAMES), help=f"of {','.join(NAMES)}")
-    parser.add_argument("--scenes", type=_among(SCENES), default=list(SCENES), help=f"of {','.join(SCENES)}")
-    parser.add_argument("--locks", type=_positive, default=1_000_000, help="taken and released for memory (1000000)")
+    parser.add_argument("--seconds", type=positive, default=3, help="measured window of a round (3)")
+    parser.add_argument("--rounds", type=positive, default=3, help="rounds of each candidate and shape (3)")
+    parser.add_argument("--only", type=among(NAMES), default=list(NAMES), help=f"of {','.join(NAMES)}")
+    parser.add_argument("--scenes", type=among(SCENES), default=list(SCENES), help=f"of {','.join(SCENES)}")
+    parser.add_argument("--locks", type=positive, default=1_000_000, help="taken and released for memory (1000000)")
     parser.add_argument("--json", type=Path, default=Path("bench-locks.json"), help="raw numbers (bench-locks.json)")
     return parser.parse_args()
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
-
-
-def _among(known: tuple[str, ...]) -> Callable[[str], list[str]]:
-    def names(text: str) -> list[str]:
-        found = text.split(",")
-        unknown = sorted(set(found) - set(known))
-        if unknown:
-            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not among {', '.join(known)}")
-        return found
-
-    return names
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from tests.bench.__main__ import COULD_NOT_LOOK
 from tests.bench.ground import shared_servers
 from tests.bench.report import machine
 
+from ..arguments import among, positive
 from . import crowd, hot_payer, ledger, memory, open_loop, repeats, stuck_row, table_size, workers
 from .stage import Plan, Stage
 from .tables import print_verdicts, print_windows
@@ -116,13 +117,13 @@ def _plan(chosen: argparse.Namespace) -> Plan:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.pressure", description="The charge under pressure.")
-    parser.add_argument("--scenes", type=_scenes, default=list(SCENES), help=f"of {','.join(SCENES)}")
-    parser.add_argument("--seconds", type=_positive, default=3, help="measured window (3)")
-    parser.add_argument("--warm-up", type=_positive, default=1, help="seconds under load before it (1)")
-    parser.add_argument("--rounds", type=_positive, default=3, help="rounds of each contestant (3)")
-    parser.add_argument("--connections", type=_positive, default=64, help="of closed loops, one request each (64)")
-    parser.add_argument("--users", type=_positive, default=2000, help="payers, drawn evenly (2000)")
-    parser.add_argument("--ceiling", type=_positive, default=12_000, help="charges/s to have appointments for (12000)")
+    parser.add_argument("--scenes", type=among(SCENES), default=list(SCENES), help=f"of {','.join(SCENES)}")
+    parser.add_argument("--seconds", type=positive, default=3, help="measured window (3)")
+    parser.add_argument("--warm-up", type=positive, default=1, help="seconds under load before it (1)")
+    parser.add_argument("--rounds", type=positive, default=3, help="rounds of each contestant (3)")
+    parser.add_argument("--connections", type=positive, default=64, help="of closed loops, one request each (64)")
+    parser.add_argument("--users", type=positive, default=2000, help="payers, drawn evenly (2000)")
+    parser.add_argument("--ceiling", type=positive, default=12_000, help="charges/s to have appointments for (12000)")
     parser.add_argument(
         "--appointments",
         type=_counts,
@@ -140,23 +141,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
-
-
 def _counts(text: str) -> list[int]:
-    return [_positive(each) for each in text.split(",")]
-
-
-def _scenes(text: str) -> list[str]:
-    names = text.split(",")
-    unknown = sorted(set(names) - set(SCENES))
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not among {', '.join(SCENES)}")
-    return names
+    return [positive(each) for each in text.split(",")]
 
 
 if __name__ == "__main__":
