@@ -78,6 +78,7 @@ class Lost:
     fencing_token: int
     held_s: float
     reason: LossReason
+    request_id: str = ""
 
 
 class Released(NamedTuple):
@@ -88,6 +89,7 @@ class Released(NamedTuple):
     held_s: float
     still_ours: bool
     handed_over: bool
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Exported:
     name: str
     fencing_token: int
     held_s: float
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

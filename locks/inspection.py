@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,28 @@ class Party:
 
 @dataclass(frozen=True, slots=True)
 class WaitingParty:
-    """A process that stands in line with its first waiter. `waiter_count`: how many it had at its last sign of life."""
+    """A process that stands in line with its first waiter. `waiter_count`: how many it had at its last sign of life.
+
+    `later_s`: how much later the next ones came, as far as it has told.
+    """
 
     party: Party
     waited_s: float
     waiter_count: int
+    later_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingCaller:
+    """One caller that waits. Of those that are not the first of their process the request is not known, and of those
+    far back in a long line of one process neither is since when.
+    """
+
+    instance_id: str
+    host: str
+    pid: int
+    request_id: str | None
+    waited_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +67,12 @@ class LockView:
         """Callers that wait, over all processes."""
         return sum(each.waiter_count for each in self.waiting)
 
+    @property
+    def waiters(self) -> list[WaitingCaller]:
+        """The callers themselves, who has waited longest first."""
+        callers = [caller for process in self.waiting for caller in _callers(process)]
+        return sorted(callers, key=lambda caller: -caller.waited_s if caller.waited_s is not None else 0.0)
+
 
 def view_of(name: str, reply: list[Any]) -> LockView | None:
     """The inspect script's reply; None when nobody holds the lock and nobody waits."""
@@ -57,9 +81,10 @@ def view_of(name: str, reply: list[Any]) -> LockView | None:
     remaining_ms, now_us, fence, lease_ms, who = reply[:5]
     is_held, is_ours = remaining_ms != -2, bool(who)
     waiting = []
-    for at in range(5, len(reply), 3):
-        age_us, waiter_count, waiter = reply[at : at + 3]
-        waiting.append(WaitingParty(_party(waiter), max(0.0, age_us / 1_000_000), waiter_count))
+    for at in range(5, len(reply), 4):
+        age_us, later, waiter_count, waiter = reply[at : at + 4]
+        later_s = tuple(int(after_us) / 1_000_000 for after_us in later.split(b",")) if later else ()
+        waiting.append(WaitingParty(_party(waiter), max(0.0, age_us / 1_000_000), waiter_count, later_s))
     return LockView(
         name,
         is_held=is_held,
@@ -71,6 +96,15 @@ def view_of(name: str, reply: list[Any]) -> LockView | None:
         expires_in_s=remaining_ms / 1000 if remaining_ms >= 0 else None,
         waiting=tuple(waiting),
     )
+
+
+def _callers(process: WaitingParty) -> Iterator[WaitingCaller]:
+    who = process.party
+    yield WaitingCaller(who.instance_id, who.host, who.pid, who.request_id, process.waited_s)
+    known = [max(0.0, process.waited_s - later_s) for later_s in process.later_s[: process.waiter_count - 1]]
+    unknown = [None] * (process.waiter_count - 1 - len(known))
+    for waited_s in (*known, *unknown):
+        yield WaitingCaller(who.instance_id, who.host, who.pid, None, waited_s)
 
 
 def _party(who: bytes) -> Party:

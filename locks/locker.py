@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import socket
 import time
 from collections.abc import Coroutine, Sequence
@@ -20,6 +21,7 @@ from locks.hold import Hold, HoldMany
 from locks.inspection import LockView, view_of
 from locks.keys import packed_keys
 from locks.lease import Lease, milliseconds
+from locks.lending import Lending
 from locks.lines import Lines
 from locks.node import Node, NodeEvents
 from locks.releasing import Releasing
@@ -75,6 +77,7 @@ class Locker:
             spawn=self._spawn,
         )
         self._releasing = Releasing(self._store, self._lines, self._held, self._renewal, listener, spawn=self._spawn)
+        self.lending = Lending(self, self._store, listener, max_leases=max_leases, spawn=self._spawn)
 
     @classmethod
     def connect(
@@ -108,6 +111,7 @@ class Locker:
     async def close(self) -> None:
         """Leaves every line and closes the connections. Leases still held run out by themselves."""
         self._closed = True
+        self.lending.leave()
         self._renewal.close()
         self._lines.leave_all()
         for lease in self._held.ending:
@@ -130,6 +134,20 @@ class Locker:
     def waiter_count(self) -> int:
         """How many callers of this process wait for a lock."""
         return self._lines.waiter_count
+
+    @property
+    def store(self) -> LockStore:
+        """Where the locks are; for locks/ itself."""
+        return self._store
+
+    @property
+    def waited_for(self) -> Sequence[tuple[str, int, float]]:
+        """The locks that callers of this process wait for: name, how many, seconds that the longest has waited."""
+        return [
+            (line.name, len(line.waiters), max(waiter.waited_s for waiter in line.waiters))
+            for line in self._lines.by_name.values()
+            if line.waiters
+        ]
 
     @property
     def held(self) -> Sequence[Lease]:
@@ -266,8 +284,10 @@ class Locker:
         A python-redis-lock program has no token: 0 stands for it. False when nobody holds the lock. Raises
         HolderChanged when another lease is the current one, LockStoreDown, ValueError.
         """
-        keys = packed_keys(name)
-        reply = await self._store.run(name, lambda node: self._scripts.force(keys, fencing_token=fencing_token))
+        keys, call_id = packed_keys(name), secrets.token_hex(8)
+        reply = await self._store.run(
+            name, lambda node: self._scripts.force(keys, fencing_token=fencing_token, call_id=call_id)
+        )
         outcome = ForceOutcome(reply.decode())
         if outcome is ForceOutcome.CHANGED:
             raise HolderChanged(f"the lease on {name!r} with the fencing token {fencing_token} is not the current one")
@@ -307,12 +327,17 @@ class Locker:
     def export(self, lease: Lease) -> str:
         """See Lease.export."""
         lease.raise_if_over()
+        self.hand_out(lease)
+        held_s = time.monotonic() - lease.acquired_at_s
+        self._emit(Exported(lease.name, lease.fencing_token, held_s, lease.request_id))
+        return exported(lease)
+
+    def hand_out(self, lease: Lease) -> None:
+        """The lease is somebody else's from now on: here it is neither extended nor released nor missed."""
         lease.ended = True
         self._renewal.forget(lease)
         self._held.exported(lease)
         self._lost(lease)
-        self._emit(Exported(lease.name, lease.fencing_token, time.monotonic() - lease.acquired_at_s))
-        return exported(lease)
 
     def notice_lapse(self, lease: Lease) -> None:
         """Declares a lease lost whose time is over, where a blocked event loop has not looked in time."""
@@ -347,7 +372,7 @@ class Locker:
 
     def _on_message(self, message: bytes) -> None:
         """Scripts publish: granted <lease id> <token> <turns> <name>, look <lease id>, forced <lease id> <name>,
-        finished <name>.
+        finished <name>; and of a lease that is lent: extended, released or ended <lease id> <what> <name>.
         """
         word, lease_id, *rest = message.decode().split(" ")
         if word == "granted":
@@ -360,6 +385,10 @@ class Locker:
             lease = self._held.holder_of(rest[0])
             if lease is not None and lease.known_as == lease_id:
                 self._renewal.lose(lease, LossReason.FORCED)
+            else:
+                self.lending.on_message(word, lease_id, rest)
+        else:
+            self.lending.on_message(word, lease_id, rest)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         if self._closed:

@@ -60,7 +60,7 @@ class Releasing:
             self._spawn(self._release_again(lease))
             if self._emit is not ignore:
                 held_s = time.monotonic() - lease.acquired_at_s
-                self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours=False, handed_over=False))
+                self._emit(Released(lease.name, lease.fencing_token, held_s, False, False, lease.request_id))
             raise
         finally:
             # Not before: an old look of its line, answered meanwhile, must not take it for a lease that nobody wants.
@@ -68,7 +68,8 @@ class Releasing:
         still_ours = bool(reply != 0)
         if self._emit is not ignore:
             held_s = time.monotonic() - lease.acquired_at_s
-            self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours, still_ours and reply != _FREED))
+            handed_over = still_ours and reply != _FREED
+            self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours, handed_over, lease.request_id))
         return still_ours
 
     def finish(self, lease: Lease) -> None:
@@ -104,7 +105,7 @@ class Releasing:
         self._held.forget(lease)
         if self._emit is not ignore:
             held_s = time.monotonic() - lease.acquired_at_s
-            self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours, handed_over=False))
+            self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours, False, lease.request_id))
 
     def not_finished(self, lease: Lease) -> None:
         """It has not, so nobody knows; another release does no harm, and who waits elsewhere gets a turn."""

@@ -47,7 +47,8 @@ class Renewal:
         self.forget(lease)
         self._on_lost(lease)
         lease.declare_lost(reason)
-        self._emit(Lost(lease.name, lease.fencing_token, time.monotonic() - lease.acquired_at_s, reason))
+        held_s = time.monotonic() - lease.acquired_at_s
+        self._emit(Lost(lease.name, lease.fencing_token, held_s, reason, lease.request_id))
 
     def close(self) -> None:
         """Stops watching; what is still held runs out by itself."""

@@ -110,6 +110,10 @@ class Scripts:
         self._adopt = _Script(limits, "prelude.lua", "adopt.lua")
         self._turn = _Script(limits, "prelude.lua", "turn.lua")
         self._finish = _Script(limits, "prelude.lua", "finish.lua")
+        self._publish = _Script(limits, "publish.lua")
+        self._lent_extend = _Script(limits, "prelude.lua", "lent.lua", "lent_extend.lua")
+        self._lent_release = _Script(limits, "prelude.lua", "lent.lua", "lent_release.lua")
+        self._lent_look = _Script(limits, "prelude.lua", "lent.lua", "lent_look.lua")
         every = (
             self._turn,
             self._finish,
@@ -121,6 +125,10 @@ class Scripts:
             self._force,
             self._inspect,
             self._adopt,
+            self._publish,
+            self._lent_extend,
+            self._lent_release,
+            self._lent_look,
         )
         self.greeting = tuple(("SCRIPT", "LOAD", script.source) for script in every)
         self._release_head = self._release.head(2)
@@ -235,16 +243,35 @@ class Scripts:
         """Takes over what another process has exported."""
         return self._adopt.head(4) + keys + _arguments(lease_id, lease_ms, self._who(node, request_id), fencing_token)
 
+    def lent_extend(self, node: Node, keys: str, lease_id: str, *, lease_ms: int) -> str:
+        """Gives a lent lease more time, and tells its keeper."""
+        own_who = f"{node.channel}\t{self._holder}"
+        return self._lent_extend.head(3) + keys + _arguments(lease_id, lease_ms, own_who)
+
+    def lent_release(self, node: Node, keys: str, lease_id: str, *, call_id: str) -> str:
+        """Gives the lock of a lent lease back, and tells its keeper."""
+        return self._lent_release.head(3) + keys + _arguments(lease_id, call_id, node.channel)
+
+    def lent_look(self, node: Node, keys: str, lease_id: str) -> str:
+        """How a lent lease stands."""
+        return self._lent_look.head(2) + keys + _arguments(lease_id, node.channel)
+
     def _who(self, node: Node, request_id: str) -> str:
         return f"{node.channel}\t{self._holder}\t{request_id}"
 
-    def force(self, keys: str, *, fencing_token: int) -> str:
+    def force(self, keys: str, *, fencing_token: int, call_id: str) -> str:
         """Ends the lease with this fencing token, whoever holds it."""
-        return self._force.head(1) + keys + _arguments(fencing_token)
+        return self._force.head(2) + keys + _arguments(fencing_token, call_id)
 
     def inspect(self, keys: str) -> str:
         """Who holds and who waits."""
         return self._inspect.head(0) + keys
+
+    def publish(self, keys: Sequence[str], arguments: Sequence[str | int]) -> str:
+        """Tells what this instance has seen; see the script."""
+        count = len(keys)
+        head = f"*{3 + count + len(arguments)}\r\n{self._publish.name}${len(str(count))}\r\n{count}\r\n"
+        return head + _arguments(*keys) + _arguments(*arguments)
 
 
 def _arguments(*values: str | int) -> str:

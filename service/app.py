@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 
 import orjson
 import structlog
@@ -20,14 +21,20 @@ from db.charging import ANSWER_GRACE_S, Charges
 from db.database import Database, DatabaseLimits, bound_waits
 from db.decisions import Payer, Rules
 from locks import Locker
+from locks.contention import Contention
+from locks.publishing import Publisher
 from service.callers import Callers
 from service.charged import ChargedAppointments
 from service.charging import Charging
 from service.entering import Entering, appointment_of, lock_name
+from service.forcing import Forcing
 from service.handlers.appointments import AppointmentHandlers
+from service.handlers.contention import ContentionHandlers
 from service.handlers.coupons import CouponHandlers
 from service.handlers.entries import EntryHandlers
+from service.handlers.forcing import ForcingHandlers
 from service.handlers.http import BODY_WAIT_S
+from service.handlers.leases import LeaseHandlers
 from service.handlers.running import RunningHandlers
 from service.health import Health
 from service.observe import Metrics, Observer
@@ -55,6 +62,7 @@ class Traffic:
     draining: bool = False
     in_flight: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)  # what would wait or go on for long ends with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,7 @@ class Instance:
     async def drain(self, wait_s: float) -> bool:
         """Takes no new work and waits for what is under way; False when it took longer."""
         self.traffic.draining = True
+        self.traffic.stopping.set()
         if self.traffic.in_flight == 0:
             return True
         self.traffic.idle.clear()
@@ -92,18 +101,29 @@ async def running_instance(settings: Settings, *, instance_id: str) -> AsyncIter
     charging = _charging(settings, charges, observer)
     charged = _charged(settings, charges, locker, observer)
     health = Health(database, health_threads, locker, metrics, interval_s=settings.health_interval_s)
+    traffic = Traffic()
+    publisher = Publisher(
+        locker,
+        observer.seen,
+        version=version("chargeonce"),
+        is_draining=lambda: traffic.draining,
+        also_held=lambda: locker.lending.all,
+    )
+    contention = Contention(locker)
     await locker.open()
     await locker.up_within(settings.command_timeout_s)
     await health.start()
+    await publisher.start()
     try:
-        entering = _entering(settings, locker, charging, charged)
+        entering = _entering(settings, locker, charging, charged, observer)
         reading = Reading(
             database, read_threads, max_waiting=settings.max_waiting_charges, timeout_s=settings.charge_timeout_s
         )
-        traffic = Traffic()
-        yield Instance(_application(settings, instance_id, traffic, entering, reading, health, observer), traffic)
+        app = _application(settings, instance_id, traffic, entering, reading, health, observer, locker, contention)
+        yield Instance(app, traffic)
     finally:
         await health.stop()
+        await publisher.stop()
         await locker.close()
         await charged.close()
         await charging.close()
@@ -129,6 +149,8 @@ def _application(
     reading: Reading,
     health: Health,
     observer: Observer,
+    locker: Locker,
+    contention: Contention,
 ) -> web.Application:
     known_callers = callers(settings)
     assert settings.agora_app_id is not None
@@ -142,6 +164,11 @@ def _application(
         EntryHandlers(entering, known_callers, observer, app_id=settings.agora_app_id),
         AppointmentHandlers(reading, known_callers, entry_limit=settings.max_listed_entries),
         CouponHandlers(reading, known_callers),
+        ContentionHandlers(
+            contention, locker, known_callers, max_streams=settings.max_streams, stopping=traffic.stopping
+        ),
+        LeaseHandlers(locker, known_callers, max_waits=settings.lease_waits, stopping=traffic.stopping),
+        ForcingHandlers(Forcing(locker, reading), known_callers),
         running,
     )
     running.openapi_json = orjson.dumps(openapi(table))
@@ -149,10 +176,12 @@ def _application(
     app = web.Application(middlewares=[edge], client_max_size=settings.max_body_bytes)
     app[BODY_WAIT_S] = settings.body_wait_s
     for route in table:
+        # aiohttp's own pattern takes no braces: a name with one is malformed, and not a route that is missing.
+        path = re.sub(r"{(\w+)}", r"{\1:[^/]+}", route.path)
         if route.method == "GET":
-            app.router.add_get(route.path, route.handler)  # and HEAD
+            app.router.add_get(path, route.handler)  # and HEAD
         else:
-            app.router.add_route(route.method, route.path, route.handler)
+            app.router.add_route(route.method, path, route.handler)
     return app
 
 
@@ -315,7 +344,9 @@ def _charged(settings: Settings, charges: Charges, locker: Locker, observer: Obs
     return charged
 
 
-def _entering(settings: Settings, locker: Locker, charging: Charging, charged: ChargedAppointments) -> Entering:
+def _entering(
+    settings: Settings, locker: Locker, charging: Charging, charged: ChargedAppointments, observer: Observer
+) -> Entering:
     assert settings.agora_app_id is not None
     assert settings.agora_app_certificate is not None
     outage: OutageRule = RefuseWithoutLock()
@@ -332,4 +363,5 @@ def _entering(settings: Settings, locker: Locker, charging: Charging, charged: C
         outage,
         lease_ttl_s=settings.lease_ttl_s,
         lock_wait_s=settings.lock_wait_s,
+        on_stale_holder=observer.on_stale_holder,
     )

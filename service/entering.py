@@ -7,6 +7,7 @@ once, and those who stand in line for the lock when it is charged are dismissed.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from db.charging import NotChargedYet
@@ -59,6 +60,7 @@ class Entering:
         *,
         lease_ttl_s: float,
         lock_wait_s: float,
+        on_stale_holder: Callable[[str, int | None], None],
     ) -> None:
         self._locker = locker
         self._charging = charging
@@ -67,6 +69,7 @@ class Entering:
         self._outage = outage
         self._lease_ttl_s = lease_ttl_s
         self._lock_wait_s = lock_wait_s
+        self._on_stale_holder = on_stale_holder
 
     async def enter(self, request: EntryRequest) -> Entered:
         """Raises ChargeInProgress, LockStoreDown, TooManyWaiters, TooManyLeases, db's refusals, as Charging.submit."""
@@ -108,6 +111,7 @@ class Entering:
                 raise self._in_progress(busy.expires_in_s) from busy
             except StaleHolder:
                 stale_turns += 1
+                self._on_stale_holder(lock_name(request.appointment_id), token)
             except LeaseLost:
                 # In the middle: the row lock and the fencing token decide, not the lease.
                 after_all = await _entry_after_all(charge)

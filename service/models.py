@@ -10,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StringConstraints,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
@@ -191,6 +192,179 @@ class CouponsAnswer(Answer):
     coupons: list[CouponAnswer]
     movements: list[MovementAnswer]
     next_cursor: str | None
+
+
+TtlMs = Annotated[int, Field(strict=True, ge=100, le=3_600_000, description="how long the lease lasts from now")]
+
+
+class NewLease(Body):
+    """A lease for so long, to be had within wait_ms; at once or not at all when that is absent."""
+
+    ttl_ms: TtlMs
+    wait_ms: int = Field(0, strict=True, ge=0, le=60_000)
+
+
+class LeaseExtension(Body):
+    """A lease's new time, counted from now."""
+
+    ttl_ms: TtlMs
+
+
+class LeaseAnswer(Answer):
+    """A lease. `lease_id` opens it, and is to be kept secret; write `fencing_token` beside what the lease protects."""
+
+    name: str
+    lease_id: str
+    fencing_token: int
+    ttl_ms: int
+    expires_at: datetime
+
+
+class ForceRelease(Body):
+    """Which lease is to be ended, 0 for a python-redis-lock program's, and why."""
+
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+    fencing_token: int = Field(strict=True, ge=0, le=MAX_ID)
+
+    @field_validator("reason")
+    @classmethod
+    def _can_be_read(cls, value: str) -> str:
+        if not value.isprintable():
+            raise ValueError("must be printable")
+        return value
+
+
+class PartyAnswer(Answer):
+    """Who holds a lock: the instance, its process, and the request for which it does."""
+
+    instance: str
+    host: str
+    pid: int
+    request_id: str
+
+
+class ForceReleaseAnswer(Answer):
+    """A lease that is over. `holder` is null for a python-redis-lock program."""
+
+    name: str
+    released: Literal[True]
+    fencing_token: int
+    holder: PartyAnswer | None
+
+
+class LockListed(Answer):
+    """A lock that is held. A python-redis-lock program is held by nobody we know: holder and token are null."""
+
+    name: str
+    holder: PartyAnswer | None
+    held_ms: int | None
+    expires_in_ms: int | None
+    fencing_token: int | None
+    waiters: int
+    by_python_redis_lock: bool
+
+
+class LocksAnswer(Answer):
+    """A page of held locks. `total`: all that match; `next_cursor` is null on the last page."""
+
+    locks: list[LockListed]
+    total: int
+    next_cursor: str | None
+
+
+class WaiterAnswer(Answer):
+    """A caller that waits. Of those that are not the first of their process the request is not known."""
+
+    instance: str
+    host: str
+    pid: int
+    request_id: str | None
+    waited_ms: int | None
+
+
+class LockAnswer(LockListed):
+    """A held lock, and its waiters in the order in which they came."""
+
+    waiting: list[WaiterAnswer]
+
+
+class BucketAnswer(Answer):
+    """How many took up to `le_ms`, and longer than the bucket before; null: longer than any bound."""
+
+    le_ms: float | None
+    count: int
+
+
+class TimesAnswer(Answer):
+    """Times within the window. A percentile is the upper bound of the bucket that it lies in."""
+
+    count: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    buckets: list[BucketAnswer]
+
+
+class RatesAnswer(Answer):
+    """How often a second, within the window."""
+
+    acquired_per_s: float
+    contended_per_s: float
+    released_per_s: float
+    gave_up_per_s: float
+    lost_per_s: float
+    charged_per_s: float
+    entered_per_s: float
+
+
+class InstanceAnswer(Answer):
+    """One instance at its last sign of life, `age_ms` ago."""
+
+    instance: str
+    host: str
+    pid: int
+    version: str
+    started_at: datetime
+    draining: bool
+    age_ms: int
+    held: int
+    waiting: int
+    oldest_wait_ms: int
+    rates: RatesAnswer
+    lost_leases: int
+
+
+class HotLockAnswer(Answer):
+    """A lock that was waited for within the window. `waiting`: callers that wait now."""
+
+    name: str
+    waits: int
+    total_wait_ms: float
+    longest_wait_ms: float
+    waiting: int
+
+
+class ContentionAnswer(Answer):
+    """All instances together. `lost_leases`, `takeovers`, `forced_releases` and `duplicates_prevented` count since the
+    living instances began.
+    """
+
+    at: datetime
+    window_s: float
+    held: int
+    waiting: int
+    oldest_wait_ms: int
+    oldest_held_ms: int
+    contention_ratio: float
+    rates: RatesAnswer
+    wait: TimesAnswer
+    hold: TimesAnswer
+    hottest: list[HotLockAnswer]
+    lost_leases: dict[str, int]
+    takeovers: int
+    forced_releases: int
+    duplicates_prevented: dict[str, int]
+    instances: list[InstanceAnswer]
 
 
 class AliveAnswer(Answer):

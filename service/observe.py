@@ -22,10 +22,13 @@ from db.events import ChargeEvent, Committed, Settled
 from locks import LossReason, events
 from locks.events import LockEvent, WakeSource
 from locks.keys import resource_of
+from locks.seen import Seen
 from service.pending_charge import TimedEntry
 from service.tally import Tally, observe_all
 
 APPOINTMENT = "appointment"
+OTHER = "other"
+MOST_RESOURCES = 100
 DEPENDENCIES = ("database", "lock_store")
 LAYERS = ("lock", "is_consume", "row_lock", "fence")
 STAGES = ("lock", "queue", "transaction")
@@ -159,7 +162,8 @@ class Observer:
             None  # hears the name of each lock that somebody has to wait for
         )
         self.tally = Tally()
-        self._by_resource: dict[str, _ResourceSeries] = {}
+        self.seen = Seen()
+        self._by_resource = {APPOINTMENT: _ResourceSeries(metrics, APPOINTMENT)}
         self._entered = {outcome: metrics.charges.labels(outcome.value) for outcome in Outcome}
         self._stages = [metrics.charge_seconds.labels(stage) for stage in STAGES]
         self._duplicates = {layer: metrics.duplicates_prevented.labels(layer) for layer in LAYERS}
@@ -168,22 +172,38 @@ class Observer:
         """Entries of one batch that were let in; counted before their callers are answered."""
         for outcome, count in Multiset([timed.entry.outcome for timed in entered]).items():
             self._entered[outcome].inc(count)
+            self.seen.count(f"charges:{outcome.value}", count)
         layers = [timed.guarded_by for timed in entered if timed.entry.outcome is Outcome.ALREADY_CHARGED]
         for layer, count in Multiset(layers).items():
             self._duplicates[layer].inc(count)
+            self.seen.count(f"prevented:{layer}", count)
         seconds = zip(*[(timed.lock_wait_s, timed.queued_s, timed.transaction_s) for timed in entered], strict=True)
         for series, observed in zip(self._stages, seconds, strict=True):
             observe_all(series, observed)
+
+    def on_refused(self, code: str, lock_name: str) -> None:
+        """An entry was refused, by the problem's code."""
+        self.metrics.charges.labels(code).inc()
+        self.seen.count(f"charges:{code}")
+        if code == "charge-unknown":
+            self.seen.note("charge-unknown", lock_name)
+
+    def on_stale_holder(self, lock_name: str, fencing_token: int | None) -> None:
+        """A charge under this token was refused: the row had seen a newer one."""
+        self.seen.note("fenced", lock_name, fencing_token=fencing_token)
 
     def on_lock_event(self, event: LockEvent) -> None:
         """A listener for a Locker."""
         kind = event.__class__
         if kind is events.Acquired:  # the two that are nearly all, first
             self._acquired(cast(events.Acquired, event))
+            self.seen.on_acquired(cast(events.Acquired, event))
         elif kind is events.Released:
             self._ended(cast(events.Released, event))
+            self.seen.on_released(cast(events.Released, event))
         else:
             self._rare(event)
+            self.seen.on_lock_event(event)
 
     def _rare(self, event: LockEvent) -> None:
         match event:
@@ -223,6 +243,9 @@ class Observer:
         resource = resource_of(name)
         series = self._by_resource.get(resource)
         if series is None:
+            # Clients make names up. Once there are so many, every new resource is "other", at each event of it alike.
+            if len(self._by_resource) >= MOST_RESOURCES and resource != OTHER:
+                return self._series(OTHER)
             series = self._by_resource[resource] = _ResourceSeries(self.metrics, resource)
         return series
 

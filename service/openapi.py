@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from locks.keys import MAX_NAME_LENGTH
 from service.handlers.http import FORMS, JSON
 from service.models import MAX_ID, ProblemAnswer
 from service.problems import PROBLEMS
@@ -49,7 +50,7 @@ def status_of_codes() -> dict[str, int]:
 
 def _schemas(routes: Iterable[Route]) -> tuple[dict[str, Any], Mapping[type, dict[str, Any]]]:
     bodies = {route.body for route in routes if route.body}
-    answers = {model for route in routes for model in route.answers.values() if not isinstance(model, str)}
+    answers = {model for route in routes for model in route.answers.values() if isinstance(model, type)}
     wanted: list[tuple[type, Literal["validation", "serialization"], TypeAdapter[Any]]] = []
     wanted += [(model, "validation", TypeAdapter(model)) for model in bodies]
     wanted += [(model, "serialization", TypeAdapter(model)) for model in answers | {ProblemAnswer}]
@@ -84,7 +85,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
             "name": name,
             "in": "path",
             "required": True,
-            "schema": {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID},
+            "schema": _path_schema(name),
         }
         for name in _PATH_PARAMETER.findall(route.path)
     ]
@@ -95,16 +96,32 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     return path + query
 
 
+def _path_schema(name: str) -> dict[str, Any]:
+    if name == "lease_id":
+        return {"type": "string", "minLength": 1}  # one of any other shape than ours is as good as one that is over
+    if name == "name":
+        return {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH, "pattern": "^[A-Za-z0-9:_./-]+$"}
+    return {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID}
+
+
 def _query_schema(name: str) -> dict[str, Any]:
-    return {"type": "integer", "minimum": 1, "maximum": 200} if name == "limit" else {"type": "string"}
+    match name:
+        case "limit":
+            return {"type": "integer", "minimum": 1, "maximum": 200}
+        case "sort":
+            return {"type": "string", "enum": ["waiters", "held", "name"]}
+        case _:
+            return {"type": "string"}
 
 
 def _responses(route: Route, references: Mapping[type, dict[str, Any]]) -> dict[str, Any]:
     request_id = {"X-Request-Id": {"schema": {"type": "string"}}}
     responses: dict[str, Any] = {}
     for status, model in route.answers.items():
-        content = {model: {}} if isinstance(model, str) else {JSON: {"schema": references[model]}}
-        responses[str(status)] = {"description": route.summary, "headers": request_id, "content": content}
+        responses[str(status)] = {"description": route.summary, "headers": request_id}
+        if model is not None:
+            content = {model: {}} if isinstance(model, str) else {JSON: {"schema": references[model]}}
+            responses[str(status)]["content"] = content
     codes: dict[int, list[str]] = defaultdict(list)
     for code in route.problems:
         codes[status_of_codes()[code]].append(code)

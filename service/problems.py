@@ -15,7 +15,8 @@ from aiohttp import web
 from db.coupons import BalanceTooLarge, ReferenceReused, UnknownCoupon, UnstorableReference
 from db.decisions import AppointmentNotOpen, IllegalRequest, InsufficientCoupons
 from db.errors import CommitUnknown, Conflict, DatabaseDown, TimedOut
-from locks import LockStoreDown, TooManyLeases, TooManyWaiters
+from locks import HolderChanged, LockStoreDown, TooManyLeases, TooManyWaiters
+from locks.lending import LeaseOver
 from service.callers import Unauthenticated
 from service.random_bytes import RandomBytes
 from service.refusals import (
@@ -24,6 +25,8 @@ from service.refusals import (
     Draining,
     Forbidden,
     InvalidRequest,
+    LeaseRefused,
+    LockFree,
     MethodNotAllowed,
     NotFound,
     Overloaded,
@@ -65,12 +68,16 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     InsufficientCoupons: Problem("insufficient-coupons", HTTPStatus.PAYMENT_REQUIRED, "Not enough coupons"),
     IllegalRequest: Problem("illegal-request", HTTPStatus.FORBIDDEN, "No such appointment of yours"),
     NotFound: Problem("not-found", HTTPStatus.NOT_FOUND, "There is no such thing"),
+    LockFree: Problem("lock-free", HTTPStatus.NOT_FOUND, "Nobody holds the lock"),
     MethodNotAllowed: Problem("method-not-allowed", HTTPStatus.METHOD_NOT_ALLOWED, "Not with this method"),
     AppointmentNotOpen: Problem("appointment-not-open", HTTPStatus.CONFLICT, "The appointment is not open"),
     ReferenceReused: Problem("reference-reused", HTTPStatus.CONFLICT, "The reference was used for another grant"),
     ChargeInProgress: Problem(
         "charge-in-progress", HTTPStatus.CONFLICT, "Another entry is under way", retryable=True, retry_after_s=1
     ),
+    LeaseRefused: Problem("lock-busy", HTTPStatus.CONFLICT, "Somebody else holds the lock", True, retry_after_s=1),
+    LeaseOver: Problem("lease-lost", HTTPStatus.GONE, "The lease is over"),
+    HolderChanged: Problem("holder-changed", HTTPStatus.CONFLICT, "Somebody else holds the lock by now"),
     TooLarge: Problem("too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
     Overloaded: _away("overloaded", "Too much is under way"),
     TooManyWaiters: _away("overloaded", "Too much is under way"),
@@ -133,6 +140,10 @@ def _members(error: BaseException) -> dict[str, Any]:
             return {"field": "count"}
         case InsufficientCoupons():
             return {"required": error.required, "available": error.available, "coupon_id": error.coupon_id}
+        case LeaseRefused():
+            return {"holder": error.holder, "expires_in_ms": error.expires_in_ms, "waiters": error.waiters}
+        case LeaseOver():
+            return {"reason": error.reason}
         case AppointmentNotOpen():
             return {"appointment_status": error.status.name.lower()}
         case _:
@@ -145,7 +156,7 @@ def _headers(error: BaseException, problem: Problem) -> dict[str, str]:
             return {"WWW-Authenticate": 'Bearer realm="chargeonce"'}
         case MethodNotAllowed():
             return {"Allow": ", ".join(error.allowed)}
-        case ChargeInProgress():
+        case ChargeInProgress() | LeaseRefused():
             return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
         case _:
             return {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}

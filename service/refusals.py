@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class ServiceRefusal(Exception):
     """A request that is answered with a problem."""
@@ -27,6 +29,10 @@ class NotFound(ServiceRefusal):
     """No such route, or no such object."""
 
 
+class LockFree(ServiceRefusal):
+    """Nobody holds the lock."""
+
+
 class MethodNotAllowed(ServiceRefusal):
     """The route exists, with other methods."""
 
@@ -44,6 +50,28 @@ class ChargeInProgress(ServiceRefusal):
 
     def __init__(self, detail: str, *, retry_after_s: float) -> None:
         super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class LeaseRefused(ServiceRefusal):
+    """Somebody else held the lock for as long as the client was willing to wait.
+
+    `holder` is None for a python-redis-lock program, and where nobody held it any more when we looked.
+    """
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        holder: Mapping[str, str | int] | None,
+        expires_in_ms: int | None,
+        waiters: int,
+        retry_after_s: float,
+    ) -> None:
+        super().__init__(detail)
+        self.holder = holder
+        self.expires_in_ms = expires_in_ms
+        self.waiters = waiters
         self.retry_after_s = retry_after_s
 
 

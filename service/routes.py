@@ -10,8 +10,11 @@ from pydantic import BaseModel
 
 from service import models
 from service.handlers.appointments import AppointmentHandlers
+from service.handlers.contention import ContentionHandlers
 from service.handlers.coupons import CouponHandlers
 from service.handlers.entries import EntryHandlers
+from service.handlers.forcing import ForcingHandlers
+from service.handlers.leases import LeaseHandlers
 from service.handlers.running import RunningHandlers
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -19,6 +22,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 BUSY = ("overloaded", "draining")
 STORED = (*BUSY, "database-down", "charge-unknown")
 CALLED = ("invalid-request", "unauthenticated")
+WATCHED = (*CALLED, "forbidden", "too-large", "lock-store-down", *BUSY)
 ENTRY = (
     *CALLED,
     "insufficient-coupons",
@@ -39,7 +43,7 @@ class Route:
     path: str
     handler: Handler
     summary: str
-    answers: Mapping[int, type | str]  # a string: a media type that is not JSON
+    answers: Mapping[int, type | str | None]  # a string: a media type that is not JSON; None: no content
     problems: tuple[str, ...] = ()
     body: type[BaseModel] | None = None
     form: bool = False  # the body may also come as a form
@@ -48,7 +52,13 @@ class Route:
 
 
 def routes(
-    entries: EntryHandlers, appointments: AppointmentHandlers, coupons: CouponHandlers, running: RunningHandlers
+    entries: EntryHandlers,
+    appointments: AppointmentHandlers,
+    coupons: CouponHandlers,
+    contention: ContentionHandlers,
+    leases: LeaseHandlers,
+    forcing: ForcingHandlers,
+    running: RunningHandlers,
 ) -> list[Route]:
     """Every route of this service."""
     return [
@@ -113,6 +123,79 @@ def routes(
             query={"limit": "1 to 200 movements a page, 50 when absent", "cursor": "next_cursor of the page before"},
             answers={200: models.CouponsAnswer},
             problems=(*CALLED, "forbidden", "too-large", *STORED),
+        ),
+        Route(
+            method="POST",
+            path="/v1/locks/{name}/leases",
+            handler=leases.lend,
+            summary="A lease on the lock, for any program (scope locks)",
+            body=models.NewLease,
+            answers={201: models.LeaseAnswer},
+            problems=(*WATCHED, "lock-busy"),
+        ),
+        Route(
+            method="PUT",
+            path="/v1/locks/{name}/leases/{lease_id}",
+            handler=leases.extend,
+            summary="Extend the lease; its fencing token stays (scope locks)",
+            body=models.LeaseExtension,
+            answers={200: models.LeaseAnswer},
+            problems=(*WATCHED, "lease-lost"),
+        ),
+        Route(
+            method="DELETE",
+            path="/v1/locks/{name}/leases/{lease_id}",
+            handler=leases.release,
+            summary="Give the lock back, to the next waiter if one stands (scope locks)",
+            answers={204: None},
+            problems=(*WATCHED, "lease-lost"),
+        ),
+        Route(
+            method="POST",
+            path="/v1/locks/{name}/force-release",
+            handler=forcing.force_release,
+            summary="End the lease with this fencing token, whoever holds it; written to lock_audit (scope operator)",
+            body=models.ForceRelease,
+            answers={200: models.ForceReleaseAnswer},
+            problems=(*WATCHED, "holder-changed", "database-down"),
+        ),
+        Route(
+            method="GET",
+            path="/v1/locks",
+            handler=contention.list_locks,
+            summary="The locks that are held, over all instances (scope monitor)",
+            query={
+                "sort": "waiters (most first, when absent), held (longest first) or name",
+                "limit": "1 to 200 locks a page, 100 when absent",
+                "cursor": "next_cursor of the page before",
+                "search": "a part of the name",
+            },
+            answers={200: models.LocksAnswer},
+            problems=WATCHED,
+        ),
+        Route(
+            method="GET",
+            path="/v1/locks/{name}",
+            handler=contention.show_lock,
+            summary="Who holds the lock, and who waits, in order (scope monitor)",
+            answers={200: models.LockAnswer},
+            problems=(*WATCHED, "lock-free"),
+        ),
+        Route(
+            method="GET",
+            path="/v1/contention",
+            handler=contention.snapshot,
+            summary="Contention over all instances now (scope monitor)",
+            answers={200: models.ContentionAnswer},
+            problems=WATCHED,
+        ),
+        Route(
+            method="GET",
+            path="/v1/contention/stream",
+            handler=contention.stream,
+            summary="The same as server-sent events, once a second (scope monitor)",
+            answers={200: "text/event-stream"},
+            problems=WATCHED,
         ),
         Route(
             method="GET",

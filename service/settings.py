@@ -88,6 +88,8 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(64 * 1024, ge=1024, le=16 * 1024 * 1024)
     body_wait_s: Seconds = 10.0
     max_requests_in_flight: int = Field(4000, ge=1, le=1_000_000)
+    max_lease_waits: int | None = Field(None, ge=1, le=1_000_000)
+    max_streams: int = Field(100, ge=1, le=100_000)
     max_listed_entries: int = Field(1000, ge=1, le=100_000)
     drain_timeout_s: Seconds = 15.0
     health_interval_s: Seconds = 0.5
@@ -146,6 +148,11 @@ class Settings(BaseSettings):
         _below(self, "lease_ttl_s", "lock_wait_s")
         if self.lock_command_timeout_s is not None:
             _below(self, "lock_command_timeout_s", "lease_ttl_s")
+        if self.max_lease_waits is not None and self.max_lease_waits >= self.max_requests_in_flight:
+            raise ValueError(
+                f"MAX_LEASE_WAITS ({self.max_lease_waits}) must be smaller than"
+                f" MAX_REQUESTS_IN_FLIGHT ({self.max_requests_in_flight})"
+            )
         _below(self, "row_lock_timeout_s", "charge_timeout_s")
         _below(self, "statement_timeout_s", "charge_timeout_s")
         return self
@@ -164,6 +171,11 @@ class Settings(BaseSettings):
     def command_timeout_s(self) -> float:
         """How long a Redis command may go unanswered; a quarter of the lease where nobody chose."""
         return self.lock_command_timeout_s or min(0.5, self.lease_ttl_s / 4)
+
+    @property
+    def lease_waits(self) -> int:
+        """How many clients may wait for leases at once; so many that there is room for others, where nobody chose."""
+        return self.max_lease_waits or min(1000, max(1, self.max_requests_in_flight // 2))
 
     @property
     def whole_request_s(self) -> float:

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from db.decisions import Outcome
 from service.callers import Caller, Callers
-from service.entering import Entered, Entering, EntryRequest
+from service.entering import Entered, Entering, EntryRequest, lock_name
 from service.handlers.http import answer_dict, caller_of, charge_answer, json_or_form_body, path_id
 from service.models import AgoraTokenRequest, EntryAnswer
 from service.observe import EntryLog, Observer
@@ -46,7 +46,7 @@ class EntryHandlers:
             entered = await self._entering.enter(wanted)
         except Exception as error:
             problem = problem_of(error)
-            self._observer.metrics.charges.labels(problem.code).inc()
+            self._observer.on_refused(problem.code, lock_name(wanted.appointment_id))
             log.info(
                 "entry refused",
                 request_id=request["id"],

@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ValidationError
 
 from db.records import ChargeRecord
+from locks.keys import check_name
 from service.callers import Caller, Callers
 from service.handlers.quick_answer import QuickAnswer
 from service.models import MAX_ID, ChargeAnswer
@@ -47,6 +48,16 @@ def path_id(request: web.Request, name: str) -> int:
     if not _ID.fullmatch(text) or (value := int(text)) > MAX_ID:
         raise InvalidRequest(name, f"must be an integer from 1 to {MAX_ID}")
     return value
+
+
+def path_name(request: web.Request) -> str:
+    """The lock's name in the path, in which a `/` is sent as %2F. Raises InvalidRequest."""
+    name = request.match_info["name"]
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise InvalidRequest("name", str(error)) from error
+    return name
 
 
 def query_value(request: web.Request, name: str, read: Callable[[str], Any], default: Any) -> Any:

@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +27,9 @@ from db.decisions import ChargeRequest
 from service import app as composed
 from service.callers import sign_token
 from service.entering import EntryRequest, lock_name
-from service.health import Health
 from service.observe import Metrics, Observer, count_for_this_process, set_up_logs
 from service.openapi import status_of_codes
 from service.problems import ProblemRunner
-from service.reading import Reading
 from service.settings import Settings, load_settings
 from service.workers import collect_garbage_less_often, wait_politely
 
@@ -80,7 +77,7 @@ async def _measured(ground: Ground) -> list[Stage]:
     charges = composed._charges(settings, observer)
     charging = composed._charging(settings, charges, observer)
     charged = composed._charged(settings, charges, locker, observer)
-    entering = composed._entering(settings, locker, charging, charged)
+    entering = composed._entering(settings, locker, charging, charged, observer)
     await locker.open()
     await locker.up_within(5.0)
     appointments = ground.new_appointments(4 * IN_PROCESS + 2)
@@ -111,12 +108,11 @@ async def _measured(ground: Ground) -> list[Stage]:
             await _driven("entering, charged, but not known here: lock, charge read, token", enter, known),
             await _driven("entering, again: no lock, charge read, token", enter, known),
         ]
-        application = composed._application(
-            settings, "budget", composed.Traffic(), entering, *_unused_here(settings, locker, observer), observer
-        )
         appointment_id, user_id = known[0]
         stages.append(await _over_http("over HTTP: a bare aiohttp handler", _bare(), appointment_id, user_id))
-        stages.append(await _over_http("over HTTP: entering again, all of it", application, appointment_id, user_id))
+        async with composed.running_instance(settings, instance_id="budget") as instance:
+            name = "over HTTP: entering again, all of it"
+            stages.append(await _over_http(name, instance.app, appointment_id, user_id))
         return stages
     finally:
         await charged.close()
@@ -128,12 +124,6 @@ def _settings(ground: Ground) -> Settings:
     os.environ.update({name: value for name, value in ground.environment().items() if name.startswith("CHARGEONCE_")})
     keys = {"agora_app_id": "a" * 32, "agora_app_certificate": "b" * 32, "jwt_secret": SECRET}
     return load_settings(**keys)
-
-
-def _unused_here(settings: Settings, locker: object, observer: Observer) -> tuple[Reading, Health]:
-    database, threads = composed._database(settings, connections=1), ThreadPoolExecutor(1)
-    health = Health(database, threads, locker, observer.metrics, interval_s=60.0)  # type: ignore[arg-type]
-    return Reading(database, threads, max_waiting=1, timeout_s=1.0), health
 
 
 def _bare() -> web.Application:

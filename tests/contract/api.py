@@ -37,6 +37,10 @@ STATUSES = {
     "appointment-not-open": 409,
     "charge-in-progress": 409,
     "reference-reused": 409,
+    "lock-busy": 409,
+    "lock-free": 404,
+    "holder-changed": 409,
+    "lease-lost": 410,
     "too-large": 413,
     "overloaded": 503,
     "draining": 503,
@@ -44,7 +48,7 @@ STATUSES = {
     "lock-store-down": 503,
     "charge-unknown": 503,
 }
-RETRYABLE = AWAY_CODES | {"charge-in-progress"}
+RETRYABLE = AWAY_CODES | {"charge-in-progress", "lock-busy"}
 TABLES = (
     "appointment_info",
     "appointment_action",

@@ -21,7 +21,7 @@ from db.decisions import Outcome
 from locks import LossReason, events
 from locks.events import LockEvent, WakeSource
 from service import observe
-from service.observe import EntryLog, Metrics, Observer, set_up_logs
+from service.observe import MOST_RESOURCES, EntryLog, Metrics, Observer, set_up_logs
 from service.pending_charge import TimedEntry
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -133,6 +133,19 @@ def test_each_resource_has_its_own_series_and_no_lock_has() -> None:
     assert counts["chargeonce_lock_holders", "b"] == 1
     assert counts["chargeonce_lock_holders", "plain"] == 1
     assert not any("1" in label for _, *labels in counts for label in labels)
+
+
+def test_clients_that_make_up_names_make_no_more_than_a_hundred_series_and_their_gauges_come_back_to_zero() -> None:
+    names = [f"made-up-{number}:1" for number in range(300)]
+    ended = [events.Released(name, 1, 0.01, still_ours=True, handed_over=False) for name in names]
+
+    held = gained([acquired(name) for name in names] + [acquired()])
+    over = gained([acquired(name) for name in names] + ended)
+
+    holders = {labels[0]: count for (name, *labels), count in held.items() if name == "chargeonce_lock_holders"}
+    assert len(holders) == MOST_RESOURCES + 1
+    assert (sum(holders.values()), holders["appointment"], holders["other"]) == (301, 1, 300 - MOST_RESOURCES + 1)
+    assert not any(name == "chargeonce_lock_holders" for name, *_ in over)
 
 
 def test_a_crowd_of_events_over_several_ticks_adds_up() -> None:

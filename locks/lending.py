@@ -1,0 +1,277 @@
+"""Leases lent to clients outside: whoever shows a lease's id may extend or release it, through any process.
+
+Redis is the truth. The process that granted a lease is its keeper, which only keeps the books: what is held, since
+when, and how it ended. Another process that is asked tells the keeper, or becomes it where that one is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from locks.errors import Dismissed, LeaseLost, LocksError, LockStoreDown, LossReason, TooManyLeases
+from locks.events import Adopted, Exported, Extended, Listener, Lost, Released
+from locks.keys import packed_keys
+from locks.lease import Lease, milliseconds
+from locks.request import Spawn
+from locks.store import LockStore
+
+if TYPE_CHECKING:
+    from locks.locker import Locker
+
+# The keeper looks a moment after the end that it knows of; and again, where Redis could not say.
+LOOK_SLACK_S, LOOK_AGAIN_S = 0.01, 1.0
+# How long the end of a lease that was made to last for ever goes unnoticed.
+UNENDING_S = 60.0
+
+
+_is_lease_id = re.compile(r"[0-9a-f]{32}").fullmatch
+
+
+class LeaseOver(LocksError):
+    """Nothing is held under this lease id any more.
+
+    `reason`: expired, taken, deleted, forced, released, or unknown where nothing is known of such a lease.
+    """
+
+    def __init__(self, name: str, *, reason: str) -> None:
+        super().__init__(f"the lease on {name!r} is over: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """What a client is told of its lease, which `lease_id` opens; it lasts `lease_ttl_s` from `counted_from_s`."""
+
+    name: str
+    lease_id: str = field(repr=False)
+    fencing_token: int
+    lease_ttl_s: float
+    counted_from_s: float  # time.monotonic(), before the command that gave it this time was sent
+
+    def ends_in_s(self) -> float:
+        """Seconds from now; at the server it ends no sooner."""
+        return self.counted_from_s + self.lease_ttl_s - time.monotonic()
+
+
+@dataclass(slots=True, eq=False)
+class LentLease:
+    """A lease in its keeper's books. Times are time.monotonic() seconds; at `deadline_s` the keeper asks Redis."""
+
+    name: str
+    lease_id: str = field(repr=False)
+    fencing_token: int
+    acquired_at_s: float
+    deadline_s: float
+    request_id: str
+    timer: asyncio.TimerHandle | None = field(default=None, repr=False)
+
+
+class Lending:
+    """The leases that clients outside hold, as far as this process has to do with them."""
+
+    def __init__(self, locker: Locker, store: LockStore, emit: Listener, *, max_leases: int, spawn: Spawn) -> None:
+        self._locker = locker
+        self._store = store
+        self._emit = emit
+        self._max_leases = max_leases
+        self._spawn = spawn
+        self._kept: dict[str, LentLease] = {}
+
+    @property
+    def all(self) -> Sequence[LentLease]:
+        """Those that this process keeps."""
+        return list(self._kept.values())
+
+    async def lend(self, name: str, *, lease_ttl_s: float, wait_s: float, request_id: str) -> Loan:
+        """A lease for a client outside. Raises as Locker.acquire; cancelled, it leaves none behind."""
+        if len(self._kept) >= self._max_leases:
+            raise TooManyLeases(f"this process keeps {self._max_leases} leases already")
+        lease = await self._acquired(name, lease_ttl_s, wait_s, request_id)
+        counted_from_s = lease.acquired_at_s
+        if lease.is_unconfirmed:
+            counted_from_s = await self._confirmed(lease)
+        loan = Loan(name, lease.known_as, lease.fencing_token, lease_ttl_s, counted_from_s)
+        if not lease.ended:
+            self._locker.hand_out(lease)
+            self._keep(loan, lease.acquired_at_s, request_id)
+        return loan
+
+    async def extend(self, name: str, lease_id: str, *, lease_ttl_s: float) -> Loan:
+        """Gives the lease `lease_ttl_s` from now; the fencing token stays.
+
+        Raises LeaseOver, LockStoreDown, ValueError.
+        """
+        keys, lease_ms = packed_keys(name), milliseconds(lease_ttl_s)
+        _check_id(name, lease_id)
+        sent_at_s = 0.0
+
+        def command(node: Any) -> str:
+            nonlocal sent_at_s
+            sent_at_s = time.monotonic()
+            return self._store.scripts.lent_extend(node, keys, lease_id, lease_ms=lease_ms)
+
+        reply = await self._store.run(name, command)
+        if isinstance(reply, bytes):
+            raise self._over(name, lease_id, reply.decode())
+        fencing_token, held_us, is_keeper, request_id = reply
+        loan = Loan(name, lease_id, fencing_token, lease_ttl_s, sent_at_s)
+        if is_keeper and (kept := self._kept.get(lease_id)) is not None:
+            self._moved(kept, lease_ttl_s)
+        elif is_keeper:
+            self._emit(Adopted(name, fencing_token))
+            self._keep(loan, time.monotonic() - max(0, held_us) / 1_000_000, request_id.decode())
+        self._emit(Extended(name, fencing_token))
+        return loan
+
+    async def release(self, name: str, lease_id: str) -> None:
+        """Gives the lock back, to the next waiter if one stands. Raises LeaseOver, LockStoreDown, ValueError."""
+        keys, call_id = packed_keys(name), secrets.token_hex(8)
+        _check_id(name, lease_id)
+        reply = await self._store.run(
+            name, lambda node: self._store.scripts.lent_release(node, keys, lease_id, call_id=call_id)
+        )
+        if reply == b"again":
+            self._released(self._kept.get(lease_id), handed_over=False)
+            return
+        if isinstance(reply, bytes):
+            raise self._over(name, lease_id, reply.decode())
+        fencing_token, held_us, is_unbooked, handed_over, request_id = reply
+        kept = self._kept.get(lease_id)
+        if kept is None and is_unbooked:
+            # Its keeper is gone, and the count of it with that one.
+            self._emit(Adopted(name, fencing_token))
+            held_s = max(0, held_us) / 1_000_000
+            self._emit(Released(name, fencing_token, held_s, True, bool(handed_over), request_id.decode()))
+        self._released(kept, handed_over=bool(handed_over))
+
+    def give_back(self, loan: Loan) -> None:
+        """Releases without waiting for the answer: the client is gone, and has not heard of it."""
+        self._spawn(self._release_quietly(loan.name, loan.lease_id))
+
+    def leave(self) -> None:
+        """Closes the books: the clients hold on, and whichever process they ask next becomes the keeper."""
+        for kept in self.all:
+            self._close(kept)
+            self._emit(Exported(kept.name, kept.fencing_token, _held_s(kept), kept.request_id))
+
+    def on_message(self, word: str, lease_id: str, rest: Sequence[str]) -> None:
+        """What another process has done with a lease that is kept here."""
+        kept = self._kept.get(lease_id)
+        if kept is None:
+            return
+        if word == "extended":
+            self._moved(kept, int(rest[0]) / 1000)
+        elif word == "released":
+            self._released(kept, handed_over=rest[0] == "1")
+        elif word == "ended":
+            self._ended(kept, rest[0])
+        elif word == "forced":
+            self._ended(kept, word)
+
+    async def _acquired(self, name: str, lease_ttl_s: float, wait_s: float, request_id: str) -> Lease:
+        ends_at_s = time.monotonic() + wait_s
+        while True:
+            left_s = max(0.0, ends_at_s - time.monotonic())
+            try:
+                return await self._locker.acquire(name, lease_ttl_s=lease_ttl_s, wait_s=left_s, request_id=request_id)
+            except Dismissed:
+                continue  # what others waited for is done; a client outside waits for the lock itself
+
+    async def _confirmed(self, lease: Lease) -> float:
+        """Since when a turn of a run, begun under another's lease, has its own whole time."""
+        asked_at_s = time.monotonic()
+        try:
+            await lease.extend(lease.lease_ttl_s)
+        except LeaseLost as error:
+            raise LockStoreDown("the lease was lost before it could be handed out") from error
+        except BaseException:
+            self._locker.drop(lease)
+            raise
+        return asked_at_s
+
+    def _keep(self, loan: Loan, acquired_at_s: float, request_id: str) -> None:
+        kept = LentLease(loan.name, loan.lease_id, loan.fencing_token, acquired_at_s, 0.0, request_id)
+        self._kept[loan.lease_id] = kept
+        self._moved(kept, loan.lease_ttl_s)
+
+    def _moved(self, kept: LentLease, lease_ttl_s: float) -> None:
+        """Its end is at most so far away: counted from now, which is after the server did."""
+        kept.deadline_s = time.monotonic() + lease_ttl_s
+        self._look_in(kept, lease_ttl_s + LOOK_SLACK_S)
+
+    def _look_in(self, kept: LentLease, wait_s: float) -> None:
+        if kept.timer is not None:
+            kept.timer.cancel()
+        kept.timer = asyncio.get_running_loop().call_later(wait_s, lambda: self._spawn(self._look(kept)))
+
+    async def _look(self, kept: LentLease) -> None:
+        """The end that is known of has come; the client may have moved it through a process that could not tell."""
+        keys = packed_keys(kept.name)
+        timer = kept.timer
+        try:
+            reply = await self._store.run(
+                kept.name, lambda node: self._store.scripts.lent_look(node, keys, kept.lease_id)
+            )
+        except LockStoreDown:
+            reply = None
+        if self._kept.get(kept.lease_id) is not kept or kept.timer is not timer:
+            return
+        if reply is None:
+            self._look_in(kept, LOOK_AGAIN_S)
+        elif isinstance(reply, bytes):
+            reason = reply.decode()
+            self._ended(kept, "expired" if reason in ("taken", "unknown") else reason)
+        elif not reply[1]:
+            self._close(kept)
+            self._emit(Exported(kept.name, kept.fencing_token, _held_s(kept), kept.request_id))
+        else:
+            self._moved(kept, reply[0] / 1000 if reply[0] >= 0 else UNENDING_S)
+
+    def _over(self, name: str, lease_id: str, reason: str) -> LeaseOver:
+        """What to tell whoever asked; what is kept here knows more than a server that has forgotten."""
+        kept = self._kept.get(lease_id)
+        if kept is not None and kept.name == name:
+            if reason == "unknown":
+                reason = "deleted" if time.monotonic() < kept.deadline_s else "expired"
+            self._ended(kept, reason)
+        return LeaseOver(name, reason=reason)
+
+    def _ended(self, kept: LentLease, reason: str) -> None:
+        if reason == "released":
+            self._released(kept, handed_over=False)
+            return
+        self._close(kept)
+        loss = LossReason.DELETED if reason == "unknown" else LossReason(reason)
+        self._emit(Lost(kept.name, kept.fencing_token, _held_s(kept), loss, kept.request_id))
+
+    def _released(self, kept: LentLease | None, *, handed_over: bool) -> None:
+        if kept is not None and kept.lease_id in self._kept:
+            self._close(kept)
+            self._emit(Released(kept.name, kept.fencing_token, _held_s(kept), True, handed_over, kept.request_id))
+
+    def _close(self, kept: LentLease) -> None:
+        del self._kept[kept.lease_id]
+        if kept.timer is not None:
+            kept.timer.cancel()
+
+    async def _release_quietly(self, name: str, lease_id: str) -> None:
+        try:
+            await self.release(name, lease_id)
+        except (LeaseOver, LockStoreDown):
+            return  # it is over, or runs out by itself
+
+
+def _check_id(name: str, lease_id: str) -> None:
+    if _is_lease_id(lease_id) is None:
+        raise LeaseOver(name, reason="unknown")
+
+
+def _held_s(kept: LentLease) -> float:
+    return time.monotonic() - kept.acquired_at_s

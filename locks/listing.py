@@ -1,0 +1,136 @@
+"""The locks of all instances as a list: sorted, searched, and cut into pages by the place of the last one shown."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from locks.inspection import LockView, Party
+from locks.picture import ToldLock, read_locks
+
+Sort = Literal["waiters", "held", "name"]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedLock:
+    """A lock that is held or waited for. None for what is not known, or does not apply: see LockView."""
+
+    name: str
+    is_held: bool
+    by_python_redis_lock: bool
+    holder: Party | None
+    held_s: float | None
+    expires_in_s: float | None
+    fencing_token: int | None
+    waiters: int
+
+
+@dataclass(frozen=True, slots=True)
+class LockPage:
+    """Some of the locks. `total`: how many there are that match; `next_cursor`: None on the last page."""
+
+    locks: tuple[ListedLock, ...]
+    next_cursor: str | None
+    total: int
+
+
+@dataclass(slots=True)
+class Told:
+    """What all instances have told of their locks, by name."""
+
+    at: float
+    by_name: Mapping[str, ToldLock]
+
+
+def told_locks(at: float, texts: Iterable[str]) -> Told:
+    """From the list of each instance."""
+    by_name: dict[str, ToldLock] = {}
+    for text in texts:
+        for told in read_locks(text):
+            known = by_name.get(told.name)
+            by_name[told.name] = told if known is None else _merged(known, told)
+    return Told(at, by_name)
+
+
+def page_of(
+    told: Told, *, sort: Sort, limit: int, cursor: str | None, search: str
+) -> tuple[Sequence[ToldLock], str | None, int]:
+    """A page, the cursor of the next one, and how many match. Raises ValueError for a text that is no cursor."""
+    place = _place(cursor, sort) if cursor is not None else None
+    found = [each for each in told.by_name.values() if search in each.name] if search else [*told.by_name.values()]
+    total = len(found)
+    ordered = sorted(found, key=lambda each: _key(each, sort))
+    if place is not None:
+        ordered = [each for each in ordered if _key(each, sort) > place]
+    page = ordered[:limit]
+    more = len(ordered) > limit
+    return page, _cursor(page[-1], sort) if more and page else None, total
+
+
+def listed(view: LockView) -> ListedLock:
+    """A lock as it is now."""
+    return ListedLock(
+        name=view.name,
+        is_held=view.is_held,
+        by_python_redis_lock=view.by_python_redis_lock,
+        holder=view.holder,
+        held_s=view.held_s,
+        expires_in_s=view.expires_in_s,
+        fencing_token=view.fencing_token,
+        waiters=view.waiter_count,
+    )
+
+
+def as_listed(lock: ToldLock, at: float) -> ListedLock:
+    """A lock as it was told of, without its holder's process, at this moment by the server's clock."""
+    is_held = lock.fencing_token != 0
+    return ListedLock(
+        name=lock.name,
+        is_held=is_held,
+        by_python_redis_lock=False,
+        holder=None,
+        held_s=max(0.0, at - lock.fencing_token / 1_000_000) if is_held else None,
+        expires_in_s=max(0.0, lock.expires_at_ms / 1000 - at) if is_held else None,
+        fencing_token=lock.fencing_token if is_held else None,
+        waiters=lock.waiters,
+    )
+
+
+def _merged(known: ToldLock, told: ToldLock) -> ToldLock:
+    """The holder is who has the largest token: another one has told of a lease that was over a moment later."""
+    newest = told if told.fencing_token > known.fencing_token else known
+    return newest._replace(waiters=known.waiters + told.waiters)
+
+
+def _key(lock: ToldLock, sort: Sort) -> tuple[float, str]:
+    """Most waiters first; held longest first, and those that are only waited for last."""
+    match sort:
+        case "waiters":
+            return (-lock.waiters, lock.name)
+        case "held":
+            return (lock.fencing_token or float("inf"), lock.name)
+        case "name":
+            return (0, lock.name)
+
+
+def _cursor(lock: ToldLock, sort: Sort) -> str:
+    value, name = _key(lock, sort)
+    text = json.dumps([sort, None if value == float("inf") else value, name], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _place(cursor: str, sort: Sort) -> tuple[float, str]:
+    try:
+        read: Any = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        cursors_sort, value, name = read
+        if not ((value is None or isinstance(value, int | float)) and isinstance(name, str)):
+            raise TypeError
+    except (binascii.Error, ValueError, TypeError, RecursionError) as error:
+        raise ValueError("is not the next_cursor of a page") from error
+    if cursors_sort != sort:
+        raise ValueError("is of a page that was sorted otherwise")
+    return (float("inf") if value is None else value, name)

@@ -1,0 +1,32 @@
+-- Shared by the scripts of lent leases: a client outside holds one and shows its id; its keeper, the process whose channel
+-- stands in the grant, counts it.
+local function keeper_in(who)
+  return string.match(who, '^[^\t]*')
+end
+
+-- Tells the keeper of the lease; returns whether anybody listens there.
+local function tell(keeper, word, lease_id, what)
+  return call('PUBLISH', keeper, string.format('%s %s %s %s', word, lease_id, what, string.sub(lock, 7, -2))) > 0
+end
+
+-- Why the lock is not held under this lease id any more: 'forced', 'released', 'taken' when another has or had it since,
+-- 'expired', 'deleted' when the key went before its time, 'unknown' when nothing is known of such a lease.
+local function why_over(holder, lease_id)
+  if call('HGET', waiters, '.forced') == lease_id then return 'forced' end
+  local released = call('HGET', waiters, '.released')
+  if released and string.sub(released, 1, #lease_id) == lease_id then return 'released' end
+  local _, _, granted_id = last_grant()
+  if holder then return 'taken' end
+  if granted_id == '' then return 'unknown' end
+  if granted_id ~= lease_id then return 'taken' end
+  -- The grant stays for KEEP_MS after the end of its lease.
+  return call('PTTL', grant) > KEEP_MS and 'deleted' or 'expired'
+end
+
+-- The same, and lets the keeper know, who may not have found out.
+local function tell_why_over(holder, lease_id)
+  local reason = why_over(holder, lease_id)
+  local _, _, granted_id, who = last_grant()
+  if granted_id == lease_id then tell(keeper_in(who), 'ended', lease_id, reason) end
+  return reason
+end

@@ -1,0 +1,104 @@
+"""The use case: write down who wants to end whose lease and why, and only then end it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import structlog
+
+from db import lock_audit
+from db.database import Database
+from db.errors import CommitUnknown, DatabaseDown, DatabaseError
+from locks import HolderChanged, Locker, LockStoreDown, LockView, Party
+from service.refusals import Overloaded
+
+log = structlog.get_logger("chargeonce")
+
+Result = TypeVar("Result")
+
+
+class Books(Protocol):
+    """Runs short database work off the event loop."""
+
+    async def run(self, work: Callable[[Database], Result]) -> Result:
+        """What `work` returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedRelease:
+    """A lease that is over by force. `holder` is None for a python-redis-lock program, which tells nobody who it is."""
+
+    name: str
+    fencing_token: int
+    holder: Party | None
+
+
+class Forcing:
+    """Ends leases that are not one's own, each with a row in lock_audit."""
+
+    def __init__(self, locker: Locker, books: Books) -> None:
+        self._locker = locker
+        self._books = books
+        self._under_way: set[asyncio.Task[ForcedRelease]] = set()
+
+    async def force_release(self, name: str, *, fencing_token: int, reason: str, actor: str) -> ForcedRelease:
+        """Ends the lease with this token, 0 for a python-redis-lock program's; begun, it is done whoever hangs up.
+
+        Raises HolderChanged when it is not the current one or nobody holds the lock; DatabaseError or Overloaded when
+        it could not be written down, and then nothing is forced; LockStoreDown, ValueError.
+        """
+        task = asyncio.create_task(self._force(name, fencing_token, reason, actor), name="force-release")
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def _force(self, name: str, fencing_token: int, reason: str, actor: str) -> ForcedRelease:
+        view = None
+        with contextlib.suppress(LockStoreDown):  # then forcing will fail as well, but after it was written down
+            view = await self._locker.inspect(name)
+        audit_id = await self._note(name, fencing_token, reason, actor, view)
+        try:
+            if not await self._locker.force_release(name, fencing_token=fencing_token):
+                raise HolderChanged(f"nobody holds the lock {name!r}")
+        except HolderChanged:
+            await self._mark(lock_audit.mark_refused, audit_id)
+            raise
+        except LockStoreDown:
+            await self._mark(lock_audit.mark_unknown, audit_id)
+            raise
+        return ForcedRelease(name, fencing_token, view.holder if view else None)
+
+    async def _note(self, name: str, fencing_token: int, reason: str, actor: str, view: LockView | None) -> int:
+        try:
+            return await self._books.run(
+                lambda database: lock_audit.note(
+                    database,
+                    actor=actor,
+                    lock_name=name,
+                    reason=reason,
+                    holder=holder_text(view),
+                    fencing_token=fencing_token,
+                )
+            )
+        except CommitUnknown as error:
+            raise DatabaseDown("whether it was written down is not known, so nothing was forced") from error
+
+    async def _mark(self, mark: Callable[[Database, int], None], audit_id: int) -> None:
+        try:
+            await self._books.run(lambda database: mark(database, audit_id))
+        except (DatabaseError, Overloaded) as error:
+            log.error("lock audit not marked", audit_id=audit_id, mark=mark.__name__, reason=str(error))
+
+
+def holder_text(view: LockView | None) -> str | None:
+    """Who holds, in one line: instance, host, pid and request."""
+    if view is None or not view.is_held:
+        return None
+    holder = view.holder
+    if holder is None:
+        return "a python-redis-lock program"
+    return f"{holder.instance_id} {holder.host} {holder.pid} {holder.request_id}".rstrip()
