@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from service.locks_command import locks
 from service.settings import (
     Settings,
     SettingsError,
@@ -27,6 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(locks, name="locks")
 
 COULD_NOT = 1
 COULD_NOT_LOOK = 2

@@ -46,6 +46,7 @@ from service.refusals import Draining, MethodNotAllowed, NotFound, Overloaded, T
 from service.routes import Route, routes
 from service.rtc_token import RoomTokenMint
 from service.settings import Settings
+from service.tracing import Tracing
 
 log = structlog.get_logger("chargeonce.http")
 
@@ -102,6 +103,9 @@ async def running_instance(settings: Settings, *, instance_id: str) -> AsyncIter
     charged = _charged(settings, charges, locker, observer)
     health = Health(database, health_threads, locker, metrics, interval_s=settings.health_interval_s)
     traffic = Traffic()
+    tracing = None
+    if settings.tracing != "off":
+        tracing = Tracing(instance_id=instance_id, sample_ratio=settings.tracing_sample_ratio)
     publisher = Publisher(
         locker,
         observer.seen,
@@ -119,7 +123,9 @@ async def running_instance(settings: Settings, *, instance_id: str) -> AsyncIter
         reading = Reading(
             database, read_threads, max_waiting=settings.max_waiting_charges, timeout_s=settings.charge_timeout_s
         )
-        app = _application(settings, instance_id, traffic, entering, reading, health, observer, locker, contention)
+        app = _application(
+            settings, instance_id, traffic, entering, reading, health, observer, locker, contention, tracing
+        )
         yield Instance(app, traffic)
     finally:
         await health.stop()
@@ -130,6 +136,8 @@ async def running_instance(settings: Settings, *, instance_id: str) -> AsyncIter
         for threads in (read_threads, health_threads):
             threads.shutdown(wait=False, cancel_futures=True)
         database.close()
+        if tracing is not None:
+            await tracing.close()
 
 
 def callers(settings: Settings) -> Callers:
@@ -151,6 +159,7 @@ def _application(
     observer: Observer,
     locker: Locker,
     contention: Contention,
+    tracing: Tracing | None,
 ) -> web.Application:
     known_callers = callers(settings)
     assert settings.agora_app_id is not None
@@ -161,7 +170,7 @@ def _application(
         is_draining=lambda: traffic.draining,
     )
     table = routes(
-        EntryHandlers(entering, known_callers, observer, app_id=settings.agora_app_id),
+        EntryHandlers(entering, known_callers, observer, app_id=settings.agora_app_id, tracing=tracing),
         AppointmentHandlers(reading, known_callers, entry_limit=settings.max_listed_entries),
         CouponHandlers(reading, known_callers),
         ContentionHandlers(
@@ -173,7 +182,9 @@ def _application(
     )
     running.openapi_json = orjson.dumps(openapi(table))
     edge = _edge(traffic, observer, table, settings)
-    app = web.Application(middlewares=[edge], client_max_size=settings.max_body_bytes)
+    app = web.Application(
+        middlewares=[edge] if tracing is None else [_traced(tracing), edge], client_max_size=settings.max_body_bytes
+    )
     app[BODY_WAIT_S] = settings.body_wait_s
     for route in table:
         # aiohttp's own pattern takes no braces: a name with one is malformed, and not a route that is missing.
@@ -233,6 +244,22 @@ def _edge(traffic: Traffic, observer: Observer, table: Iterable[Route], settings
 
     _show_from_the_start(metrics, table)
     return edge
+
+
+def _traced(tracing: Tracing) -> Middleware:
+    """Around the edge: a span for each request of a route."""
+
+    @web.middleware
+    async def traced(request: web.Request, handler: Next) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        if resource is None:
+            return await handler(request)
+        answer: web.StreamResponse = await tracing.request(
+            request.method, resource.canonical, request.headers, lambda: handler(request)
+        )
+        return answer
+
+    return traced
 
 
 def _refused(error: Exception, request_id: str, method: str, path: str | None) -> web.Response:

@@ -129,11 +129,12 @@ class Charging:
 
     def _settle(self, batch: _Batch, verdicts: Sequence[Verdict]) -> None:
         begun_at_s, now_s = batch.begun_at_s, time.monotonic()
-        entered = []
+        entered, batch_size = [], len(verdicts)
         for item, verdict in zip(batch.items, verdicts, strict=True):
             if isinstance(verdict, Entry):
                 queued_s = begun_at_s - item.submitted_at_s
-                timed = TimedEntry(verdict, item.guarded_by, item.lock_wait_s, queued_s, now_s - begun_at_s)
+                seconds = (item.lock_wait_s, queued_s, now_s - begun_at_s)
+                timed = TimedEntry(verdict, item.guarded_by, *seconds, batch_size)
                 if item.answer(timed):
                     entered.append(timed)
             elif isinstance(verdict, HeldElsewhere):

@@ -45,6 +45,7 @@ class Entered(NamedTuple):
     timed: TimedEntry
     channel: str
     room_token: RoomToken
+    minted_in_s: float
 
 
 class Entering:
@@ -81,8 +82,9 @@ class Entering:
         if timed.entry.outcome is not Outcome.FREE:
             self._charged.add(request.appointment_id)
         channel = f"appointment-{request.appointment_id}"
+        began_at_s = time.perf_counter()
         room_token = self._mint.mint(channel=channel, user_id=request.user_id, now=time.time())
-        return Entered(timed, channel, room_token)
+        return Entered(timed, channel, room_token, time.perf_counter() - began_at_s)
 
     async def _charge(self, request: EntryRequest) -> TimedEntry:
         try:

@@ -38,6 +38,7 @@ ACQUIRE_OUTCOMES = ("acquired", *GAVE_UP_OUTCOMES)
 _FINE_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 log = structlog.get_logger("chargeonce")
+trace_context: Callable[[], dict[str, str]] | None = None  # set where tracing is on: trace and span id for log lines
 
 
 class Metrics:
@@ -336,6 +337,8 @@ class EntryLog:
 
     def info(self, event: str, **fields: Any) -> None:
         """A line with these fields."""
+        if trace_context is not None and _json_lines is not None:
+            fields |= trace_context()
         if _json_lines is None:
             log.info(event, **fields)
             return
@@ -353,6 +356,7 @@ def set_up_logs(level: str, format_: Literal["auto", "json", "console"], stream:
     lines = TickStream(stream.buffer) if as_json else None
     _json_lines = lines if level in ("debug", "info") else None
     shared: list[Any] = [
+        _add_trace,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -388,6 +392,12 @@ def _bring_in_others(shared: list[Any], last: list[Any], stream: TextIO) -> None
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     # What handlers raise is logged by our own edge; what is left to aiohttp's logger are clients that send nonsense.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+
+
+def _add_trace(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if trace_context is not None:
+        event.update(trace_context())
+    return event
 
 
 def _as_json_line(logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:

@@ -15,7 +15,7 @@ class TimedEntry(NamedTuple):
     """An entry, and how long it waited for the lock, for its transaction, and was in it, seconds.
 
     `guarded_by`: the layer that keeps it from charging twice: lock (it stood in line), is_consume (nobody was before
-    it), row_lock (without a lease), fence (its first lease was found stale).
+    it), row_lock (without a lease), fence (its first lease was found stale). `batch_size`: with how many it shared it.
     """
 
     entry: Entry
@@ -23,6 +23,7 @@ class TimedEntry(NamedTuple):
     lock_wait_s: float
     queued_s: float
     transaction_s: float
+    batch_size: int = 1
 
 
 class PendingCharge:

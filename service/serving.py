@@ -18,6 +18,7 @@ from service.embedded import EmbeddedServers, ServerDied, ServerUpAgain
 from service.generated import with_generated_secrets
 from service.observe import set_up_logs
 from service.settings import Settings, SettingsError, require_secrets, resolved, unknown_settings
+from service.tracing import is_installed as tracing_is_installed
 from service.workers import Listening, StartFailed, Supervisor, wait_politely
 
 log = structlog.get_logger("chargeonce")
@@ -61,6 +62,8 @@ def _with_servers(settings: Settings, stack: ExitStack) -> tuple[Settings, Embed
 def _check(settings: Settings) -> None:
     """What can be found out before the first request should be."""
     require_secrets(settings)
+    if settings.tracing != "off" and not tracing_is_installed():
+        raise SettingsError("CHARGEONCE_TRACING is set, but the extra is not installed: pip install 'chargeonce[otel]'")
     name = "JWT_SECRET" if settings.jwt_public_key is None else "JWT_PUBLIC_KEY"
     try:
         callers(settings)

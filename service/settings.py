@@ -94,6 +94,10 @@ class Settings(BaseSettings):
     drain_timeout_s: Seconds = 15.0
     health_interval_s: Seconds = 0.5
 
+    # Traces, by OpenTelemetry's own OTEL_* variables.
+    tracing: Literal["off", "otlp"] = "off"
+    tracing_sample_ratio: float = Field(1.0, ge=0, le=1)
+
     # Logs.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"

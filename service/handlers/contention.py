@@ -14,7 +14,7 @@ from locks import Locker, LockStoreDown, LossReason
 from locks.contention import Contention, InstanceSeen, Snapshot
 from locks.histogram import BOUNDS_S, LogHistogram
 from locks.inspection import LockView, Party
-from locks.listing import ListedLock, Sort, listed
+from locks.listing import ListedLock, LockPage, Sort, listed
 from service import models
 from service.callers import MONITOR, Callers
 from service.handlers.http import answer, caller_with, page_limit, path_name, query_value
@@ -53,8 +53,7 @@ class ContentionHandlers:
             )
         except ValueError as error:
             raise InvalidRequest("cursor", str(error)) from error
-        rows = [models.LockListed(**_row(lock)) for lock in page.locks if lock.is_held]
-        return answer(models.LocksAnswer(locks=rows, total=page.total, next_cursor=page.next_cursor))
+        return answer(locks_answer(page))
 
     async def show_lock(self, request: web.Request) -> web.Response:
         """The holder, by instance, host, pid and request, and the waiters."""
@@ -117,6 +116,12 @@ def read_search(text: str) -> str:
     if len(text) > MAX_SEARCH_LENGTH:
         raise ValueError(f"must have at most {MAX_SEARCH_LENGTH} characters")
     return text
+
+
+def locks_answer(page: LockPage) -> models.LocksAnswer:
+    """Those of a page that are held, as they are shown."""
+    rows = [models.LockListed(**_row(lock)) for lock in page.locks if lock.is_held]
+    return models.LocksAnswer(locks=rows, total=page.total, next_cursor=page.next_cursor)
 
 
 def lock_answer(view: LockView) -> models.LockAnswer:

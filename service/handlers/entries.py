@@ -12,6 +12,7 @@ from service.models import AgoraTokenRequest, EntryAnswer
 from service.observe import EntryLog, Observer
 from service.pending_charge import TimedEntry
 from service.problems import problem_of
+from service.tracing import Tracing
 
 log = EntryLog()
 
@@ -19,11 +20,14 @@ log = EntryLog()
 class EntryHandlers:
     """Entering, once by its own route and once by the origin's."""
 
-    def __init__(self, entering: Entering, callers: Callers, observer: Observer, *, app_id: str) -> None:
+    def __init__(
+        self, entering: Entering, callers: Callers, observer: Observer, *, app_id: str, tracing: Tracing | None
+    ) -> None:
         self._entering = entering
         self._callers = callers
         self._observer = observer
         self._app_id = app_id
+        self._tracing = tracing
 
     async def enter(self, request: web.Request) -> web.Response:
         """Charges once, and answers with the key to the room."""
@@ -46,6 +50,8 @@ class EntryHandlers:
             entered = await self._entering.enter(wanted)
         except Exception as error:
             problem = problem_of(error)
+            if self._tracing is not None:
+                self._tracing.refused(problem.code)
             self._observer.on_refused(problem.code, lock_name(wanted.appointment_id))
             log.info(
                 "entry refused",
@@ -56,6 +62,8 @@ class EntryHandlers:
                 charged=problem.charged,
             )
             raise
+        if self._tracing is not None:
+            self._tracing.entered(entered)
         _note(request["id"], wanted, entered.timed)
         status = 201 if entered.timed.entry.outcome is Outcome.CHARGED else 200
         return answer_dict(self._answer(wanted, entered), status)

@@ -24,6 +24,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.contract.api import PROBLEM_MEMBERS, STATUSES, assert_books_right
 from tests.contract.conftest import World
+from tests.contract.lease_client import LeaseClient, fresh_name
 from tests.harness import bearer
 
 TRUTH = [
@@ -123,7 +124,13 @@ def test_a_fuzzer_finds_nothing_that_is_not_written_there(
         "stranger": bearer(world.person(), "locks monitor operator"),
         "nobody": {},
     }
-    ours = {"{appointment_id}": {"appointment_id": id_}, "{user_id}": {"user_id": inviter}}
+    ours: dict[str, dict[str, object]] = {
+        "{appointment_id}": {"appointment_id": id_},
+        "{user_id}": {"user_id": inviter},
+    }
+    if "{lease_id}" in path:
+        leased = LeaseClient(world.api).lease(fresh_name())
+        ours["{lease_id}"] = {"name": leased["name"], "lease_id": leased["lease_id"]}
     own_ids = next((ids for name, ids in ours.items() if name in path), None)
     strategies = [operation.as_strategy(generation_mode=mode)]
     if own_ids and mode is GenerationMode.POSITIVE:
@@ -141,6 +148,8 @@ def test_a_fuzzer_finds_nothing_that_is_not_written_there(
             judged = mode is GenerationMode.NEGATIVE and who == "service" and operation.body
             rejects = [negative_data_rejection] if judged else []  # a query that nobody knows is ignored
             case.validate_response(response, checks=TRUTH + rejects)
+            if response.status_code == 201 and "lease_id" in response.json():
+                session.delete(f"{response.request.url}/{response.json()['lease_id']}", headers=callers[who])
             if response.status_code >= 400:
                 members = response.json()
                 assert members.keys() >= PROBLEM_MEMBERS

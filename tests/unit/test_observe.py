@@ -140,7 +140,7 @@ def test_clients_that_make_up_names_make_no_more_than_a_hundred_series_and_their
     ended = [events.Released(name, 1, 0.01, still_ours=True, handed_over=False) for name in names]
 
     held = gained([acquired(name) for name in names] + [acquired()])
-    over = gained([acquired(name) for name in names] + ended)
+    over = gained([*[acquired(name) for name in names], *ended])
 
     holders = {labels[0]: count for (name, *labels), count in held.items() if name == "chargeonce_lock_holders"}
     assert len(holders) == MOST_RESOURCES + 1
