@@ -14,6 +14,8 @@ needed() {
     cat <<'LIST'
 redis-server redis-server the tests against Redis as a second kind of server, and those with TLS
 haproxy haproxy the check of deploy/haproxy.cfg
+promtool prometheus the tests of deploy/prometheus and of /metrics
+chromium chromium the tests of the dashboard in a browser
 LIST
 }
 

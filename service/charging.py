@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from db.charging import Charges, Entry, HeldElsewhere, NotChargedYet, Progress, Verdict
@@ -15,6 +15,7 @@ from locks import Lease
 from service.pending_charge import PendingCharge, TimedEntry
 from service.refusals import ChargeInProgress, ChargeUnknown, Draining, Overloaded
 
+QUEUES = ("together", "alone", "again")
 SWEEP_S = 0.02
 SLOW_BATCH_S = 0.02
 ROW_HELD_RETRY_AFTER_S = 1.0
@@ -59,6 +60,12 @@ class Charging:
     def enter_again(self, request: ChargeRequest, *, lock_wait_s: float, guarded_by: str) -> PendingCharge:
         """Queues an entry into an appointment that is charged; NotChargedYet where it is not. Raises Overloaded."""
         return self._submit(self._again, request, None, lock_wait_s, guarded_by)
+
+    @property
+    def queues(self) -> Mapping[str, tuple[int, int, int]]:
+        """Each queue's name: how many charges wait in it, how many of its lanes are busy, and how many it has."""
+        named = zip(QUEUES, self._queues, strict=True)
+        return {name: (len(queue.waiting), len(queue.under_way), queue.lanes) for name, queue in named}
 
     async def close(self) -> None:
         """Ends what is under way and what waits: what has not been committed will not be."""
@@ -168,14 +175,14 @@ class _Queue:
         self.charge = charge
         self.waiting: deque[PendingCharge] = deque()
         self.under_way: set[_Batch] = set()
-        self._lanes = lanes
+        self.lanes = lanes
         self._batch_size = batch_size
 
     def lane_is_worth_it(self) -> bool:
         """An idle service goes at once. Beside a batch in flight only as many again are worth a lane of their own,
         unless that batch is slow: who knows whom it waits for.
         """
-        if not self.waiting or len(self.under_way) >= self._lanes:
+        if not self.waiting or len(self.under_way) >= self.lanes:
             return False
         now_s = time.monotonic()
         return all(

@@ -73,8 +73,9 @@ def show_lock(name: Name, as_json: AsJson = False) -> None:
     """Who holds the lock, and who waits, in order. Exit status 3 when nobody holds it."""
     from service.handlers.contention import lock_answer
 
-    view = _with_locker(_settings(), lambda locker: _inspect(locker, name))
-    if view is None:
+    _check(name)
+    view = _with_locker(_settings(), lambda locker: locker.inspect(name))
+    if view is None or not view.is_held:
         _fail(f"nobody holds the lock {name!r}", FREE)
     answer = lock_answer(view)
     print(answer.model_dump_json() if as_json else "\n".join(_lines(answer)))
@@ -92,29 +93,36 @@ def release_lock(
     """Ends the lease, whoever holds it. Exit status 1 when another holds the lock by now, 3 when nobody does."""
     from db.errors import DatabaseError
     from locks import HolderChanged
-    from service.forcing import Forcing
 
     settings = _settings()
+    _check(name)
     reason = _readable(reason)
     with _database(settings) as database:
-
-        async def force(locker: Locker) -> int:
-            view = await _inspect(locker, name)
-            if view is None:
-                _fail(f"nobody holds the lock {name!r}", FREE)
-            token = fencing_token if fencing_token is not None else view.fencing_token or 0
-            print(f"{name} is held by {_held_by(view)}")
-            forcing = Forcing(locker, _Threads(database))
-            await forcing.force_release(name, fencing_token=token, reason=reason, actor=f"cli:{_user()}")
-            return token
-
         try:
-            token = _with_locker(settings, force)
+            token = _with_locker(settings, lambda locker: _release(locker, database, name, reason, fencing_token))
         except HolderChanged as error:
             _fail(f"{error}; nothing was released", REFUSED)
         except DatabaseError as error:
             _fail(f"nothing was released, for it could not be written to lock_audit: {error}", COULD_NOT_LOOK)
+    if token is None:
+        _fail(f"nobody holds the lock {name!r}", FREE)
     print(f"released (fencing token {token})")
+
+
+async def _release(locker: Locker, database: Database, name: str, reason: str, fencing_token: int | None) -> int | None:
+    """The token of the lease that was ended; None where none was asked for and nobody holds the lock."""
+    from service.forcing import Forcing
+
+    view = await locker.inspect(name)
+    if view is not None and view.is_held:
+        print(f"{name} is held by {_held_by(view)}")
+        if fencing_token is None:
+            fencing_token = view.fencing_token or 0
+    if fencing_token is None:
+        return None
+    forcing = Forcing(locker, _Threads(database))
+    await forcing.force_release(name, fencing_token=fencing_token, reason=reason, actor=f"cli:{_user()}")
+    return fencing_token
 
 
 class _Threads:
@@ -171,13 +179,13 @@ def _running(settings: Settings, which: str) -> str:
     return url
 
 
-async def _inspect(locker: Locker, name: str) -> LockView | None:
-    """The lock, where somebody holds it."""
+def _check(name: str) -> None:
+    from locks.keys import check_name
+
     try:
-        view = await locker.inspect(name)
+        check_name(name)
     except ValueError as error:
         _fail(str(error), COULD_NOT_LOOK)
-    return view if view is not None and view.is_held else None
 
 
 def _print_table(listed: Sequence[LockListed]) -> None:

@@ -23,6 +23,7 @@ from locks import LossReason, events
 from locks.events import LockEvent, WakeSource
 from locks.keys import resource_of
 from locks.seen import Seen
+from service.gauges import SampledGauges
 from service.pending_charge import TimedEntry
 from service.tally import Tally, observe_all
 
@@ -118,6 +119,10 @@ class Metrics:
             registry=private,
             buckets=_FINE_S,
         )
+        self.fenced = Counter(
+            "chargeonce_fencing_refused", "Charges refused: the row had seen a newer fencing token", registry=private
+        )
+        self.sampled = SampledGauges(private)
         self._show_all_from_the_start(refusal_codes)
 
     def _show_all_from_the_start(self, refusal_codes: Iterable[str]) -> None:
@@ -140,12 +145,15 @@ class Metrics:
                 self.wakeups.labels(str(source))
         for dependency in DEPENDENCIES:
             self.dependency_up.labels(dependency)
+        self.sampled.show_from_the_start(APPOINTMENT)
 
 
 class _ResourceSeries:
     """The series of one resource, looked up once: `labels()` costs more than counting does."""
 
     def __init__(self, metrics: Metrics, resource: str) -> None:
+        self.resource = resource
+        metrics.sampled.show_from_the_start(resource)
         self.ended = {outcome: metrics.lock_acquire.labels(resource, outcome) for outcome in ACQUIRE_OUTCOMES}
         self.waited_s = {outcome: metrics.lock_wait_seconds.labels(resource, outcome) for outcome in ACQUIRE_OUTCOMES}
         self.held_s = metrics.lock_held_seconds.labels(resource)
@@ -191,6 +199,7 @@ class Observer:
 
     def on_stale_holder(self, lock_name: str, fencing_token: int | None) -> None:
         """A charge under this token was refused: the row had seen a newer one."""
+        self.metrics.fenced.inc()
         self.seen.note("fenced", lock_name, fencing_token=fencing_token)
 
     def on_lock_event(self, event: LockEvent) -> None:
@@ -205,6 +214,10 @@ class Observer:
         else:
             self._rare(event)
             self.seen.on_lock_event(event)
+
+    def resource_of(self, name: str) -> str:
+        """The label that a lock's events are counted under."""
+        return self._series(name).resource
 
     def _rare(self, event: LockEvent) -> None:
         match event:

@@ -20,8 +20,13 @@ class Reading:
     def __init__(self, database: Database, executor: Executor, *, max_waiting: int, timeout_s: float) -> None:
         self._database = database
         self._executor = executor
-        self._room = max_waiting
+        self._max_waiting = self._room = max_waiting
         self._timeout_s = timeout_s
+
+    @property
+    def under_way_count(self) -> int:
+        """How much is being read or waits for a thread."""
+        return self._max_waiting - self._room
 
     async def run(self, work: Callable[[Database], Result]) -> Result:
         """What `work` returns. Raises what it raises, Overloaded, or DatabaseDown when it takes too long."""

@@ -94,6 +94,10 @@ class Settings(BaseSettings):
     drain_timeout_s: Seconds = 15.0
     health_interval_s: Seconds = 0.5
 
+    # The audit in the background; 0: none.
+    audit_interval_s: float = Field(300.0, ge=0, le=86400, allow_inf_nan=False)
+    audit_statement_timeout_s: Seconds = 60.0
+
     # Traces, by OpenTelemetry's own OTEL_* variables.
     tracing: Literal["off", "otlp"] = "off"
     tracing_sample_ratio: float = Field(1.0, ge=0, le=1)

@@ -89,6 +89,13 @@ async def json_or_form_body(request: web.Request, model: type[Model]) -> Model:
     """The body as the model, from JSON or from a form. Raises as json_body."""
     if request.content_type not in FORMS:
         return await json_body(request, model)
+    return validated(model, await form_fields(request))
+
+
+async def form_fields(request: web.Request) -> dict[str, str]:
+    """A form's fields, without files. Raises InvalidRequest or TooLarge."""
+    if request.content_type not in FORMS:
+        raise InvalidRequest("Content-Type", f"must be {FORMS[0]}")
     try:
         async with asyncio.timeout(request.app[BODY_WAIT_S]):
             fields = await request.post()
@@ -99,7 +106,7 @@ async def json_or_form_body(request: web.Request, model: type[Model]) -> Model:
     except (ValueError, LookupError, AssertionError, RuntimeError, HttpProcessingError, *CUT_SHORT) as error:
         # LookupError: a charset that nobody knows; HttpProcessingError: a part whose headers are none.
         raise InvalidRequest("body", "is not a readable form") from error
-    return validated(model, {name: value for name, value in fields.items() if isinstance(value, str)})
+    return {name: value for name, value in fields.items() if isinstance(value, str)}
 
 
 def validated(model: type[Model], value: Any) -> Model:

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from locks import Locker, LossReason
-from locks.events import Acquired, Adopted, Exported, Lost, Released
+from locks import Locker, LockStoreDown, LossReason
+from locks.events import Acquired, Adopted, Exported, Lost, Released, Waiting
 from locks.lending import LeaseOver, Loan
 from tests.harness import PATIENCE_S, wait_until_async
 from tests.integration.lock_faults import LONG_MS, SILENT_S, keys_at, locking_through
@@ -177,14 +177,22 @@ async def test_a_force_whose_answer_is_lost_is_said_to_have_forced(proxy: Proxy,
 
 
 async def test_a_lease_whose_end_comes_while_redis_is_silent_is_judged_when_redis_is_back(
-    proxy: Proxy, heard: Heard, redis_server: RedisServer, other: Locker, name: str
+    proxy: Proxy, heard: Heard, other: Locker, name: str
 ) -> None:
     async with locking_through(proxy, heard) as locker:
-        loan = await lend(locker, name, lease_ttl_s=0.5)
-        proxy.cut()
-        await other.lending.extend(name, loan.lease_id, lease_ttl_s=60)
-        await asyncio.sleep(0.5 + SILENT_S)
+        lapsing = await lend(locker, name, lease_ttl_s=0.3)
+        extended = await lend(locker, f"{name}/2", lease_ttl_s=0.3)
+        proxy.go_away()
+        await other.lending.extend(extended.name, extended.lease_id, lease_ttl_s=60)
+        await asyncio.sleep(lapsing.ends_in_s() + 2 * SILENT_S)
         assert heard.all(Lost) == []
+
+        proxy.come_back()
+
+        await heard.count(Lost, 1)
+        await heard.count(Exported, 1)
+        assert [lost.name for lost in heard.all(Lost)] == [name]
+        assert [kept.name for kept in other.lending.all] == [f"{name}/2"]
 
 
 @pytest.mark.parametrize("ticks", range(0, 24, 2))
@@ -241,6 +249,44 @@ async def test_clients_wait_in_one_line_with_the_bodies_of_a_process_and_each_ge
     assert tokens == sorted(set(tokens))
     assert len(tokens) == 6
     assert held_by_books(heard) == 0
+
+
+async def test_a_turn_that_the_server_has_not_heard_of_is_not_handed_out(
+    proxy: Proxy, other: Locker, heard: Heard, name: str, keys: Keys
+) -> None:
+    async with locking_through(proxy, heard) as locker:
+        first = await other.acquire(name)
+        is_on, may_end = asyncio.Event(), asyncio.Event()
+
+        async def body() -> None:
+            async with locker.hold(name, lease_ttl_s=5.0) as lease:
+
+                async def confirmed() -> bool:
+                    return not lease.is_unconfirmed
+
+                await wait_until_async(confirmed)
+                is_on.set()
+                await may_end.wait()
+
+        # Both at once, so that their process stands in line for two: what the other gives it is a run of two turns.
+        running = asyncio.create_task(body())
+        waiting = asyncio.create_task(lend(locker, name, wait_s=60))
+        await heard.count(Waiting, 2)
+        await keys.queue_of(1)
+        await first.release()
+        await asyncio.wait_for(is_on.wait(), PATIENCE_S)
+        proxy.cut_once(Cut.BEFORE_FORWARDING, at=b"EVALSHA")
+
+        may_end.set()
+
+        await running
+        try:
+            loan = await asyncio.wait_for(waiting, PATIENCE_S)
+        except LockStoreDown:
+            await keys.gone()
+        else:
+            assert keys.holder() == loan.lease_id
+            assert int(keys.client.pttl(keys.lock)) / 1000 >= loan.ends_in_s() - 0.002
 
 
 async def test_a_client_outside_waits_on_where_others_are_sent_home(keeper: Locker, name: str, keys: Keys) -> None:

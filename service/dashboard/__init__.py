@@ -1,0 +1,1 @@
+"""The page: who holds what, who waits, and what went wrong, for people. Rendered here, updated live, no build step."""

@@ -1,0 +1,62 @@
+"""Overview: how it stands now, on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from locks.contention import Snapshot
+from service.dashboard.asked import Asked
+from service.dashboard.looking import Looking
+from service.dashboard.views.kinds import lost_in, rows_of
+from service.observe import LAYERS
+
+RANGES = {"15m": "15 minutes", "1h": "1 hour", "6h": "6 hours", "24h": "24 hours"}
+SHOWN_INCIDENTS = 6
+SHOWN_HOT = 6
+ENTERED = ("charged", "already_charged", "free")
+# What each layer does, in the order in which a repeated entry meets them.
+LAYER_WORDS = {
+    "lock": "found charged while it waited for the lock",
+    "is_consume": "found charged when it read the row",
+    "row_lock": "found charged once it had the row's lock",
+    "fence": "refused: its lease had been overtaken",
+}
+assert LAYER_WORDS.keys() == set(LAYERS)
+
+
+async def overview(looking: Looking, asked: Asked) -> Mapping[str, Any]:
+    """Held, waiting, waits, charges, duplicates prevented, lost leases, health; the newest incidents."""
+    snapshot = await looking.contention.snapshot()
+    incidents = await looking.contention.incidents(limit=SHOWN_INCIDENTS)
+    return {
+        "snapshot": snapshot,
+        "ranges": RANGES,
+        "range": asked.choice("range", RANGES),
+        "charged_per_s": snapshot.per_s("charges:charged"),
+        "entered_per_s": sum(snapshot.per_s(f"charges:{outcome}") for outcome in ENTERED),
+        "lost": lost_in(snapshot.counts),
+        "lost_total": lost_in(snapshot.totals),
+        "gave_up": sum(count for key, count in snapshot.counts.items() if key.startswith("gave_up:")),
+        "layers": _layers(snapshot),
+        "dependencies": looking.dependencies(),
+        "hottest": snapshot.hottest[:SHOWN_HOT],
+        "incidents": rows_of(incidents, now_s=asked.now_s),
+        "instance_count": len(snapshot.instances),
+        "draining_count": sum(1 for each in snapshot.instances if each.picture.draining),
+    }
+
+
+def _layers(snapshot: Snapshot) -> list[dict[str, Any]]:
+    totals = {layer: snapshot.totals.get(f"prevented:{layer}", 0) for layer in LAYERS}
+    most = max(totals.values(), default=0) or 1
+    return [
+        {
+            "layer": layer,
+            "words": words,
+            "total": totals[layer],
+            "per_s": snapshot.per_s(f"prevented:{layer}"),
+            "share": totals[layer] / most,
+        }
+        for layer, words in LAYER_WORDS.items()
+    ]
