@@ -192,6 +192,8 @@ _RULES: dict[str, tuple[str, str]] = {
     ),
 }
 
+INVARIANTS = tuple(_RULES)
+
 _TOTALS = """
 SELECT
     (SELECT count(*) FROM appointment_info),

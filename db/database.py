@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from db.connection import wait_for_answer
 from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, TimedOut
 
 Result = TypeVar("Result")
+
+_this_thread = threading.local()
 
 SERIALIZATION_FAILURE = "40001"
 DEADLOCK_DETECTED = "40P01"
@@ -44,7 +47,14 @@ def bound_waits(within_s: float) -> None:
     The server's own limits are of no use when it is frozen, or out of reach without a word. psycopg2 has one such
     callback for all connections of a process; those of db/connection.py see to themselves.
     """
-    psycopg2.extensions.set_wait_callback(lambda raw: wait_for_answer(raw, time.monotonic() + within_s))
+    psycopg2.extensions.set_wait_callback(
+        lambda raw: wait_for_answer(raw, time.monotonic() + getattr(_this_thread, "within_s", within_s))
+    )
+
+
+def bound_waits_of_this_thread(within_s: float) -> None:
+    """The same for one thread alone, whose work may take longer than that of the others."""
+    _this_thread.within_s = within_s
 
 
 class Database:

@@ -143,6 +143,14 @@ class ContentionStore:
         """The first values of a list of JSON."""
         return [json.loads(each) for each in await self._run(packed("LRANGE", key, 0, limit - 1))]
 
+    async def put(self, key: str, text: str, *, kept_ms: int) -> None:
+        """Tells all of something beside the locks; it expires."""
+        await self._run(packed("SET", f"{PREFIX}{key}", text, "PX", kept_ms))
+
+    async def told(self, key: str) -> str | None:
+        """What was put there last; None where nothing was, or too long ago."""
+        return (await self.texts([f"{PREFIX}{key}"]))[0]
+
     async def _run(self, command: str) -> Any:
         return await self._store.run(TAG, lambda node: command)
 

@@ -23,11 +23,13 @@ from db.decisions import Payer, Rules
 from locks import Locker
 from locks.contention import Contention
 from locks.publishing import Publisher
+from service.auditing import Auditing
 from service.callers import Callers
 from service.charged import ChargedAppointments
 from service.charging import Charging
 from service.entering import Entering, appointment_of, lock_name
 from service.forcing import Forcing
+from service.gauges import Sampling
 from service.handlers.appointments import AppointmentHandlers
 from service.handlers.contention import ContentionHandlers
 from service.handlers.coupons import CouponHandlers
@@ -118,16 +120,22 @@ async def running_instance(settings: Settings, *, instance_id: str) -> AsyncIter
     await locker.up_within(settings.command_timeout_s)
     await health.start()
     await publisher.start()
+    reading = Reading(
+        database, read_threads, max_waiting=settings.max_waiting_charges, timeout_s=settings.charge_timeout_s
+    )
+    sampling = Sampling(metrics.sampled, locker, charging, reading, label_of=observer.resource_of, settings=settings)
+    sampling.start()
+    auditing = _auditing(settings, locker, metrics)
+    auditing.start()
     try:
         entering = _entering(settings, locker, charging, charged, observer)
-        reading = Reading(
-            database, read_threads, max_waiting=settings.max_waiting_charges, timeout_s=settings.charge_timeout_s
-        )
         app = _application(
             settings, instance_id, traffic, entering, reading, health, observer, locker, contention, tracing
         )
         yield Instance(app, traffic)
     finally:
+        await sampling.stop()
+        await auditing.stop()
         await health.stop()
         await publisher.stop()
         await locker.close()
@@ -181,9 +189,10 @@ def _application(
         running,
     )
     running.openapi_json = orjson.dumps(openapi(table))
-    edge = _edge(traffic, observer, table, settings)
+    edge = _edge(traffic, observer, table, settings, tracing)
     app = web.Application(
-        middlewares=[edge] if tracing is None else [_traced(tracing), edge], client_max_size=settings.max_body_bytes
+        middlewares=[edge] if tracing is None else [_traced(tracing, table), edge],
+        client_max_size=settings.max_body_bytes,
     )
     app[BODY_WAIT_S] = settings.body_wait_s
     for route in table:
@@ -196,7 +205,9 @@ def _application(
     return app
 
 
-def _edge(traffic: Traffic, observer: Observer, table: Iterable[Route], settings: Settings) -> Middleware:
+def _edge(
+    traffic: Traffic, observer: Observer, table: Iterable[Route], settings: Settings, tracing: Tracing | None
+) -> Middleware:
     """The outermost layer: request ids, limits, draining, and refusals into problems."""
     public = {route.path for route in table if route.public}
     metrics, tally = observer.metrics, observer.tally
@@ -228,7 +239,7 @@ def _edge(traffic: Traffic, observer: Observer, table: Iterable[Route], settings
         try:
             response = await bounded(request, handler, path)
         except Exception as error:
-            response = _refused(_translated(error), request_id, request.method, path)
+            response = _refused(_translated(error), request_id, request.method, path, tracing)
         headers = response.headers
         headers["X-Request-Id"] = request_id
         headers["Server"] = "chargeonce"  # and not which versions of what
@@ -246,13 +257,14 @@ def _edge(traffic: Traffic, observer: Observer, table: Iterable[Route], settings
     return edge
 
 
-def _traced(tracing: Tracing) -> Middleware:
-    """Around the edge: a span for each request of a route."""
+def _traced(tracing: Tracing, table: Iterable[Route]) -> Middleware:
+    """Around the edge: a span for each request of a route, but none for probes and scrapes."""
+    public = {route.path for route in table if route.public}
 
     @web.middleware
     async def traced(request: web.Request, handler: Next) -> web.StreamResponse:
         resource = request.match_info.route.resource
-        if resource is None:
+        if resource is None or resource.canonical in public:
             return await handler(request)
         answer: web.StreamResponse = await tracing.request(
             request.method, resource.canonical, request.headers, lambda: handler(request)
@@ -262,8 +274,11 @@ def _traced(tracing: Tracing) -> Middleware:
     return traced
 
 
-def _refused(error: Exception, request_id: str, method: str, path: str | None) -> web.Response:
-    if problem_of(error) is BUG:
+def _refused(error: Exception, request_id: str, method: str, path: str | None, tracing: Tracing | None) -> web.Response:
+    problem = problem_of(error)
+    if tracing is not None:
+        tracing.refused(problem.code, problem.status)
+    if problem is BUG:
         log.error("request failed", request_id=request_id, method=method, route=path, exc_info=error)
     return problem_answer(error, request_id)
 
@@ -327,6 +342,18 @@ def _locker(settings: Settings, instance_id: str, observer: Observer) -> Locker:
         max_waiters_per_lock=settings.max_waiters_per_lock,
         max_leases=settings.max_leases,
         listener=observer.on_lock_event,
+    )
+
+
+def _auditing(settings: Settings, locker: Locker, metrics: Metrics) -> Auditing:
+    assert settings.database_url is not None
+    return Auditing(
+        _database(settings, connections=1),
+        locker,
+        metrics.audit,
+        database_url=settings.database_url.get_secret_value(),
+        interval_s=settings.audit_interval_s,
+        statement_timeout_s=settings.audit_statement_timeout_s,
     )
 
 

@@ -1,4 +1,4 @@
-"""What is looked at once a second, and not counted as it happens: queues, lanes, the oldest holder and waiter."""
+"""Gauges that are set by looking, and not counted as things happen: queues, lanes, the oldest, the last audit."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Gauge
 
-INTERVAL_S = 1.0
+from db.audit import INVARIANTS
+from locks import Locker
+from locks.picture import HeldLock
+from service.charging import QUEUES, Charging
+from service.reading import Reading
+from service.settings import Settings
 
-# Name to waiting now, the most that may wait, lanes busy now, lanes there are.
-Queues = Mapping[str, "QueueSeen"]
+INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,14 +29,6 @@ class QueueSeen:
     limit: int
     lanes_busy: int = 0
     lanes: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocksSeen:
-    """The locks of this instance at one moment: label of the resource, and for how long, seconds."""
-
-    held_s: Iterable[tuple[str, float]]
-    waited_s: Iterable[tuple[str, float]]
 
 
 class SampledGauges:
@@ -50,6 +47,8 @@ class SampledGauges:
         self.leases_limit = gauge("leases_limit", "How many leases may be held, over all workers", (), "livesum")
         self.build_info = gauge("build_info", "1, with the version as a label", ("version",), "livemax")
         self._resources: set[str] = set()
+        for queue in (*QUEUES, "read", "lock"):
+            self.depth.labels(queue)
 
     def show_from_the_start(self, resource: str) -> None:
         """The two gauges of a resource."""
@@ -57,7 +56,7 @@ class SampledGauges:
         self.oldest_held.labels(resource)
         self.oldest_wait.labels(resource)
 
-    def set_queues(self, queues: Queues) -> None:
+    def set_queues(self, queues: Mapping[str, QueueSeen]) -> None:
         """What each queue looks like now."""
         for name, seen in queues.items():
             self.depth.labels(name).set(seen.depth)
@@ -66,14 +65,54 @@ class SampledGauges:
                 self.lanes_busy.labels(name).set(seen.lanes_busy)
                 self.lanes.labels(name).set(seen.lanes)
 
-    def set_locks(self, locks: LocksSeen) -> None:
+    def set_locks(self, *, held_s: Iterable[tuple[str, float]], waited_s: Iterable[tuple[str, float]]) -> None:
         """The oldest of each resource; 0 where nobody holds, or waits."""
-        for gauge, seen in ((self.oldest_held, locks.held_s), (self.oldest_wait, locks.waited_s)):
+        for gauge, seen in ((self.oldest_held, held_s), (self.oldest_wait, waited_s)):
             oldest = dict.fromkeys(self._resources, 0.0)
             for resource, seconds in seen:
                 oldest[resource] = max(oldest.get(resource, 0.0), seconds)
             for resource, seconds in oldest.items():
                 gauge.labels(resource).set(seconds)
+
+
+class AuditGauges:
+    """What the last audit has found. Before the first one nothing is known to be broken, and it is from 1970."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.holds = Gauge(
+            "chargeonce_audit_holds",
+            "1 while every invariant holds, as of the last audit",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self.broken = Gauge(
+            "chargeonce_audit_broken_invariants",
+            "Places that break an invariant, as of the last audit",
+            ["invariant"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.at = Gauge(
+            "chargeonce_audit_timestamp_seconds",
+            "When the last audit ended, unix time",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.took = Gauge(
+            "chargeonce_audit_seconds",
+            "How long the last audit took",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self.interval = Gauge(
+            "chargeonce_audit_interval_seconds",
+            "Between two audits; 0: none",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.holds.set(1)
+        for invariant in INVARIANTS:
+            self.broken.labels(invariant)
 
 
 class Sampling:
@@ -82,19 +121,28 @@ class Sampling:
     def __init__(
         self,
         gauges: SampledGauges,
+        locker: Locker,
+        charging: Charging,
+        reading: Reading,
         *,
-        queues: Callable[[], Queues],
-        locks: Callable[[], LocksSeen],
+        label_of: Callable[[str], str],
+        settings: Settings,
         interval_s: float = INTERVAL_S,
     ) -> None:
+        """`label_of`: the resource that a lock's name is counted under."""
         self._gauges = gauges
-        self._queues = queues
-        self._locks = locks
+        self._locker = locker
+        self._charging = charging
+        self._reading = reading
+        self._label_of = label_of
+        self._settings = settings
         self._interval_s = interval_s
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Looks once, then goes on looking."""
+        self._gauges.leases_limit.set(self._settings.max_leases)
+        self._gauges.build_info.labels(version("chargeonce")).set(1)
         self._look()
         self._task = asyncio.create_task(self._watch(), name="gauges")
 
@@ -112,9 +160,23 @@ class Sampling:
 
     def _look(self) -> None:
         self._gauges.set_queues(self._queues())
-        self._gauges.set_locks(self._locks())
+        now_s, label_of, locker = time.monotonic(), self._label_of, self._locker
+        held: list[HeldLock] = [*locker.held, *locker.lending.all]
+        self._gauges.set_locks(
+            held_s=[(label_of(lease.name), now_s - lease.acquired_at_s) for lease in held],
+            waited_s=[(label_of(name), waited_s) for name, _, waited_s in locker.waited_for],
+        )
 
-
-def held_for_s(acquired_at_s: float) -> float:
-    """Seconds since, by the monotonic clock."""
-    return max(0.0, time.monotonic() - acquired_at_s)
+    def _queues(self) -> Mapping[str, QueueSeen]:
+        settings, reading = self._settings, self._reading.under_way_count
+        # The three queues of charges share their limit.
+        queues = {
+            name: QueueSeen(depth=depth, limit=settings.max_waiting_charges, lanes_busy=busy, lanes=lanes)
+            for name, (depth, busy, lanes) in self._charging.queues.items()
+        }
+        busy = min(reading, settings.read_threads)
+        queues["read"] = QueueSeen(
+            depth=reading - busy, limit=settings.max_waiting_charges, lanes_busy=busy, lanes=settings.read_threads
+        )
+        queues["lock"] = QueueSeen(depth=self._locker.waiter_count, limit=settings.max_waiters)
+        return queues

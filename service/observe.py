@@ -23,7 +23,7 @@ from locks import LossReason, events
 from locks.events import LockEvent, WakeSource
 from locks.keys import resource_of
 from locks.seen import Seen
-from service.gauges import SampledGauges
+from service.gauges import AuditGauges, SampledGauges
 from service.pending_charge import TimedEntry
 from service.tally import Tally, observe_all
 
@@ -123,6 +123,7 @@ class Metrics:
             "chargeonce_fencing_refused", "Charges refused: the row had seen a newer fencing token", registry=private
         )
         self.sampled = SampledGauges(private)
+        self.audit = AuditGauges(private)
         self._show_all_from_the_start(refusal_codes)
 
     def _show_all_from_the_start(self, refusal_codes: Iterable[str]) -> None:

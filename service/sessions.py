@@ -88,9 +88,7 @@ class Sessions:
         except LockBusy:
             raise LoginRefused("this address has logged somebody in already; it works once") from None
         lease.export()  # nobody extends or releases it: it says that the code was used for as long as it would work
-        token = sign_token(
-            self._secret, user_id=CODE_USER_ID, scopes=(OPERATOR,), ttl_s=CODE_SESSION_TTL_S, now=now
-        )
+        token = sign_token(self._secret, user_id=CODE_USER_ID, scopes=(OPERATOR,), ttl_s=CODE_SESSION_TTL_S, now=now)
         return self.of_token(token, now=now)
 
 

@@ -45,7 +45,7 @@ class Tracing:
         # Imported here: without tracing a worker need not have them.
         from opentelemetry import trace
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
@@ -54,11 +54,15 @@ class Tracing:
         resource = Resource.create(
             {
                 "service.name": "chargeonce",
+                **OTELResourceDetector().detect().attributes,  # OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES
                 "service.instance.id": instance_id,
                 "service.version": version("chargeonce"),
             }
         )
         self._trace = trace
+        # By task, and not OpenTelemetry's current span: that one would be handed on to whatever a request happens to
+        # start for all, such as a batch, the batches after it, and their timers, and stand in their log lines.
+        self._spans: dict[asyncio.Task[Any] | None, Span] = {}
         self._propagator = TraceContextTextMapPropagator()
         self._provider: TracerProvider = TracerProvider(
             resource=resource, sampler=ParentBased(TraceIdRatioBased(sample_ratio)), shutdown_on_exit=False
@@ -68,34 +72,37 @@ class Tracing:
         observe.trace_context = self.context
 
     def context(self) -> dict[str, str]:
-        """What a log line says of the span that it belongs to; nothing outside of one."""
-        found = self._trace.get_current_span().get_span_context()
-        if not found.is_valid:
+        """What a log line says of the request whose task writes it; nothing in any other task or thread."""
+        span = self._span()
+        if span is None:
             return {}
+        found = span.get_span_context()
         return {"trace_id": f"{found.trace_id:032x}", "span_id": f"{found.span_id:016x}"}
 
     async def request(self, method: str, route: str, headers: Mapping[str, str], answering: Answering) -> Any:
         """The answer, inside a server span that continues the caller's trace (W3C traceparent)."""
         attributes = {"http.request.method": method, "http.route": route}
-        with self._tracer.start_as_current_span(
+        span = self._tracer.start_span(
             f"{method} {route}",
             context=self._propagator.extract(headers),
             kind=self._trace.SpanKind.SERVER,
             attributes=attributes,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
+        )
+        task = asyncio.current_task()
+        self._spans[task] = span
+        try:
             response = await answering()
             span.set_attribute("http.response.status_code", response.status)
             span.set_attribute("chargeonce.request_id", response.headers.get("X-Request-Id", ""))
-            if response.status >= 500:
-                span.set_status(self._trace.StatusCode.ERROR)
             return response
+        finally:
+            del self._spans[task]
+            span.end()
 
     def entered(self, entered: Entered) -> None:
         """The stages of an entry that has just been let in, as children of the request's span."""
-        span = self._trace.get_current_span()
-        if not span.is_recording():
+        span = self._span()
+        if span is None or not span.is_recording():
             return
         timed = entered.timed
         span.set_attribute("chargeonce.outcome", timed.entry.outcome.value)
@@ -110,9 +117,15 @@ class Tracing:
         self._stage(span, "transaction", began_ns, mint_ns, batch)
         self._stage(span, "mint", mint_ns, ended_ns, {})
 
-    def refused(self, code: str) -> None:
-        """The request's refusal, by its code."""
-        self._trace.get_current_span().set_attribute("chargeonce.problem", code)
+    def refused(self, code: str, status: int) -> None:
+        """The request's refusal, by its code; an error of the span where it is the service's and not the caller's."""
+        span = self._span()
+        if span is None:
+            return
+        span.set_attribute("chargeonce.problem", code)
+        if status >= 500:
+            span.set_attribute("error.type", code)
+            span.set_status(self._trace.StatusCode.ERROR, code)
 
     async def close(self) -> None:
         """Exports what is left, but waits for a collector that is away only for a moment."""
@@ -131,10 +144,17 @@ class Tracing:
             observe.log.warning("spans were not exported in time, and are dropped")
         observe.trace_context = None
 
+    def _span(self) -> Span | None:
+        try:
+            return self._spans.get(asyncio.current_task())
+        except RuntimeError:  # a thread without an event loop
+            return None
+
     def _stage(self, parent: Span, name: str, began_ns: int, ended_ns: int, attributes: Mapping[str, Any]) -> None:
         earliest_ns: int = getattr(parent, "start_time", None) or began_ns
         began_ns = max(began_ns, earliest_ns)
-        span = self._tracer.start_span(name, start_time=began_ns, attributes=dict(attributes))
+        context = self._trace.set_span_in_context(parent)
+        span = self._tracer.start_span(name, context=context, start_time=began_ns, attributes=dict(attributes))
         span.end(max(began_ns, ended_ns))
 
 

@@ -114,6 +114,7 @@ def service(folder: Path, *, workers: int = 2, **settings: str) -> Iterator[Serv
         "agora_app_id": APP_ID,
         "agora_app_certificate": APP_CERTIFICATE,
         "data_dir": str(folder / "data"),
+        "audit_interval_s": "0",
     }
     environment = clean_environment(**{**defaults, **settings})
     log = folder / f"service-{time.monotonic_ns()}.log"

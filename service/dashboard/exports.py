@@ -41,7 +41,10 @@ def as_csv(table: Table) -> bytes:
 def as_json(table: Table) -> bytes:
     """A list of objects."""
     rows = [
-        {column: iso(value) if isinstance(value, datetime) else value for column, value in zip(table.columns, row, strict=True)}
+        {
+            column: iso(value) if isinstance(value, datetime) else value
+            for column, value in zip(table.columns, row, strict=True)
+        }
         for row in table.rows
     ]
     return orjson.dumps(rows)

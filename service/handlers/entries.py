@@ -50,8 +50,6 @@ class EntryHandlers:
             entered = await self._entering.enter(wanted)
         except Exception as error:
             problem = problem_of(error)
-            if self._tracing is not None:
-                self._tracing.refused(problem.code)
             self._observer.on_refused(problem.code, lock_name(wanted.appointment_id))
             log.info(
                 "entry refused",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -13,15 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from service.tracing import Tracing
 from tests.contract.api import in_background
 from tests.contract.conftest import World, a_world
 from tests.contract.conftest import module_database_url as module_database_url
-from tests.harness import ROOT, clean_environment, free_port, wait_until
+from tests.harness import APP_CERTIFICATE, APP_ID, ROOT, SECRET, clean_environment, run_cli, wait_until
 
 CALLERS_TRACE, CALLERS_SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 STAGES = ("lock wait", "queue", "transaction", "mint")
+SERVER_ERROR = 2  # opentelemetry.proto.trace.v1.Status.STATUS_CODE_ERROR
+MODULES_OF_A_RUNNING_INSTANCE = """
+import asyncio, sys
+from service.app import running_instance
+from service.settings import load_settings
+async def main():
+    async with running_instance(load_settings(), instance_id="looked-at"):
+        print([name for name in sys.modules if name.partition(".")[0] == "opentelemetry"])
+asyncio.run(main())
+"""
 
 
 class Collector:
@@ -85,6 +99,7 @@ def traced(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        patch.setenv("OTEL_SERVICE_NAME", "payments")
         settings = {"tracing": "otlp", "log_format": "json"}
         with a_world(tmp_path_factory.mktemp("traced"), module_database_url, redis_url, settings) as world:
             yield world
@@ -115,13 +130,62 @@ def test_an_entry_has_its_four_stages_within_the_request_that_the_caller_began(
     assert moments == sorted(moments)
     assert attributes(by_name["transaction"])["chargeonce.batch.size"] == 1
     assert attributes(by_name["lock wait"])["chargeonce.lock.resource"] == "appointment"
-    assert collector.resources[0]["service.name"] == "chargeonce"
+    resource = collector.resources[0]
+    assert resource["service.name"] == "payments"
+    assert resource["service.instance.id"]
+    assert resource["service.version"]
 
     (line,) = [each for each in _entry_lines(traced) if each["request_id"] == "traced-1"]
     assert (line["trace_id"], line["span_id"]) == (CALLERS_TRACE, request.span_id.hex())
 
 
-def test_a_refused_entry_names_its_problem_and_no_token_is_in_any_span(traced: World, collector: Collector) -> None:
+def test_each_line_of_a_crowd_that_shares_transactions_names_its_own_trace(traced: World, collector: Collector) -> None:
+    meetings = [traced.meeting() for _ in range(30)]
+    traces = {f"crowd-{number}": f"{number + 1:032x}" for number in range(len(meetings))}
+    with in_background() as start:
+        entries = [
+            start(
+                traced.api.enter,
+                id_,
+                inviter,
+                headers={"X-Request-Id": request_id, "traceparent": f"00-{trace_id}-{CALLERS_SPAN}-01"},
+            )
+            for (id_, inviter, _), (request_id, trace_id) in zip(meetings, traces.items(), strict=True)
+        ]
+        assert {entry.result().status for entry in entries} == {201}
+
+    def lines() -> list[dict[str, Any]]:
+        return [line for line in _lines(traced) if line.get("request_id") in traces]
+
+    wait_until(lambda: len(lines()) == len(traces))  # a line is written when its tick ends
+    assert {line["request_id"]: line["trace_id"] for line in lines()} == traces
+
+
+async def test_what_a_request_starts_for_all_is_not_said_to_be_of_its_trace(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    tracing = Tracing(instance_id="here", sample_ratio=1.0)
+    said: dict[str, dict[str, str]] = {}
+
+    async def work_for_all() -> None:
+        said["for all"] = tracing.context()
+
+    async def answering() -> web.Response:
+        said["request"] = tracing.context()
+        await asyncio.create_task(work_for_all())
+        return web.Response()
+
+    try:
+        await tracing.request("GET", "/", {"traceparent": f"00-{CALLERS_TRACE}-{CALLERS_SPAN}-01"}, answering)
+        said["afterwards"] = tracing.context()
+    finally:
+        await tracing.close()
+    assert said["request"]["trace_id"] == CALLERS_TRACE
+    assert (said["for all"], said["afterwards"]) == ({}, {})
+
+
+def test_a_refusal_names_its_problem_and_no_token_is_in_any_span(traced: World, collector: Collector) -> None:
     id_, _, _ = traced.meeting()
     answer = traced.api.enter(id_, traced.person(), headers={"X-Request-Id": "traced-2"})
     assert answer.status == 403
@@ -129,35 +193,92 @@ def test_a_refused_entry_names_its_problem_and_no_token_is_in_any_span(traced: W
     found = collector.of_request("traced-2")
     assert found is not None
     assert attributes(found[0])["chargeonce.problem"] == "illegal-request"
+    assert found[0].status.code != SERVER_ERROR
     text = "".join(map(str, collector.spans))
     assert "Bearer" not in text
     assert "007e" not in text
 
 
-def test_a_collector_that_is_away_costs_nobody_anything(
+def test_an_answer_that_is_the_services_fault_is_an_error_with_its_code(traced: World, collector: Collector) -> None:
+    id_, inviter, _ = traced.meeting()
+    traced.rows.run("ALTER TABLE appointment_info RENAME COLUMN is_consume TO is_away")
+    try:
+        answer = traced.api.enter(id_, inviter, headers={"X-Request-Id": "traced-3"})
+    finally:
+        traced.rows.run("ALTER TABLE appointment_info RENAME COLUMN is_away TO is_consume")
+    assert answer.status >= 500
+    wait_until(lambda: collector.of_request("traced-3") is not None)
+    found = collector.of_request("traced-3")
+    assert found is not None
+    assert (found[0].status.code, found[0].status.message) == (SERVER_ERROR, answer.code)
+    lines = [line for line in _lines(traced) if line.get("request_id") == "traced-3"]
+    assert {line["span_id"] for line in lines} == {found[0].span_id.hex()}
+
+
+def test_probes_and_scrapes_are_not_traced(traced: World, collector: Collector) -> None:
+    for path in ("/livez", "/readyz", "/metrics"):
+        assert traced.api.call("GET", path, headers={"X-Request-Id": f"probe{path}"}).status == 200
+    answer = traced.api.call("GET", "/v1/locks", headers={"X-Request-Id": "traced-4"})
+    assert answer.status == 401
+    wait_until(lambda: collector.of_request("traced-4") is not None)
+    assert not [span for span in collector.spans if attributes(span).get("http.route") in ("/livez", "/metrics")]
+
+
+def test_a_collector_that_hangs_delays_no_entry_and_the_drain_only_for_a_moment(
     module_database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    with socket.create_server(("127.0.0.1", 0)) as hanging, pytest.MonkeyPatch.context() as patch:
+        # Connections are taken by the kernel, and nobody ever answers: the exporter itself would wait for 10 s.
+        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{hanging.getsockname()[1]}")
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
-        with a_world(tmp_path, module_database_url, redis_url, {"tracing": "otlp"}) as world:
+        with a_world(tmp_path, module_database_url, redis_url, {"tracing": "otlp", "log_format": "json"}) as world:
             meetings = [world.meeting() for _ in range(10)]
             with in_background() as start:
                 entries = [start(world.api.enter, id_, inviter) for id_, inviter, _ in meetings]
                 assert {entry.result().status for entry in entries} == {201}
-            started_at_s = time.monotonic()
             assert world.service.stop() == 0
-            assert time.monotonic() - started_at_s < 15
+            assert "spans were not exported in time, and are dropped" in [line["event"] for line in _lines(world)]
 
 
-def test_without_tracing_no_worker_loads_opentelemetry() -> None:
-    words = "import sys, service.app, service.workers; print([n for n in sys.modules if n.startswith('opentelemetry')])"
+def test_without_tracing_a_running_instance_loads_no_opentelemetry(module_database_url: str, redis_url: str) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", words], cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=True
+        [sys.executable, "-c", MODULES_OF_A_RUNNING_INSTANCE],
+        cwd=ROOT,
+        env=_environment(module_database_url, redis_url),
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert ended.stdout.strip() == "[]"
+    assert ended.stdout.splitlines()[-1] == "[]"
+
+
+def test_tracing_without_its_extra_refuses_the_start_with_one_line(
+    module_database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    # An empty package of the same name, found first: as if the extra were not installed.
+    (tmp_path / "opentelemetry").mkdir()
+    (tmp_path / "opentelemetry" / "__init__.py").touch()
+    environment = _environment(module_database_url, redis_url, tracing="otlp") | {"PYTHONPATH": str(tmp_path)}
+    ended = run_cli("serve", "--port", "0", environment=environment)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "pip install 'chargeonce[otel]'" in ended.stderr
+
+
+def _environment(database_url: str, redis_url: str, **settings: str) -> dict[str, str]:
+    return clean_environment(
+        database_url=database_url,
+        redis_url=redis_url,
+        jwt_secret=SECRET,
+        agora_app_id=APP_ID,
+        agora_app_certificate=APP_CERTIFICATE,
+        **settings,
+    )
 
 
 def _entry_lines(world: World) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in world.service.logged().splitlines() if line.startswith("{")]
-    return [line for line in lines if line["event"] == "entry"]
+    return [line for line in _lines(world) if line["event"] == "entry"]
+
+
+def _lines(world: World) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in world.service.logged().splitlines() if line.startswith("{")]

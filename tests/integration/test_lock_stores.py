@@ -12,7 +12,7 @@ import pytest
 import redis_lock
 
 from locks import Dismissed, HolderChanged, Lease, LeaseLost, LockBusy, Locker, LockStoreDown, LossReason
-from locks.events import Acquired, Extended, Lost, StoreLost, StoreUp, Waiting, WakeSource
+from locks.events import Acquired, Extended, Lost, Released, StoreLost, StoreUp, Waiting, WakeSource
 from locks.keys import keys_of
 from tests.harness import PATIENCE_S, wait_until, wait_until_async
 from tests.integration.lock_contract import (
@@ -260,6 +260,22 @@ async def test_a_lease_is_ended_by_force_and_its_holder_told(store: Store) -> No
             assert await (await asyncio.wait_for(waiting, 15)).release()
             await asyncio.wait_for(lease.lost.wait(), 15)
             assert lease.loss_reason is LossReason.FORCED
+
+
+async def test_a_lent_lease_is_extended_and_given_back_through_another_process(store: Store) -> None:
+    heard = Heard()
+    async with locking(store, heard=heard) as keeper, locking(store) as other:
+        for name in store.name_on_each():
+            loan = await keeper.lending.lend(name, lease_ttl_s=60, wait_s=0, request_id="r-1")
+            extended = await other.lending.extend(name, loan.lease_id, lease_ttl_s=90)
+            assert extended.fencing_token == loan.fencing_token
+            waiting = asyncio.create_task(other.lending.lend(name, lease_ttl_s=60, wait_s=60, request_id="r-2"))
+            await in_line(keeper, name, 1)
+            await other.lending.release(name, loan.lease_id)
+            assert (await waiting).fencing_token > loan.fencing_token
+        assert other.lending.all
+        await heard.count(Released, len(store.all_servers()))
+        assert keeper.lending.all == []
 
 
 async def test_a_hundred_callers_of_a_hundred_locks_do_not_meet(store: Store) -> None:

@@ -158,6 +158,7 @@ def test_a_lone_worker_bears_the_chosen_name_as_it_is(monkeypatch: pytest.Monkey
         ("LOCK_OUTAGE", "hope"),
         ("INSTANCE_ID", "two words"),
         ("MAX_WAITERS", "0"),
+        ("MAX_LEASE_WAITS", "0"),
         ("CHARGE_LANES", "0"),
         ("CHARGE_TIMEOUT_S", "soon"),
         ("MAX_BODY_BYTES", "1"),
@@ -201,6 +202,7 @@ def test_every_kind_of_lock_store_is_taken(monkeypatch: pytest.MonkeyPatch, url:
         ("LOCK_COMMAND_TIMEOUT_S", {"lock_command_timeout_s": "2"}),
         ("ROW_LOCK_TIMEOUT_S", {"row_lock_timeout_s": "5"}),
         ("STATEMENT_TIMEOUT_S", {"statement_timeout_s": "6"}),
+        ("MAX_LEASE_WAITS", {"max_lease_waits": "500", "max_requests_in_flight": "500"}),
         ("JWT_SECRET", {"jwt_secret": LONG_SECRET, "jwt_public_key": "a key"}),
     ],
 )

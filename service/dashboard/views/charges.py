@@ -52,8 +52,8 @@ async def appointment(looking: Looking, asked: Asked) -> Mapping[str, Any]:
     return {
         "title": f"Appointment {appointment_id}",
         "appointment": found,
-        "lock": name,
-        "view": await looking.locker.inspect(name),
+        "lock_name": name,
+        "lock": await looking.locker.inspect(name),
         "story": story_of(found, holds, rows_of(incidents, now_s=asked.now_s)),
         "entry_limit": looking.entry_limit,
         "now_s": asked.now_s,

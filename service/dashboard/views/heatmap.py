@@ -71,6 +71,7 @@ async def heatmap(looking: Looking, asked: Asked) -> Mapping[str, Any]:
     if chosen_s is not None and bucket is not None:
         chosen = {
             "minute_s": chosen_s,
+            "minute_text": minute_text(chosen_s),
             "until_s": chosen_s + length_s,
             "bucket": bucket,
             "bounds": bounds_words(bucket),
@@ -149,9 +150,7 @@ def _cell(column: int, row: int, bucket: int, count: int, most: int, at_s: float
     return Cell(column, row, bucket, minute_text(at_s), count, shade, words)
 
 
-async def _locks_in(
-    looking: Looking, from_s: float, minutes: int, kind: str, bucket: int
-) -> Sequence[tuple[str, int]]:
+async def _locks_in(looking: Looking, from_s: float, minutes: int, kind: str, bucket: int) -> Sequence[tuple[str, int]]:
     which: Literal["wait", "hold"] = "wait" if kind == "wait" else "hold"
     found = await asyncio.gather(
         *[

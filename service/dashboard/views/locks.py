@@ -58,7 +58,7 @@ async def one_lock(looking: Looking, asked: Asked) -> Mapping[str, Any]:
     return {
         "title": name,
         "name": name,
-        "view": view,
+        "lock": view,
         "waiters": view.waiters[:SHOWN_WAITERS] if view else [],
         "unshown_waiters": max(0, view.waiter_count - SHOWN_WAITERS) if view else 0,
         "holds": holds,

@@ -46,6 +46,13 @@ VIEWS: Mapping[str, View] = {
             menu="charges",
             in_menu=False,
         ),
-        View(key="audit_log", title="Audit log", path="/audit-log", read=happened.audit_log, period_s=2.0, menu="audit_log"),
+        View(
+            key="audit_log",
+            title="Audit log",
+            path="/audit-log",
+            read=happened.audit_log,
+            period_s=2.0,
+            menu="audit_log",
+        ),
     )
 }

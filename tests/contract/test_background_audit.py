@@ -1,0 +1,63 @@
+"""The audit in the background: one worker looks, every worker shows what it has found."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from tests.conftest import StartService
+from tests.contract.api import Api
+from tests.harness import OwnRedis, Rows, wait_until
+
+SETTINGS = {"audit_interval_s": "1", "log_format": "json"}
+
+
+def test_a_broken_table_shows_within_the_interval_on_every_worker_and_so_does_its_repair(
+    start_service: StartService, rows: Rows, own_redis: OwnRedis
+) -> None:
+    rows.grant(7, 5)
+    service = start_service(redis_url=own_redis.url, **SETTINGS)
+    api = Api(service.url)
+    wait_until(lambda: api.metric("audit_timestamp_seconds") > 0)
+    assert api.metric("audit_holds") == 1
+    assert api.metric("audit_interval_seconds") == 1
+
+    rows.run("UPDATE user_coupon SET count = count + 1 WHERE user_id = 7")
+    wait_until(lambda: api.metric("audit_holds") == 0)
+    assert api.metric("audit_broken_invariants", invariant="balances_add_up") == 1
+    assert api.metric("audit_broken_invariants", invariant="one_charge_per_appointment") == 0
+    logged = [json.loads(line) for line in service.logged().splitlines() if "broken invariants" in line]
+    assert logged[0]["level"] == "error"
+    assert logged[0]["broken"] == {"balances_add_up": 1}
+
+    rows.run("UPDATE user_coupon SET count = count - 1 WHERE user_id = 7")
+    wait_until(lambda: api.metric("audit_holds") == 1)  # livemin: every worker has seen it
+    assert api.metric("audit_broken_invariants", invariant="balances_add_up") == 0
+    assert abs(time.time() - api.metric("audit_timestamp_seconds")) < 60
+
+
+def test_only_one_of_two_services_looks_at_a_time_and_without_redis_none_does_until_it_is_back(
+    start_service: StartService, own_redis: OwnRedis
+) -> None:
+    apis = [Api(start_service(redis_url=own_redis.url, audit_interval_s="2").url) for _ in range(2)]
+    wait_until(lambda: all(api.metric("audit_timestamp_seconds") > 0 for api in apis))
+
+    def looks() -> float:
+        return sum(
+            api.metrics().get(
+                ("chargeonce_lock_acquire_total", (("outcome", "acquired"), ("resource", "chargeonce"))), 0
+            )
+            for api in apis
+        )
+
+    before, began_at_s = looks(), time.monotonic()
+    wait_until(lambda: looks() >= before + 2)
+    took_s = time.monotonic() - began_at_s
+    assert looks() - before <= took_s / 2 + 2, "four workers share the looks"
+
+    own_redis.kill()
+    wait_until(lambda: all(api.metric("dependency_up", dependency="lock_store") == 0 for api in apis))
+    stands = [api.metric("audit_timestamp_seconds") for api in apis]
+    assert all(api.get("/livez").status == 200 for api in apis)
+    own_redis.start()
+    wait_until(lambda: all(api.metric("audit_timestamp_seconds") > was for api, was in zip(apis, stands, strict=True)))
