@@ -108,13 +108,13 @@ class Publisher:
             await self._publish_once()
 
     async def _publish_once(self) -> None:
+        held = [*self._locker.held, *self._also_held()]
         if self._pending is None:
             second = self._seen.take()
             self._window.append(second)
             self._totals.update(second.counts)
-            self._pending = self._additions(second)
+            self._pending = self._additions(second, held_count=len(held))
             self._number += 1
-        held = [*self._locker.held, *self._also_held()]
         waited_for = self._locker.waited_for
         now_s = await self._store.publish(
             who=self._who,
@@ -169,12 +169,11 @@ class Publisher:
         self._next_list_at_s = began_at_s + LIST_SHARE * (time.monotonic() - began_at_s)
         return text or "\n"
 
-    def _additions(self, second: Second) -> Additions:
+    def _additions(self, second: Second, *, held_count: int) -> Additions:
         additions, at_s = Additions(), int(time.time() + self._clock_offset_s)
-        held = len(self._locker.held)
         waiting = self._locker.waiter_count
         for length_s, kept_ms in ((FINE_S, QUARTER_MS), (MINUTE_S, DAY_MS)):
-            _add_to_slot(additions, slot_key(at_s, length_s), second, held, waiting, kept_ms)
+            _add_to_slot(additions, slot_key(at_s, length_s), second, held_count, waiting, kept_ms)
         for name, seen in sorted(second.hot.items(), key=lambda each: -each[1].total_wait_s)[:HOTTEST]:
             additions.add("ZINCRBY", hot_key(at_s), round(seen.total_wait_s * 1000, 3), name)
         if second.hot:

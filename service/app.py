@@ -27,12 +27,14 @@ from service.auditing import Auditing
 from service.callers import Callers
 from service.charged import ChargedAppointments
 from service.charging import Charging
+from service.dashboard.looking import Looking
 from service.entering import Entering, appointment_of, lock_name
 from service.forcing import Forcing
 from service.gauges import Sampling
 from service.handlers.appointments import AppointmentHandlers
 from service.handlers.contention import ContentionHandlers
 from service.handlers.coupons import CouponHandlers
+from service.handlers.dashboard import DashboardHandlers
 from service.handlers.entries import EntryHandlers
 from service.handlers.forcing import ForcingHandlers
 from service.handlers.http import BODY_WAIT_S
@@ -47,6 +49,7 @@ from service.reading import Reading
 from service.refusals import Draining, MethodNotAllowed, NotFound, Overloaded, TooLarge
 from service.routes import Route, routes
 from service.rtc_token import RoomTokenMint
+from service.sessions import Sessions
 from service.settings import Settings
 from service.tracing import Tracing
 
@@ -130,7 +133,7 @@ async def running_instance(settings: Settings, *, instance_id: str) -> AsyncIter
     try:
         entering = _entering(settings, locker, charging, charged, observer)
         app = _application(
-            settings, instance_id, traffic, entering, reading, health, observer, locker, contention, tracing
+            settings, instance_id, traffic, entering, reading, health, observer, locker, contention, auditing, tracing
         )
         yield Instance(app, traffic)
     finally:
@@ -151,10 +154,14 @@ async def running_instance(settings: Settings, *, instance_id: str) -> AsyncIter
 def callers(settings: Settings) -> Callers:
     """Who may call. Raises ValueError, in one line, for a key that cannot serve."""
     return Callers(
-        secret=settings.jwt_secret.get_secret_value() if settings.jwt_secret else None,
+        secret=_jwt_secret(settings),
         public_key=settings.jwt_public_key.get_secret_value() if settings.jwt_public_key else None,
         cache_size=settings.caller_cache_size,
     )
+
+
+def _jwt_secret(settings: Settings) -> str | None:
+    return settings.jwt_secret.get_secret_value() if settings.jwt_secret else None
 
 
 def _application(
@@ -167,6 +174,7 @@ def _application(
     observer: Observer,
     locker: Locker,
     contention: Contention,
+    auditing: Auditing,
     tracing: Tracing | None,
 ) -> web.Application:
     known_callers = callers(settings)
@@ -177,6 +185,7 @@ def _application(
         needs_lock_store=settings.lock_outage == "refuse",
         is_draining=lambda: traffic.draining,
     )
+    forcing = Forcing(locker, reading)
     table = routes(
         EntryHandlers(entering, known_callers, observer, app_id=settings.agora_app_id, tracing=tracing),
         AppointmentHandlers(reading, known_callers, entry_limit=settings.max_listed_entries),
@@ -185,20 +194,36 @@ def _application(
             contention, locker, known_callers, max_streams=settings.max_streams, stopping=traffic.stopping
         ),
         LeaseHandlers(locker, known_callers, max_waits=settings.lease_waits, stopping=traffic.stopping),
-        ForcingHandlers(Forcing(locker, reading), known_callers),
+        ForcingHandlers(forcing, known_callers),
         running,
     )
-    running.openapi_json = orjson.dumps(openapi(table))
-    edge = _edge(traffic, observer, table, settings, tracing)
+    dashboard = DashboardHandlers(
+        Looking(
+            contention,
+            locker,
+            reading,
+            audit=lambda: auditing.last,
+            dependencies=lambda: health.dependencies,
+            instance_id=instance_id,
+            entry_limit=settings.max_listed_entries,
+        ),
+        Sessions(known_callers, locker, secret=_jwt_secret(settings)),
+        forcing,
+        max_streams=settings.max_streams,
+        stopping=traffic.stopping,
+    )
+    pages = dashboard.routes()
+    running.openapi_json = orjson.dumps(openapi([*table, dashboard.described()]))
+    edge = _edge(traffic, observer, [*table, *pages], settings, tracing)
     app = web.Application(
         middlewares=[edge] if tracing is None else [_traced(tracing, table), edge],
         client_max_size=settings.max_body_bytes,
     )
     app[BODY_WAIT_S] = settings.body_wait_s
-    for route in table:
+    for route in (*table, *pages):
         # aiohttp's own pattern takes no braces: a name with one is malformed, and not a route that is missing.
         path = re.sub(r"{(\w+)}", r"{\1:[^/]+}", route.path)
-        if route.method == "GET":
+        if route.method == "GET" and route.has_head:
             app.router.add_get(path, route.handler)  # and HEAD
         else:
             app.router.add_route(route.method, path, route.handler)
@@ -299,7 +324,7 @@ def _translated(error: Exception) -> Exception:
 def _show_from_the_start(metrics: Metrics, table: Iterable[Route]) -> None:
     statuses = status_of_codes()
     for route in table:
-        methods = ("GET", "HEAD") if route.method == "GET" else (route.method,)
+        methods = ("GET", "HEAD") if route.method == "GET" and route.has_head else (route.method,)
         for status in {*route.answers, *(statuses[code] for code in route.problems), int(BUG.status)}:
             for method in methods:
                 metrics.request_seconds.labels(method, route.path, status)

@@ -102,7 +102,7 @@ class AuditGauges:
             "chargeonce_audit_seconds",
             "How long the last audit took",
             registry=registry,
-            multiprocess_mode="livemostrecent",
+            multiprocess_mode="livemax",
         )
         self.interval = Gauge(
             "chargeonce_audit_interval_seconds",

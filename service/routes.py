@@ -49,6 +49,7 @@ class Route:
     form: bool = False  # the body may also come as a form
     query: Mapping[str, str] = field(default_factory=dict)
     public: bool = False
+    has_head: bool = True  # a GET that also answers HEAD
 
 
 def routes(

@@ -17,6 +17,7 @@ from service.callers import sign_token
 from service.embedded import EmbeddedServers, ServerDied, ServerUpAgain
 from service.generated import with_generated_secrets
 from service.observe import set_up_logs
+from service.sessions import LOGIN_CODE_TTL_S, new_login_code
 from service.settings import Settings, SettingsError, require_secrets, resolved, unknown_settings
 from service.tracing import is_installed as tracing_is_installed
 from service.workers import Listening, StartFailed, Supervisor, wait_politely
@@ -126,13 +127,21 @@ def _greet(settings: Settings, port: int, curl: str | None) -> None:
     lines = [f"chargeonce {version('chargeonce')} on {address} with {settings.workers} workers; Ctrl-C stops it"]
     if curl is not None:
         lines += [
-            f"dashboard: {address}/dashboard (the page is not built yet; {address}/metrics is)",
+            f"dashboard: {_dashboard(settings, address)}",
             "enter an appointment's room, charged once however often you paste it:",
             "",
             curl,
             "",
         ]
     print("\n".join(lines), flush=True)
+
+
+def _dashboard(settings: Settings, address: str) -> str:
+    """An address that logs an operator in once, where we can sign one."""
+    if settings.jwt_secret is None:
+        return f"{address}/dashboard"
+    code = new_login_code(settings.jwt_secret.get_secret_value(), now=time.time())
+    return f"{address}/dashboard/login?code={code} (logs in once, within {LOGIN_CODE_TTL_S // 60} minutes)"
 
 
 def _address(settings: Settings, port: int) -> str:

@@ -25,6 +25,7 @@ LOCKS_PER_PAGE = 100
 SORTS = ("waiters", "held", "name")
 MAX_SEARCH_LENGTH = 200
 STREAM_INTERVAL_S = 1.0
+GAVE_UP = ("busy", "cancelled", "store-down")  # and not those who were told that what they waited for is done
 ENTERED = ("charged", "already_charged", "free")
 
 
@@ -213,7 +214,7 @@ def _rates(counts: Mapping[str, int], window_s: float) -> models.RatesAnswer:
         acquired_per_s=counts.get("acquired", 0) / window_s,
         contended_per_s=counts.get("contended", 0) / window_s,
         released_per_s=counts.get("released", 0) / window_s,
-        gave_up_per_s=_sum(counts, "gave_up:") / window_s,
+        gave_up_per_s=sum(counts.get(f"gave_up:{outcome}", 0) for outcome in GAVE_UP) / window_s,
         lost_per_s=_sum(counts, "lost:") / window_s,
         charged_per_s=counts.get("charges:charged", 0) / window_s,
         entered_per_s=sum(counts.get(f"charges:{outcome}", 0) for outcome in ENTERED) / window_s,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 
 import orjson
 from aiohttp import web
@@ -25,16 +26,13 @@ from service.dashboard.views.table import VIEWS, View
 from service.forcing import Forcing
 from service.problems import BUG, problem_of
 from service.refusals import InvalidRequest, NotFound
+from service.routes import Route
 from service.sessions import Session, Sessions
 
-
-@dataclass(frozen=True, slots=True)
-class PageRoute:
-    """One address of the page."""
-
-    method: str
-    path: str
-    handler: Handler
+HTML, STREAM = "text/html", "text/event-stream"
+SHOWN: Mapping[int, type | str] = dict.fromkeys((200, 400, 401, 403, 503), HTML)
+FOUND: Mapping[int, type | str] = {**SHOWN, 404: HTML}
+TOLD = ("invalid-request", "unauthenticated", "forbidden", "not-found", "lock-store-down")
 
 
 class DashboardHandlers:
@@ -52,23 +50,27 @@ class DashboardHandlers:
         self._force = ForcePages(looking, sessions, forcing, self._pages)
         self._live = Live(self._fragment, max_streams=max_streams, stopping=stopping)
 
-    def routes(self) -> list[PageRoute]:
-        """Every address of the page."""
+    def routes(self) -> list[Route]:
+        """Every address of the page. None answers HEAD: some do something, and none is worth a probe."""
         page, door, force = self._pages.guarded, self._door, self._force
         return [
-            *(PageRoute("GET", PATH + view.path, page(self._show(view))) for view in VIEWS.values()),
-            PageRoute("GET", f"{PATH}/appointments", page(self._find_appointment)),
-            PageRoute("GET", f"{PATH}/locks/{{name}}/force-release", page(force.ask)),
-            PageRoute("POST", f"{PATH}/locks/{{name}}/force-release", page(force.force)),
-            PageRoute("GET", f"{PATH}/login", page(door.show_or_log_in_by_code)),
-            PageRoute("POST", f"{PATH}/login", page(door.log_in)),
-            PageRoute("POST", f"{PATH}/logout", page(door.log_out)),
-            PageRoute("POST", f"{PATH}/theme", page(door.choose_theme)),
-            PageRoute("GET", f"{PATH}/streams/{{view}}", self._stream),
-            PageRoute("GET", f"{PATH}/exports/{{table}}", self._export),
-            PageRoute("GET", f"{PATH}/series", self._series),
-            PageRoute("GET", f"{PATH}/static/{{digest}}/{{file}}", self._assets.serve),
+            *(_route("GET", view.path, page(self._show(view)), FOUND) for view in VIEWS.values()),
+            _route("GET", "/appointments", page(self._find_appointment), {303: HTML, 400: HTML, 401: HTML, 403: HTML}),
+            _route("GET", "/locks/{name}/force-release", page(force.ask), SHOWN),
+            _route("POST", "/locks/{name}/force-release", page(force.force), {303: HTML, 409: HTML, **SHOWN}),
+            _route("GET", "/login", page(door.show_or_log_in_by_code), {200: HTML, 303: HTML, 503: HTML}),
+            _route("POST", "/login", page(door.log_in), {303: HTML, 400: HTML, 401: HTML, 403: HTML}),
+            _route("POST", "/logout", page(door.log_out), {303: HTML, 403: HTML}),
+            _route("POST", "/theme", page(door.choose_theme), {303: HTML, 400: HTML, 403: HTML}),
+            _route("GET", "/streams/{view}", self._stream, {200: STREAM}, (*TOLD, "overloaded")),
+            _route("GET", "/exports/{table}", self._export, {200: "text/csv"}, (*TOLD, "database-down")),
+            _route("GET", "/series", self._series, {200: "application/json"}, TOLD),
+            _route("GET", "/static/{digest}/{file}", self._assets.serve, {200: "text/css", 304: ""}, ("not-found",)),
         ]
+
+    def described(self) -> Route:
+        """The page as the API's description has it: one address, without a token in a header."""
+        return replace(self.routes()[0], summary="The page, for people; it asks for an access token once", public=True)
 
     def _show(self, view: View) -> Handler:
         async def show(request: web.Request) -> web.Response:
@@ -127,3 +129,17 @@ class DashboardHandlers:
         except NotLoggedIn as error:
             raise Unauthenticated(str(error)) from error
         return Asked(dict(request.query), session, time.time())
+
+
+def _route(
+    method: str, path: str, handler: Handler, answers: Mapping[int, type | str], problems: tuple[str, ...] = ()
+) -> Route:
+    return Route(
+        method=method,
+        path=PATH + path,
+        handler=handler,
+        summary="A part of the page",
+        answers=answers,
+        problems=(*problems, "draining"),
+        has_head=False,
+    )

@@ -40,14 +40,14 @@
 
   function make(element) {
     const kind = element.dataset.chart, lines = CHARTS[kind], unit = kind === "waits" ? " ms" : kind === "contention" ? " %" : "";
-    const axis = { stroke: colour("soft"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
+    const axis = { stroke: colour("soft"), grid: { stroke: colour("line"), width: .5 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
     element.replaceChildren();
     return new uPlot({
       width: Math.max(200, element.clientWidth), height: HEIGHT,
       cursor: { sync: { key: "overview" }, points: { size: 6 }, drag: { x: false, y: false } },
       legend: { live: true },
       scales: { y: LOGARITHMIC.has(kind) ? { distr: 3, range: (plot, low, high) => [Math.max(0.05, (low || 0.1) / 1.5), Math.max(1, (high || 1) * 1.5)] } : { range: (plot, low, high) => [0, Math.max(1, (high || 0) * 1.1)] } },
-      axes: [{ ...axis, values: (plot, splits) => splits.map((each) => utc(each, splits[splits.length - 1] - splits[0] < 300)), space: 70 }, { ...axis, size: 52, values: (plot, splits) => splits.map((each) => each == null ? "" : each >= 1 ? each.toLocaleString("en") : String(+each.toPrecision(2))) }],
+      axes: [{ ...axis, size: 26, values: (plot, splits) => splits.map((each) => utc(each, splits[splits.length - 1] - splits[0] < 300)), space: 70 }, { ...axis, size: 52, values: (plot, splits) => splits.map((each) => each == null ? "" : each >= 1 ? each.toLocaleString("en") : String(+each.toPrecision(2))) }],
       series: [{ label: "", value: (plot, at) => at == null ? "" : utc(at, true) }, ...lines.map(([, label, name], index) => ({ label, stroke: colour(name), width: 1.75, dash: index ? [6, 3] : undefined, points: { show: false }, value: (plot, value) => figure(value, unit) }))],
       hooks: { draw: [drawMarks] },
     }, columns(kind), element);

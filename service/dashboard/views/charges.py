@@ -30,7 +30,7 @@ async def charges(looking: Looking, asked: Asked) -> Mapping[str, Any]:
         "charges": page,
         "next_before": next_before,
         "before": before,
-        "audit": await looking.audit(),
+        "audit": looking.audit(),
         "now_s": asked.now_s,
         "export": {"before": before},
     }

@@ -15,8 +15,13 @@ from service.dashboard.asked import Asked, minute_text
 from service.dashboard.formatting import clock, duration
 from service.dashboard.looking import Looking
 
-# name: words, minutes a column has, columns
-RANGES = {"1h": ("1 hour", 1, 60), "6h": ("6 hours", 5, 72), "24h": ("24 hours", 15, 96)}
+# name: words, seconds that a column has, columns
+RANGES = {
+    "15m": ("15 minutes", 15, 60),
+    "1h": ("1 hour", 60, 60),
+    "6h": ("6 hours", 300, 72),
+    "24h": ("24 hours", 900, 96),
+}
 KINDS = {"wait": "waits", "hold": "holds"}
 SHADES = 6
 FEWEST_ROWS = 8
@@ -61,18 +66,21 @@ async def heatmap(looking: Looking, asked: Asked) -> Mapping[str, Any]:
     """The grid, and the locks of the cell that was chosen."""
     kind = asked.choice("kind", KINDS)
     name = asked.choice("range", RANGES)
-    _, minutes, columns = RANGES[name]
-    length_s = minutes * MINUTE_S
+    _, length_s, columns = RANGES[name]
+    minutes = max(1, length_s // MINUTE_S)
     last_s = asked.now_s - asked.now_s % length_s
     from_s = last_s - (columns - 1) * length_s
-    slots = await looking.contention.minutes(from_s=from_s, until_s=asked.now_s)
+    if length_s < MINUTE_S:
+        slots = await looking.contention.recent()
+    else:
+        slots = await looking.contention.minutes(from_s=from_s, until_s=asked.now_s)
     chosen_s, bucket = asked.minute("minute"), asked.integer("bucket", most=BUCKET_COUNT - 1)
     chosen = None
     if chosen_s is not None and bucket is not None:
         chosen = {
             "minute_s": chosen_s,
             "minute_text": minute_text(chosen_s),
-            "until_s": chosen_s + length_s,
+            "until_s": chosen_s + minutes * MINUTE_S,
             "bucket": bucket,
             "bounds": bounds_words(bucket),
             "locks": await _locks_in(looking, chosen_s, minutes, kind, bucket),
@@ -80,9 +88,9 @@ async def heatmap(looking: Looking, asked: Asked) -> Mapping[str, Any]:
     return {
         "kind": kind,
         "kinds": KINDS,
-        "range": name,
+        "chosen_range": name,
         "ranges": {key: words for key, (words, _, _) in RANGES.items()},
-        "minutes": minutes,
+        "length_s": length_s,
         "grid": grid_of(slots, kind=kind, from_s=from_s, length_s=length_s, columns=columns),
         "shades": SHADES,
         "chosen": chosen,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from db.row_locks import RowLocks, row_locks
 from locks.contention import PastHold
 from locks.inspection import LockView
 from locks.keys import check_name
+from locks.listing import ListedLock
 from service.dashboard.asked import Asked
 from service.dashboard.looking import Looking
 from service.dashboard.views.kinds import rows_of
@@ -24,6 +25,12 @@ SORTS = {"waiters": "most waiters", "held": "held longest", "name": "name"}
 SHOWN_HOLDS = 20
 SHOWN_WAITERS = 100
 SHOWN_INCIDENTS = 10
+# Pages are cut by what instances have told; each lock is then looked at, so a page is put in order again.
+_ORDERS: Mapping[str, Callable[[ListedLock], Any]] = {
+    "waiters": lambda lock: (-lock.waiters, lock.name),
+    "held": lambda lock: (-(lock.held_s or 0.0), lock.name),
+    "name": lambda lock: lock.name,
+}
 STRIP_WIDTH = 1000.0
 THINNEST_BAR = 2.0
 
@@ -38,6 +45,7 @@ async def locks(looking: Looking, asked: Asked) -> Mapping[str, Any]:
         raise InvalidRequest("cursor", str(error)) from error
     return {
         "page": page,
+        "locks": sorted(page.locks, key=_ORDERS[sort]),
         "sort": sort,
         "sorts": SORTS,
         "search": search,

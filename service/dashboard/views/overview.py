@@ -14,13 +14,15 @@ from service.observe import LAYERS
 RANGES = {"15m": "15 minutes", "1h": "1 hour", "6h": "6 hours", "24h": "24 hours"}
 SHOWN_INCIDENTS = 6
 SHOWN_HOT = 6
+# A waiter that was dismissed has not given up: it learnt that its charge was done.
+GAVE_UP = ("busy", "cancelled", "store-down")
 ENTERED = ("charged", "already_charged", "free")
-# What each layer does, in the order in which a repeated entry meets them.
+# When a repeated entry is found to be one, in the order in which it meets the layers.
 LAYER_WORDS = {
-    "lock": "found charged while it waited for the lock",
-    "is_consume": "found charged when it read the row",
-    "row_lock": "found charged once it had the row's lock",
-    "fence": "refused: its lease had been overtaken",
+    "lock": "while it waited for the lock",
+    "is_consume": "when it read the row",
+    "row_lock": "once it had the row's lock",
+    "fence": "by the fencing token",
 }
 assert LAYER_WORDS.keys() == set(LAYERS)
 
@@ -32,12 +34,12 @@ async def overview(looking: Looking, asked: Asked) -> Mapping[str, Any]:
     return {
         "snapshot": snapshot,
         "ranges": RANGES,
-        "range": asked.choice("range", RANGES),
+        "chosen_range": asked.choice("range", RANGES),
         "charged_per_s": snapshot.per_s("charges:charged"),
         "entered_per_s": sum(snapshot.per_s(f"charges:{outcome}") for outcome in ENTERED),
         "lost": lost_in(snapshot.counts),
         "lost_total": lost_in(snapshot.totals),
-        "gave_up": sum(count for key, count in snapshot.counts.items() if key.startswith("gave_up:")),
+        "gave_up": sum(snapshot.counts.get(f"gave_up:{outcome}", 0) for outcome in GAVE_UP),
         "layers": _layers(snapshot),
         "dependencies": looking.dependencies(),
         "hottest": snapshot.hottest[:SHOWN_HOT],

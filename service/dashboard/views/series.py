@@ -26,6 +26,7 @@ async def series(looking: Looking, asked: Asked) -> Mapping[str, Any]:
     else:
         from_s = asked.now_s - HOURS[chosen] * 3600
         slots = (await looking.contention.minutes(from_s=from_s, until_s=asked.now_s))[:-1]
+    slots = _from_the_first(slots)
     incidents = await looking.contention.incidents(kinds=MARKED, limit=MOST_MARKS)
     first_s = slots[0].at if slots else asked.now_s
     return {
@@ -43,6 +44,12 @@ async def series(looking: Looking, asked: Asked) -> Mapping[str, Any]:
             if each.at >= first_s
         ],
     }
+
+
+def _from_the_first(slots: Sequence[Slot]) -> Sequence[Slot]:
+    """Without the time before anything was seen: a service that has just begun has no flat line to show."""
+    seen = [at for at, slot in enumerate(slots) if slot.counts or slot.held or slot.waiting]
+    return slots[max(0, seen[0] - 1) :] if seen else slots[-1:]
 
 
 def _columns(slots: Sequence[Slot]) -> dict[str, list[float | None]]:
