@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup run test check format race chaos bench clean
+.PHONY: help setup run test check format race chaos bench screenshots clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ format: $(READY) ## rewrite the code in the house's format
 bench: $(READY) ## measure charges, locks and pressure against the peers; prints tables, writes bench*.json
 	@failed=0; for bench in tests.bench tests.bench.locks tests.bench.pressure; do \
 		echo "$(BIN)/python -m $$bench"; $(BIN)/python -m $$bench || failed=1; done; exit $$failed
+
+screenshots: $(READY) ## pictures of /dashboard under a real load, into docs/images; needs Chromium
+	@$(BIN)/python -m tests.browser.screenshots
 
 race: ## replay the origin's bug under each guard (not built yet)
 	@echo "make race: not built yet: the guards' comparison comes with tests/chaos (see CHANGELOG.md)" >&2; exit 1

@@ -131,9 +131,15 @@ class Scripts:
             self._lent_look,
         )
         self.greeting = tuple(("SCRIPT", "LOAD", script.source) for script in every)
+        self._sources = {script.name: script.source for script in every}
         self._release_head = self._release.head(2)
         self._extend_head = self._extend.head(2)
         self._finish_head = self._finish.head(1)
+
+    def load_for(self, command: str) -> str:
+        """What loads the script of a command: its name follows the count of its arguments."""
+        begin = command.index("$7\r\nEVALSHA")
+        return packed("SCRIPT", "LOAD", self._sources[command[begin : command.index("\r\n", begin + 20) + 2]])
 
     def acquire_item(
         self, node: Node, name: str, lease_id: str, *, lease_ms: int, request_id: str
@@ -332,7 +338,7 @@ class LockStore:
             on_lost()
             return
         if str(reply.result()).startswith("NOSCRIPT"):
-            self._greet(node)
+            self._load(node, command)
             try:
                 node.ask(command).add_done_callback(retrieve)
             except LockStoreDown:
@@ -352,7 +358,7 @@ class LockStore:
             in_script = _in_script(str(reply))
             word, _, rest = (in_script[1] if in_script else str(reply)).partition(" ")
             if word == "NOSCRIPT":
-                self._greet(node)
+                self._load(node, command)
             elif word in ("MOVED", "ASK"):
                 slot, _, place = rest.partition(" ")
                 host, _, port = place.rpartition(":")
@@ -385,6 +391,6 @@ class LockStore:
     def _moved(self, name: str, slot: str, host: str, port: int) -> Node:
         return self._servers.moved(int(slot) if slot.isdigit() else slot_of(name), host, port)
 
-    def _greet(self, node: Node) -> None:
-        for command in self.scripts.greeting:
-            node.ask(packed(*command)).add_done_callback(retrieve)
+    def _load(self, node: Node, command: str) -> None:
+        """The command's script alone: all of them would take longer than some servers go between two SCRIPT FLUSHes."""
+        node.ask(self.scripts.load_for(command)).add_done_callback(retrieve)

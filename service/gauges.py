@@ -19,6 +19,8 @@ from service.reading import Reading
 from service.settings import Settings
 
 INTERVAL_S = 1.0
+# With so many leases that a look takes long, it is made at most as often as costs a fiftieth of this process' time.
+LOOK_SHARE = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,9 +156,12 @@ class Sampling:
                 await self._task
 
     async def _watch(self) -> None:
+        took_s = 0.0
         while True:
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(max(self._interval_s, LOOK_SHARE * took_s))
+            began_at_s = time.monotonic()
             self._look()
+            took_s = time.monotonic() - began_at_s
 
     def _look(self) -> None:
         self._gauges.set_queues(self._queues())

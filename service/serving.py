@@ -44,9 +44,9 @@ def serve(settings: Settings, *, demo: bool) -> int:
         settings, servers = _with_servers(settings, stack)
         _check(settings)
         _see_to_schema(settings, embedded=servers is not None and servers.addresses.database_url is not None)
-        curl = _demo_curl(settings, listening.port) if demo else None
+        hints = _demo_hints(settings, listening.port) if demo else []
         supervisor = Supervisor(settings, listening, look_after=_Reporter(servers))
-        return supervisor.run(lambda: _greet(settings, listening.port, curl))
+        return supervisor.run(lambda: _greet(settings, listening.port, hints))
 
 
 def _with_servers(settings: Settings, stack: ExitStack) -> tuple[Settings, EmbeddedServers | None]:
@@ -102,8 +102,17 @@ class _Reporter:
                     log.info("embedded server up again", server=event.server)
 
 
-def _demo_curl(settings: Settings, port: int) -> str | None:
-    """Seeds, and makes a line that enters an appointment which is still to be charged."""
+def _demo_hints(settings: Settings, port: int) -> list[str]:
+    """Seeds, and says what to try: the page, and a line that enters an appointment which is still to be charged."""
+    address = _address(settings, port)
+    curl = _demo_curl(settings, address)
+    hints = [f"dashboard: {_dashboard(settings, address)}"]
+    if curl is not None:
+        hints += ["enter an appointment's room, charged once however often you paste it:", "", curl, ""]
+    return hints
+
+
+def _demo_curl(settings: Settings, address: str) -> str | None:
     assert settings.database_url is not None
     database = Database(settings.database_url.get_secret_value())
     try:
@@ -118,22 +127,13 @@ def _demo_curl(settings: Settings, port: int) -> str | None:
     appointment_id, user_id = found
     secret = settings.jwt_secret.get_secret_value()
     token = sign_token(secret, user_id=user_id, scopes=(), ttl_s=DEMO_TOKEN_TTL_S, now=time.time())
-    address = _address(settings, port)
     return f"curl -sS -X POST {address}/v1/appointments/{appointment_id}/entries -H 'Authorization: Bearer {token}'"
 
 
-def _greet(settings: Settings, port: int, curl: str | None) -> None:
+def _greet(settings: Settings, port: int, hints: list[str]) -> None:
     address = _address(settings, port)
-    lines = [f"chargeonce {version('chargeonce')} on {address} with {settings.workers} workers; Ctrl-C stops it"]
-    if curl is not None:
-        lines += [
-            f"dashboard: {_dashboard(settings, address)}",
-            "enter an appointment's room, charged once however often you paste it:",
-            "",
-            curl,
-            "",
-        ]
-    print("\n".join(lines), flush=True)
+    line = f"chargeonce {version('chargeonce')} on {address} with {settings.workers} workers; Ctrl-C stops it"
+    print("\n".join([line, *hints]), flush=True)
 
 
 def _dashboard(settings: Settings, address: str) -> str:

@@ -10,6 +10,7 @@ from service.models import MAX_ID
 from service.refusals import InvalidRequest
 from service.sessions import Session
 
+DAY_S = 24 * 3600
 MINUTE_FORMAT = "%Y-%m-%dT%H:%M"
 
 
@@ -50,9 +51,12 @@ class Asked:
         if not value:
             return None
         try:
-            return datetime.strptime(value, MINUTE_FORMAT).replace(tzinfo=UTC).timestamp()
+            at_s = datetime.strptime(value, MINUTE_FORMAT).replace(tzinfo=UTC).timestamp()
         except ValueError as error:
             raise InvalidRequest(name, "must be a minute like 2026-11-25T14:03, UTC") from error
+        if not self.now_s - 2 * DAY_S < at_s < self.now_s + DAY_S:
+            raise InvalidRequest(name, "must be a minute of the last day: nothing else is kept")
+        return at_s
 
 
 def minute_text(at_s: float) -> str:

@@ -47,7 +47,8 @@ class Live:
             raise Overloaded(f"{self.open_count} pages are kept up to date already")
         self.open_count += 1
         try:
-            first = await self._fragment(view, asked)
+            # A page was rendered a moment ago: its stream must not begin with what is older than that.
+            first = await self._fragment(view, asked, at_most_s=0.1)
             response = secured(
                 web.StreamResponse(
                     headers={
@@ -73,14 +74,14 @@ class Live:
                 return
             # The next rendering waits until the last one has left: a slow reader gets fewer, never a backlog.
             now = Asked(asked.values, asked.session, time.time())
-            await _write(response, message(await self._fragment(view, now)))
+            await _write(response, message(await self._fragment(view, now, at_most_s=view.period_s * 0.8)))
 
-    async def _fragment(self, view: View, asked: Asked) -> str:
-        """The part that changes, as it was at most a period ago."""
+    async def _fragment(self, view: View, asked: Asked, *, at_most_s: float) -> str:
+        """The part that changes, at most so old."""
         key = (view.key, tuple(sorted(asked.values.items())), asked.session.may_force)
         now_s = time.monotonic()
         known = self._fragments.get(key)
-        if known is None or now_s - known.at_s > view.period_s * 0.8:
+        if known is None or now_s - known.at_s > at_most_s:
             task = asyncio.create_task(self._rendered(view, asked), name="dashboard-fragment")
             self._fragments.pop(key, None)
             known = self._fragments[key] = _Fragment(task, now_s)

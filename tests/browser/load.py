@@ -58,9 +58,13 @@ class Load:
             for person in PEOPLE:
                 await self._grant(client, person)
             programs = [
-                self._program(client, name, held_s) for name, held_s in LOCKS.items() for _ in range(self._programs_a_lock)
+                self._program(client, name, held_s)
+                for name, held_s in LOCKS.items()
+                for _ in range(self._programs_a_lock)
             ]
-            callers = [asyncio.ensure_future(each) for each in [*programs, *(self._crowd(client) for _ in range(self._crowds))]]
+            callers = [
+                asyncio.ensure_future(each) for each in [*programs, *(self._crowd(client) for _ in range(self._crowds))]
+            ]
             await self._stop.wait()
             for each in callers:
                 each.cancel()
@@ -91,7 +95,9 @@ class Load:
             with contextlib.suppress(aiohttp.ClientError, OSError):
                 inviter, invitee = self._random.sample(PEOPLE, 2)
                 wanted = {"user_id": inviter, "invitee_user_id": invitee}
-                async with client.post("/v1/appointments", json=wanted, headers=bearer(OPERATOR_ID, "service")) as answer:
+                async with client.post(
+                    "/v1/appointments", json=wanted, headers=bearer(OPERATOR_ID, "service")
+                ) as answer:
                     appointment_id = (await answer.json())["id"]
                 people = [self._random.choice((inviter, invitee)) for _ in range(self._crowd_size)]
                 await asyncio.gather(*(self._enter(client, appointment_id, person) for person in people))

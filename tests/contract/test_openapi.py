@@ -55,6 +55,7 @@ OPERATIONS = [
     ("GET", "/openapi.json"),
 ]
 ENDLESS = ("GET", "/v1/contention/stream")  # test_contention.py reads it
+PAGE = ("GET", "/dashboard")  # refuses in HTML; test_dashboard.py reads it
 with_examples = hypothesis_settings(
     derandomize=True,
     database=None,
@@ -90,7 +91,7 @@ def test_it_is_an_openapi_3_1_document_and_describes_every_route(world: World) -
     assert document["openapi"].startswith("3.1.")
     OpenAPIV31SpecValidator(document).validate()
     described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    assert described == {*OPERATIONS, ENDLESS}
+    assert described == {*OPERATIONS, ENDLESS, PAGE}
 
 
 def test_it_says_which_routes_take_a_token_and_what_they_refuse(world: World) -> None:

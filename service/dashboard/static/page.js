@@ -33,19 +33,28 @@
     });
     live.addEventListener("htmx:sse:after:connection", () => { heardAt = Date.now(); show("live"); });
     live.addEventListener("htmx:sse:error", (event) => {
-      if (event.detail.status === 401) location.reload();
+      if (event.detail.status === 401) signedOut();
       show("lost");
     });
     live.addEventListener("htmx:sse:close", () => { show("lost"); retry(); });
     live.addEventListener("htmx:response:error", (event) => {
       const status = event.detail.ctx?.response?.status;
-      if (status === 401) location.reload();
+      if (status === 401) return signedOut();
       show(status === 503 ? "full" : "lost");
       retry();
     });
     live.addEventListener("htmx:error", () => { show("lost"); retry(); });
-    live.addEventListener("signed-out", () => location.reload());
+    live.addEventListener("signed-out", signedOut);
     pauseButton.addEventListener("click", () => pause(!paused));
+  }
+
+  // The page itself says why, and asks for a token. Once, so that a page with and a stream without a session do not loop.
+  function signedOut() {
+    show("lost");
+    const before = Number(sessionStorage.getItem("signed-out-at"));
+    if (Date.now() - before < 10000) return;
+    sessionStorage.setItem("signed-out-at", String(Date.now()));
+    location.reload();
   }
 
   let retrying = 0;

@@ -33,7 +33,7 @@ VIEWS: Mapping[str, View] = {
         View(key="locks", title="Locks", path="/locks", read=locks.locks, menu="locks"),
         View(key="lock", title="Lock", path="/locks/{name}", read=locks.one_lock, menu="locks", in_menu=False),
         View(key="hot", title="Hot locks", path="/hot", read=hot.hot, menu="hot"),
-        View(key="heatmap", title="Heatmap", path="/heatmap", read=heatmap.heatmap, period_s=5.0, menu="heatmap"),
+        View(key="heatmap", title="Heatmap", path="/heatmap", read=heatmap.heatmap, period_s=2.0, menu="heatmap"),
         View(key="incidents", title="Incidents", path="/incidents", read=happened.incidents, menu="incidents"),
         View(key="instances", title="Instances", path="/instances", read=happened.instances, menu="instances"),
         View(key="charges", title="Charges", path="/charges", read=charges.charges, period_s=2.0, menu="charges"),

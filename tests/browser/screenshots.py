@@ -1,0 +1,107 @@
+"""Takes the pictures of the page for the README: `make screenshots`. A real service and load, on its own servers.
+
+python -m tests.browser.screenshots [--seconds S] [--into FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import quote
+
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser import load
+from tests.browser.conftest import ARGUMENTS, CHROMIUM
+from tests.contract.api import Api
+from tests.contract.page import lease
+from tests.harness import ROOT, service, token
+
+VIEWS = {
+    "overview": "",
+    "locks": "/locks",
+    "lock": f"/locks/{quote('report:daily/2026-11', safe='')}",
+    "heatmap": "/heatmap",
+    "incidents": "/incidents",
+}
+# name: how the browser looks
+LOOKS = {"light": (1280, 900), "dark": (1280, 900)}
+PHONE = (390, 844)
+SETTLE_MS = 2500
+MOST_BYTES = 250_000
+
+
+def main() -> None:
+    """Serves, loads, lets a few things go wrong, and takes the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=100.0, help="how long the load lasts before")
+    parser.add_argument("--into", type=Path, default=ROOT / "docs" / "images")
+    wanted = parser.parse_args()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chargeonce-screenshots-")))
+        running = stack.enter_context(service(folder, workers=3, instance_id="api"))
+        stack.enter_context(load.steady(running.url).running())
+        print(f"load on {running.url} for {wanted.seconds:g} s", flush=True)
+        time.sleep(wanted.seconds / 2)
+        _let_things_go_wrong(Api(running.url))
+        time.sleep(wanted.seconds / 2)
+        playwright = stack.enter_context(sync_playwright())
+        executable = shutil.which("chromium") or CHROMIUM
+        browser = playwright.chromium.launch(executable_path=executable, args=list(ARGUMENTS))
+        _take_all(browser, running.url, wanted.into)
+        browser.close()
+
+
+def _let_things_go_wrong(api: Api) -> None:
+    """A holder is killed, an operator ends a lease, a program forgets one that others wait for."""
+    stuck = lease(api, "payout:merchant-9")
+    answer = api.post(
+        "/v1/locks/payout%3Amerchant-9/force-release",
+        user=load.OPERATOR_ID,
+        scope="operator",
+        send={"reason": "its job hangs since the deploy", "fencing_token": stuck["fencing_token"]},
+    )
+    assert answer.status == 200, answer
+    path = f"/v1/locks/{quote('report:daily/2026-11', safe='')}"
+    for _ in range(100):
+        held = api.get(path, user=load.OPERATOR_ID, scope="monitor")
+        if held.status == 200 and held.json["holder"] and held.json["waiters"]:
+            os.kill(held.json["holder"]["pid"], signal.SIGKILL)
+            return
+        time.sleep(0.02)
+    raise RuntimeError("nobody held the lock that others wait for")
+
+
+def _take_all(browser: Browser, url: str, into: Path) -> None:
+    into.mkdir(parents=True, exist_ok=True)
+    for scheme, (width, height) in LOOKS.items():
+        for name, path in VIEWS.items():
+            _take(browser, url, path, into / f"{name}-{scheme}.png", scheme, width, height)
+    _take(browser, url, "", into / "overview-phone.png", "light", *PHONE)
+
+
+def _take(browser: Browser, url: str, path: str, file: Path, scheme: str, width: int, height: int) -> None:
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if scheme == "dark" else "light",
+    )
+    context.add_cookies([{"name": "chargeonce_session", "value": token(7, "operator"), "url": f"{url}/dashboard"}])
+    page = context.new_page()
+    page.goto(f"{url}/dashboard{path}")
+    page.wait_for_selector("#pause[data-state=live]")
+    page.wait_for_timeout(SETTLE_MS)
+    page.screenshot(path=file)
+    context.close()
+    size = file.stat().st_size
+    assert size <= MOST_BYTES, f"{file} has {size} bytes"
+    print(f"{file.name}: {size // 1000} kB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
