@@ -23,16 +23,18 @@ from tests.contract.api import Api
 from tests.contract.page import lease
 from tests.harness import ROOT, service, token
 
+HOT = "report:daily/2026-11"
 VIEWS = {
     "overview": "",
     "locks": "/locks",
-    "lock": f"/locks/{quote('report:daily/2026-11', safe='')}",
+    "lock": f"/locks/{quote(HOT, safe='')}",
     "heatmap": "/heatmap",
     "incidents": "/incidents",
 }
-# name: how the browser looks
-LOOKS = {"light": (1280, 900), "dark": (1280, 900)}
+WIDTH, HEIGHT = 1280, 860
+TALL = {"overview": 1240}
 PHONE = (390, 844)
+TOLD_AFTER_S = 1.0  # instances tell of themselves once a second
 SETTLE_MS = 2500
 MOST_BYTES = 250_000
 
@@ -59,7 +61,7 @@ def main() -> None:
 
 
 def _let_things_go_wrong(api: Api) -> None:
-    """A holder is killed, an operator ends a lease, a program forgets one that others wait for."""
+    """An operator ends a lease, a program forgets one that others wait for, a holder is killed."""
     stuck = lease(api, "payout:merchant-9")
     answer = api.post(
         "/v1/locks/payout%3Amerchant-9/force-release",
@@ -68,10 +70,12 @@ def _let_things_go_wrong(api: Api) -> None:
         send={"reason": "its job hangs since the deploy", "fencing_token": stuck["fencing_token"]},
     )
     assert answer.status == 200, answer
-    path = f"/v1/locks/{quote('report:daily/2026-11', safe='')}"
+    lease(api, HOT, ttl_ms=1000, wait_ms=3000)
+    time.sleep(5 * TOLD_AFTER_S)
+    path = f"/v1/locks/{quote(HOT, safe='')}"
     for _ in range(100):
         held = api.get(path, user=load.OPERATOR_ID, scope="monitor")
-        if held.status == 200 and held.json["holder"] and held.json["waiters"]:
+        if held.status == 200 and held.json["holder"]:
             os.kill(held.json["holder"]["pid"], signal.SIGKILL)
             return
         time.sleep(0.02)
@@ -80,9 +84,9 @@ def _let_things_go_wrong(api: Api) -> None:
 
 def _take_all(browser: Browser, url: str, into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
-    for scheme, (width, height) in LOOKS.items():
+    for scheme in ("light", "dark"):
         for name, path in VIEWS.items():
-            _take(browser, url, path, into / f"{name}-{scheme}.png", scheme, width, height)
+            _take(browser, url, path, into / f"{name}-{scheme}.png", scheme, WIDTH, TALL.get(name, HEIGHT))
     _take(browser, url, "", into / "overview-phone.png", "light", *PHONE)
 
 

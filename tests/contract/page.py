@@ -80,11 +80,10 @@ def cookie_of(answer: Answer) -> dict[str, str]:
     return {COOKIE: found[1], **{name.lower(): value for name, _, value in attributes if name}}
 
 
-def lease(api: Api, name: str, *, ttl_ms: int = 60_000, **more: Any) -> dict[str, Any]:
+def lease(api: Api, name: str, *, ttl_ms: int = 60_000, wait_ms: int = 0, **more: Any) -> dict[str, Any]:
     """A lease over HTTP."""
-    answer = api.post(
-        f"/v1/locks/{quote(name, safe='')}/leases", user=5, scope="locks", send={"ttl_ms": ttl_ms}, **more
-    )
+    send = {"ttl_ms": ttl_ms, "wait_ms": wait_ms}
+    answer = api.post(f"/v1/locks/{quote(name, safe='')}/leases", user=5, scope="locks", send=send, **more)
     assert answer.status == 201, answer
     members: dict[str, Any] = answer.json
     return members
