@@ -144,7 +144,10 @@ class SentinelGroup:
         return [sentinel for sentinel in self.sentinels if sentinel.process is not None]
 
     def _all_follow(self) -> bool:
-        running = [node.ask("ROLE") for node in self.data_nodes if node.process is not None]
+        try:
+            running = [node.ask("ROLE") for node in self.data_nodes if node.process is not None]
+        except ConnectionError:
+            return False  # a server that learns that it is a replica now closes what was connected to it
         following = [role for role in running if role[0] == "slave" and role[3] == "connected"]
         return len(following) == len(running) - 1
 
