@@ -31,7 +31,7 @@ from db.decisions import (
     Rules,
     decide,
 )
-from db.events import Committing, Listener, RowsLocked
+from db.events import Decided, Listener, RowsLocked
 from db.prepared import Prepared
 from db.records import ChargeRecord
 from db.tables import CHAMPAGNE
@@ -126,7 +126,7 @@ class ChargingBatch(Batch):
             request for request, verdict in zip(requests, decisions.verdicts, strict=True) if verdict.__class__ is LetIn
         ]
         self.entry_count, self.charge_count = len(entrants), len(decisions.new_charges)
-        self._emit(Committing(self.appointment_ids))
+        self._emit(Decided(self.appointment_ids))
         return self._writing(decisions, entrants) if entrants else None
 
     async def _end_of_the_lost(self, ask: Ask) -> None:

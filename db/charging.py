@@ -30,7 +30,7 @@ from db.connection import Connection, Row
 from db.database import DatabaseLimits, connect_arguments, translated, translated_at_commit
 from db.decisions import ChargeRequest, Rules
 from db.errors import CommitUnknown, Conflict, DatabaseDown, TimedOut
-from db.events import Committed, Listener, Settled, ignore
+from db.events import Committed, Committing, Listener, Settled, ignore
 from db.prepared import script
 
 __all__ = ["ANSWER_GRACE_S", "Charges", "Entry", "HeldElsewhere", "NotChargedYet", "Progress", "Verdict"]
@@ -107,7 +107,8 @@ class Charges:
                 if run + 1 == RUNS_PER_BATCH:
                     raise
                 continue
-            self._emit(Committed(batch.entry_count, batch.charge_count, time.monotonic() - started_at_s))
+            transaction_s = time.monotonic() - started_at_s
+            self._emit(Committed(batch.entry_count, batch.charge_count, transaction_s, batch.appointment_ids))
             return batch.verdicts
         raise DatabaseDown("the connection was lost during COMMIT, and nothing was written")
 
@@ -132,6 +133,7 @@ class Charges:
             if writing is None:
                 await self._ask(connection, "COMMIT")  # of nothing
                 return
+            self._emit(Committing(batch.appointment_ids))
             progress.may_have_committed = True
             try:
                 await connection.ask(f"{writing};COMMIT", within_s=self._answer_within_s)

@@ -15,8 +15,15 @@ class RowsLocked:
 
 
 @dataclass(frozen=True, slots=True)
+class Decided:
+    """Each request under the locked rows has its verdict; nothing is written yet."""
+
+    appointment_ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Committing:
-    """Everything is decided; what is to be written goes out next, and COMMIT with it."""
+    """What is to be written goes out next, and COMMIT with it."""
 
     appointment_ids: Sequence[int]
 
@@ -28,6 +35,7 @@ class Committed:
     entries: int
     charges: int
     transaction_s: float
+    appointment_ids: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +46,7 @@ class Settled:
     had_committed: bool
 
 
-ChargeEvent = RowsLocked | Committing | Committed | Settled
+ChargeEvent = RowsLocked | Decided | Committing | Committed | Settled
 Listener = Callable[[ChargeEvent], None]
 
 

@@ -81,6 +81,14 @@ class Lost:
     request_id: str = ""
 
 
+class Releasing(NamedTuple):
+    """A holder does nothing under its lease from here on: the command that gives it back goes out next."""
+
+    name: str
+    fencing_token: int
+    request_id: str = ""
+
+
 class Released(NamedTuple):
     """A holder gave its lease back. `handed_over`: straight to the next waiter; `still_ours`: it had not lapsed."""
 
@@ -137,6 +145,7 @@ LockEvent = (
     | Extended
     | Unknown
     | Lost
+    | Releasing
     | Released
     | Exported
     | Adopted

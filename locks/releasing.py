@@ -7,6 +7,7 @@ import contextlib
 import time
 from typing import Any
 
+from locks import events
 from locks.errors import LockStoreDown
 from locks.events import Listener, Released, ignore
 from locks.held import HeldLeases
@@ -41,6 +42,8 @@ class Releasing:
         if lease.ended:
             return False
         lease.ended = True
+        if self._emit is not ignore:
+            self._emit(events.Releasing(lease.name, lease.fencing_token, lease.request_id))
         self._renewal.forget(lease)
         line = self._lines.by_name.get(lease.name)
         try:
@@ -77,6 +80,8 @@ class Releasing:
         if lease.ended:
             return
         lease.ended = True
+        if self._emit is not ignore:
+            self._emit(events.Releasing(lease.name, lease.fencing_token, lease.request_id))
         self._renewal.forget(lease)
         self._lines.dismiss(lease.name)
         try:

@@ -41,6 +41,7 @@ from service.handlers.http import BODY_WAIT_S
 from service.handlers.leases import LeaseHandlers
 from service.handlers.running import RunningHandlers
 from service.health import Health
+from service.listeners import NOBODY, Listeners
 from service.observe import Metrics, Observer
 from service.openapi import openapi, status_of_codes
 from service.outage import OutageRule, ProceedOnRowLock, RefuseWithoutLock
@@ -93,7 +94,9 @@ class Instance:
 
 
 @asynccontextmanager
-async def running_instance(settings: Settings, *, instance_id: str) -> AsyncIterator[Instance]:
+async def running_instance(
+    settings: Settings, *, instance_id: str, listeners: Listeners = NOBODY
+) -> AsyncIterator[Instance]:
     """An instance with everything it needs, from settings whose addresses and secrets are all there."""
     metrics = Metrics(status_of_codes())
     observer = Observer(metrics)
@@ -101,9 +104,10 @@ async def running_instance(settings: Settings, *, instance_id: str) -> AsyncIter
     database = _database(settings, connections=settings.read_threads + HEALTH_THREADS)
     read_threads = ThreadPoolExecutor(settings.read_threads, "read")
     health_threads = ThreadPoolExecutor(HEALTH_THREADS, "health")
-    locker = _locker(settings, instance_id, observer)
+    all_listeners = listeners.after(Listeners(observer.on_lock_event, observer.on_charge_event))
+    locker = _locker(settings, instance_id, all_listeners)
     bound_waits(settings.statement_timeout_s + ANSWER_GRACE_S)
-    charges = _charges(settings, observer)
+    charges = _charges(settings, all_listeners)
     charging = _charging(settings, charges, observer)
     charged = _charged(settings, charges, locker, observer)
     health = Health(database, health_threads, locker, metrics, interval_s=settings.health_interval_s)
@@ -357,7 +361,7 @@ def _database_limits(settings: Settings, *, connections: int) -> DatabaseLimits:
     )
 
 
-def _locker(settings: Settings, instance_id: str, observer: Observer) -> Locker:
+def _locker(settings: Settings, instance_id: str, listeners: Listeners) -> Locker:
     assert settings.redis_url is not None
     return Locker(
         settings.redis_url.get_secret_value(),
@@ -366,7 +370,7 @@ def _locker(settings: Settings, instance_id: str, observer: Observer) -> Locker:
         max_waiters=settings.max_waiters,
         max_waiters_per_lock=settings.max_waiters_per_lock,
         max_leases=settings.max_leases,
-        listener=observer.on_lock_event,
+        listener=listeners.on_lock_event,
     )
 
 
@@ -382,14 +386,14 @@ def _auditing(settings: Settings, locker: Locker, metrics: Metrics) -> Auditing:
     )
 
 
-def _charges(settings: Settings, observer: Observer) -> Charges:
+def _charges(settings: Settings, listeners: Listeners) -> Charges:
     assert settings.database_url is not None
     return Charges(
         settings.database_url.get_secret_value(),
         Rules(Payer(settings.payer), settings.default_coupon_count),
         limits=_database_limits(settings, connections=1),
         settle_within_s=settings.charge_timeout_s / 2,
-        listener=observer.on_charge_event,
+        listener=listeners.on_charge_event,
     )
 
 

@@ -212,7 +212,7 @@ class Observer:
         elif kind is events.Released:
             self._ended(cast(events.Released, event))
             self.seen.on_released(cast(events.Released, event))
-        else:
+        elif kind is not events.Releasing:
             self._rare(event)
             self.seen.on_lock_event(event)
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -25,6 +25,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from service.app import running_instance
 from service.data_folder import is_alive
+from service.listeners import NOBODY, Listeners
 from service.observe import count_for_this_process
 from service.problems import ProblemRunner
 from service.settings import Settings, environment_for_child
@@ -297,7 +298,29 @@ async def _work(settings: Settings, number: int, listening: socket.socket, super
     supervisor.setblocking(False)
     loop.add_reader(supervisor.fileno(), stop.set)
     instance_id = settings.worker_instance_id(number)
-    async with running_instance(settings, instance_id=instance_id) as instance:
+
+    def on_ready() -> None:
+        supervisor.send(READY)
+        log.info("worker ready", instance=instance_id, pid=os.getpid())
+
+    async def stopped() -> None:
+        await stop.wait()
+        loop.remove_reader(supervisor.fileno())
+
+    await serve_instance(settings, instance_id=instance_id, listening=listening, until=stopped, on_ready=on_ready)
+
+
+async def serve_instance(
+    settings: Settings,
+    *,
+    instance_id: str,
+    listening: socket.socket,
+    until: Callable[[], Awaitable[object]],
+    on_ready: Callable[[], None],
+    listeners: Listeners = NOBODY,
+) -> None:
+    """One instance that serves from this socket until `until` returns, and then drains."""
+    async with running_instance(settings, instance_id=instance_id, listeners=listeners) as instance:
         collect_garbage_less_often()
         runner = ProblemRunner(
             instance.app,
@@ -309,10 +332,8 @@ async def _work(settings: Settings, number: int, listening: socket.socket, super
         )
         await runner.setup()
         await web.SockSite(runner, listening, backlog=BACKLOG).start()
-        supervisor.send(READY)
-        log.info("worker ready", instance=instance_id, pid=os.getpid())
-        await stop.wait()
-        loop.remove_reader(supervisor.fileno())
+        on_ready()
+        await until()
         drained = await instance.drain(settings.drain_timeout_s)
         await runner.cleanup()
         log.info("worker drained" if drained else "worker stopped before all was done", instance=instance_id)

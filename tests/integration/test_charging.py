@@ -22,7 +22,7 @@ from db.decisions import (
     StaleHolder,
 )
 from db.errors import DatabaseError, TimedOut
-from db.events import ChargeEvent, Committed, Committing, RowsLocked
+from db.events import ChargeEvent, Committed, Committing, Decided, RowsLocked
 from tests.harness import Rows
 from tests.integration.charging_helpers import (
     ANN,
@@ -261,7 +261,7 @@ async def test_progress_says_from_when_on_it_may_have_committed(database_url: st
     with patient_charges(database_url, listener=look) as charges:
         await charges.charge_batch([ChargeRequest(rows.appointment(ANN, BOB), ANN)], progress)
 
-    assert seen == [(RowsLocked, False), (Committing, False), (Committed, True)]
+    assert seen == [(RowsLocked, False), (Decided, False), (Committing, False), (Committed, True)]
 
 
 async def test_a_missing_appointment_is_illegal_in_a_batch_and_alone(charges: Charges, rows: Rows) -> None:
@@ -280,8 +280,8 @@ async def test_the_listener_hears_what_is_locked_and_what_is_held_elsewhere(data
     with holding(database_url, held), patient_charges(database_url, listener=heard.append) as charges:
         await charges.charge_batch([ChargeRequest(free, ANN), ChargeRequest(held, ANN)])
 
-    assert heard[:2] == [RowsLocked([free], [held]), Committing([held, free])]
-    committed = heard[2]
+    assert heard[:3] == [RowsLocked([free], [held]), Decided([held, free]), Committing([held, free])]
+    committed = heard[3]
     assert isinstance(committed, Committed)
     assert (committed.entries, committed.charges) == (1, 1)
 
