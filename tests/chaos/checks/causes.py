@@ -1,0 +1,90 @@
+"""Why two held one lock at once: found in the evidence, or not.
+
+A holder that runs stops by its own clock before its lease is over at the server, whatever else is broken. So an overlap
+lasts only while its stale holder's process stands still, or, where its lease was taken away by another cause than time
+(the store's data lost, ended by force), until its next renewal tells it: a lease at most.
+"""
+
+from __future__ import annotations
+
+from tests.chaos.checks.evidence import Evidence
+from tests.chaos.checks.holds import Hold, Overlap
+
+# An event loop that stands still for less is not recorded as a stall; this is that, and some more for a busy machine.
+UNSEEN_NS = 150_000_000
+STALLED = "stalled"
+RENEWALS_PER_LEASE = 3
+
+
+def cause_of(overlap: Overlap, evidence: Evidence) -> str | None:
+    """The cause, in one word: the fault's kind, `stalled`, `store`, `link`, `clock` or `forced`; None without one."""
+    for stale in _stale_holds(overlap):
+        cause = _cause(stale, overlap, evidence)
+        if cause is not None:
+            return cause
+    return None
+
+
+def _stale_holds(overlap: Overlap) -> tuple[Hold, ...]:
+    """Whose lease was over: the earlier one's; or the later one's, which heard of it late, if its token is less."""
+    earlier, later = overlap.earlier, overlap.later
+    if earlier.fence is not None and later.fence is not None and later.fence < earlier.fence:
+        return later, earlier
+    return (earlier,)
+
+
+def _cause(stale: Hold, overlap: Overlap, evidence: Evidence) -> str | None:
+    stood_still = evidence.standstills_of(stale.i)
+    awake_ns = overlap.ended - overlap.began - stood_still.within(overlap.began, overlap.ended)
+    if awake_ns <= UNSEEN_NS:
+        cause = _lapsed_standing_still(stale, overlap.began, evidence) or _lapsed_cut_off(
+            stale, overlap.began, evidence
+        )
+        if cause is not None:
+            return cause
+    if awake_ns <= evidence.lease_ttl_ns + UNSEEN_NS:
+        return _taken_away(stale, overlap.began, evidence)
+    return None
+
+
+def _lapsed_standing_still(stale: Hold, t: int, evidence: Evidence) -> str | None:
+    """Its process stood still for so long, since it was last told of a lease, that it could not renew it.
+
+    Renewals are sent each third of a lease: to miss all of them it has to stand still for the other two.
+    """
+    stood_still = evidence.standstills_of(stale.i)
+    told = _told_before(stale, t, evidence)
+    least_ns = evidence.lease_ttl_ns * (RENEWALS_PER_LEASE - 1) // RENEWALS_PER_LEASE - UNSEEN_NS
+    if t - told < evidence.lease_ttl_ns - UNSEEN_NS or stood_still.within(told, t) < least_ns:
+        return None
+    faults = evidence.faults_by_scope.get(f"instance:{stale.i}", ())
+    kinds = [fault.kind for fault in faults if fault.began <= t and fault.ended >= told]
+    return kinds[-1] if kinds else STALLED
+
+
+def _lapsed_cut_off(stale: Hold, t: int, evidence: Evidence) -> str | None:
+    """It could not reach the store for a lease."""
+    told = _told_before(stale, t, evidence)
+    is_cut = evidence.spans_of(f"link:{stale.i}:redis").touch(told, t)
+    return "link" if is_cut and t - told >= evidence.lease_ttl_ns - UNSEEN_NS else None
+
+
+def _told_before(stale: Hold, t: int, evidence: Evidence) -> int:
+    """When it was last told of a lease; what it read after a standstill had been sent before that."""
+    told = stale.told_before(t)
+    told = evidence.standstills_of(stale.i).begin_before(told, slack=UNSEEN_NS)
+    return evidence.spans_of(f"link:{stale.i}:redis").begin_before(told, slack=UNSEEN_NS)
+
+
+def _taken_away(stale: Hold, t: int, evidence: Evidence) -> str | None:
+    """Its lease did not lapse, but was taken away between its grant and `t`."""
+    granted = _told_before(stale, stale.began, evidence) - UNSEEN_NS
+    if any(
+        point["name"] == stale.name and point.get("fence") == stale.fence and granted <= point["t"] <= t + UNSEEN_NS
+        for point in evidence.points.get("forced", ())
+    ):
+        return "forced"
+    if evidence.spans_of("redis").touch(granted, t):
+        return "store"
+    is_clock = (scope for scope in evidence.fault_spans if scope.startswith("clock:"))
+    return "clock" if any(evidence.spans_of(scope).touch(granted, t) for scope in is_clock) else None

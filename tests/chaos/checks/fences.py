@@ -1,0 +1,94 @@
+"""Fencing tokens rise from hold to hold, and what is written in the rows is the token of a hold."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+
+from tests.chaos.checks.causes import UNSEEN_NS
+from tests.chaos.checks.evidence import Evidence
+from tests.chaos.checks.holds import Hold
+from tests.chaos.checks.overlap import NO_HOLDS
+from tests.chaos.checks.verdict import Example, Verdict, found
+
+
+def fences_rise(evidence: Evidence) -> Verdict:
+    """No token comes twice for one lock, and a hold that begins after another has ended has a greater one."""
+    violations: list[Example] = []
+    heard_late = 0
+    for holds in evidence.holds_by_name.values():
+        fenced = [hold for hold in holds if hold.fence is not None]
+        violations += _repeated(fenced)
+        for before, after in _falling(fenced):
+            if _heard_late(after, evidence):
+                heard_late += 1
+            else:
+                violations.append(Example(f"{after}, after {before}", after.began))
+    checked = sum(hold.fence is not None for hold in evidence.holds)
+    missing = None if checked else NO_HOLDS
+    return found("fences_rise", violations, checked=checked, counts={"heard_late": heard_late}, missing=missing)
+
+
+def row_fence_rises(evidence: Evidence) -> Verdict:
+    """The token of a charge, which its appointment has too, is that of a hold; or none where it had no lease."""
+    charges = evidence.charges
+    known = {(hold.name, hold.fence) for hold in evidence.holds}
+    violations = []
+    fences: dict[int, int | None] = {}
+    for charge in charges or ():
+        fences[charge.appointment] = charge.fence
+        if (
+            charge.fence is not None
+            and evidence.holds
+            and (f"appointment:{charge.appointment}", charge.fence) not in known
+        ):
+            violations.append(Example(f"appointment {charge.appointment}: fence {charge.fence} was nobody's"))
+    for appointment, fence in evidence.rows("appointment_info", "id", "lock_fence") or ():
+        if fence != fences.get(appointment) and charges is not None:
+            text = f"appointment {appointment}: its row has fence {fence}, its charge {fences.get(appointment)}"
+            violations.append(Example(text))
+    missing = "the history has no final user_consume" if charges is None else None if evidence.holds else NO_HOLDS
+    without = sum(charge.fence is None for charge in charges or ())
+    return found(
+        "row_fence_rises",
+        violations,
+        checked=len(charges or ()),
+        counts={"without_lease": without},
+        missing=missing,
+    )
+
+
+def _repeated(holds: Sequence[Hold]) -> Iterator[Example]:
+    seen: dict[int | None, Hold] = {}
+    for hold in holds:
+        if hold.fence in seen:
+            yield Example(f"{hold}, the fence of an earlier hold ({seen[hold.fence].i})", hold.began)
+        seen[hold.fence] = hold
+
+
+def _falling(holds: Sequence[Hold]) -> Iterator[tuple[Hold, Hold]]:
+    """Each hold, and before it one that had ended when it began and yet has a greater token."""
+    running: list[tuple[int, int, Hold]] = []
+    greatest: Hold | None = None
+    for number, hold in enumerate(holds):
+        while running and running[0][0] < hold.began:
+            ended = heapq.heappop(running)[2]
+            if greatest is None or (ended.fence or 0) > (greatest.fence or 0):
+                greatest = ended
+        if greatest is not None and (hold.fence or 0) < (greatest.fence or 0):
+            yield greatest, hold
+        heapq.heappush(running, (hold.ended, number, hold))
+
+
+def _heard_late(hold: Hold, evidence: Evidence) -> bool:
+    """Whether it may have been granted long before its holder heard of it: then the order of hearing proves nothing.
+
+    Another hold fits between only when hearing took a lease, by a standstill or a cut link, or when the store was
+    emptied just then.
+    """
+    from_t = hold.began - min(hold.waited_ns, 2 * evidence.lease_ttl_ns)
+    deaf_ns = evidence.standstills_of(hold.i).within(from_t, hold.began)
+    deaf_ns += evidence.spans_of(f"link:{hold.i}:redis").within(from_t, hold.began)
+    if deaf_ns >= evidence.lease_ttl_ns - UNSEEN_NS:
+        return True
+    return evidence.spans_of("redis").touch(max(from_t, hold.began - UNSEEN_NS), hold.began)

@@ -1,0 +1,182 @@
+"""Holds of locks as their holders recorded them, each inside the hold at the server: two that overlap really did."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Event = dict[str, Any]
+Process = tuple[int | str, int]
+Lease = tuple[str, int | None]
+
+OPEN_END = "open"
+DIED = "died"
+_ENDINGS = frozenset({"releasing", "lost", "exported"})
+
+
+@dataclass(slots=True)  # not frozen: it is completed while the history is read
+class Hold:
+    """One hold; times in ns. `how`: the point that ended it, `died`, `until` (its lease was over) or `open`.
+
+    `renewed`: when it was told of more time. `until`: when a client's lease ends by itself; None for an instance's.
+    `released`, `still_ours`: when the release was answered, and how; None where it was not.
+    """
+
+    name: str
+    fence: int | None
+    i: int | str
+    life: int
+    began: int
+    waited_ns: int
+    until: int | None = None
+    ended: int = 0
+    how: str = OPEN_END
+    renewed: list[int] = field(default_factory=list)
+    released: int | None = None
+    still_ours: bool | None = None
+
+    def told_before(self, t: int) -> int:
+        """When its holder was last told, not after `t`, that it has a lease."""
+        return max((at for at in self.renewed if at <= t), default=self.began)
+
+    def __str__(self) -> str:
+        return f"{self.name} held by {self.i} (life {self.life}, fence {self.fence})"
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Two holds of one lock at the same time, from `began` to `ended` (ns). `earlier` began first."""
+
+    earlier: Hold
+    later: Hold
+
+    @property
+    def began(self) -> int:
+        """When the second one began."""
+        return self.later.began
+
+    @property
+    def ended(self) -> int:
+        """When the first one ended."""
+        return min(self.earlier.ended, self.later.ended)
+
+
+def holds_of(points: Sequence[Event], deaths: Sequence[Event], *, last_t: int) -> list[Hold]:
+    """The holds in the order of their beginnings. `points`, `deaths`: in the order of time."""
+    reading = _Reading()
+    for event in sorted((*points, *deaths), key=_time):
+        reading.read(event)
+    return reading.finish(last_t)
+
+
+def overlaps_of(holds: Sequence[Hold]) -> Iterator[Overlap]:
+    """Every pair of these holds of one lock that overlap; an end that touches a beginning is none."""
+    active: list[Hold] = []
+    for hold in holds:
+        active = [other for other in active if other.ended > hold.began]
+        for other in active:
+            if hold.ended > hold.began:
+                yield Overlap(other, hold)
+        active.append(hold)
+
+
+def _time(event: Event) -> int:
+    t: int = event["t"]
+    return t
+
+
+class _Reading:
+    def __init__(self) -> None:
+        self._holds: list[Hold] = []
+        self._open: dict[Process, dict[Lease, list[Hold]]] = defaultdict(dict)
+        self._unanswered: dict[Process, dict[Lease, list[Hold]]] = defaultdict(dict)
+
+    def read(self, event: Event) -> None:
+        if event["e"] == "died":
+            self._died(event)
+            return
+        point = event["p"]
+        if point == "acquired":
+            self._acquired(event)
+        elif point == "extended":
+            self._extended(event)
+        elif point in _ENDINGS:
+            self._ended(event, point)
+        elif point == "released":
+            self._released(event)
+
+    def finish(self, last_t: int) -> list[Hold]:
+        for leases in self._open.values():
+            for holds in leases.values():
+                for hold in holds:
+                    _end(hold, last_t, OPEN_END)
+        return self._holds
+
+    def _acquired(self, event: Event) -> None:
+        i, name = event["i"], event["name"]
+        # An instance's leases of other names are held by its clients, who record them themselves.
+        if isinstance(i, int) and not name.startswith("appointment:"):
+            return
+        waited_ns = round((event.get("waited_s") or 0.0) * 1e9)
+        hold = Hold(name, event.get("fence"), i, event.get("life", 0), event["t"], waited_ns, event.get("until"))
+        self._holds.append(hold)
+        self._open[_process(event)].setdefault(_lease(event), []).append(hold)
+
+    def _extended(self, event: Event) -> None:
+        for hold in self._open[_process(event)].get(_lease(event), ()):
+            hold.renewed.append(event["t"])
+            if event.get("until") is not None:
+                hold.until = event["until"]
+
+    def _ended(self, event: Event, how: str) -> None:
+        hold = _take(self._open[_process(event)], _lease(event))
+        if hold is not None:
+            _end(hold, event["t"], how)
+            self._unanswered[_process(event)].setdefault(_lease(event), []).append(hold)
+
+    def _released(self, event: Event) -> None:
+        unanswered = self._unanswered[_process(event)]
+        if _lease(event) not in unanswered:
+            self._ended_some_time_before(event)
+        hold = _take(unanswered, _lease(event))
+        if hold is not None:
+            hold.released, hold.still_ours = event["t"], event.get("still_ours")
+
+    def _ended_some_time_before(self, event: Event) -> None:
+        """Its end was not recorded: what is certain ends where it was last told of."""
+        hold = _take(self._open[_process(event)], _lease(event))
+        if hold is not None:
+            _end(hold, hold.told_before(event["t"]), "released")
+            self._unanswered[_process(event)].setdefault(_lease(event), []).append(hold)
+
+    def _died(self, event: Event) -> None:
+        for holds in self._open.pop(_process(event), {}).values():
+            for hold in holds:
+                _end(hold, event["t"], DIED)
+
+
+def _process(event: Event) -> Process:
+    return event["i"], event.get("life", 0)
+
+
+def _lease(event: Event) -> Lease:
+    return event["name"], event.get("fence")
+
+
+def _take(holds: dict[Lease, list[Hold]], lease: Lease) -> Hold | None:
+    """The first of this lease's holds, which is taken out."""
+    found = holds.get(lease)
+    if not found:
+        return None
+    hold = found.pop(0)
+    if not found:
+        del holds[lease]
+    return hold
+
+
+def _end(hold: Hold, t: int, how: str) -> None:
+    if hold.until is not None and hold.until < t:
+        t, how = hold.until, "until"
+    hold.ended, hold.how = max(t, hold.began), how

@@ -1,0 +1,48 @@
+"""All properties over one history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tests.chaos.checks.acknowledged import acknowledged_is_there
+from tests.chaos.checks.balances import balances_conserved
+from tests.chaos.checks.charges import charged_at_most_once, refused_not_charged, unknown_is_settled
+from tests.chaos.checks.entries import entries_match_answers
+from tests.chaos.checks.evidence import Event, Evidence
+from tests.chaos.checks.fences import fences_rise, row_fence_rises
+from tests.chaos.checks.healing import alive_after_healing, nothing_left_behind
+from tests.chaos.checks.overlap import holders_do_not_overlap, overlaps_are_explained
+from tests.chaos.checks.register import consume_once_linearizable
+from tests.chaos.checks.releases import no_foreign_release
+from tests.chaos.checks.takeover import takeover_in_time
+from tests.chaos.checks.vacuity import not_vacuous
+from tests.chaos.checks.verdict import Thresholds, Verdict
+from tests.chaos.checks.writes import stale_writes_refused
+
+Checker = Callable[[Evidence], Verdict]
+
+CHECKERS: tuple[Checker, ...] = (
+    charged_at_most_once,
+    acknowledged_is_there,
+    refused_not_charged,
+    unknown_is_settled,
+    consume_once_linearizable,
+    balances_conserved,
+    entries_match_answers,
+    holders_do_not_overlap,
+    overlaps_are_explained,
+    fences_rise,
+    row_fence_rises,
+    stale_writes_refused,
+    no_foreign_release,
+    takeover_in_time,
+    alive_after_healing,
+    nothing_left_behind,
+)
+
+
+def judge(events: Sequence[Event], *, thresholds: Thresholds | None = None) -> list[Verdict]:
+    """A verdict on every property. `events`: in the order of time. Raises ValueError, KeyError for no history."""
+    evidence = Evidence(events)
+    verdicts = [checker(evidence) for checker in CHECKERS]
+    return [*verdicts, not_vacuous(evidence, verdicts, thresholds or Thresholds())]

@@ -1,0 +1,66 @@
+"""Spans of time: when a fault was on, when a process stood still."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+Event = dict[str, Any]
+
+
+class Fault(NamedTuple):
+    """One injected fault; times in ns."""
+
+    id: int | str
+    kind: str
+    scope: str
+    began: int
+    ended: int
+    is_targeted: bool
+    point: str | None
+
+
+class Spans:
+    """Spans (from, to) in ns, merged where they touch or overlap."""
+
+    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
+        self._begins: list[int] = []
+        self._ends: list[int] = []
+        for begin, end in sorted(spans):
+            if self._ends and begin <= self._ends[-1]:
+                self._ends[-1] = max(self._ends[-1], end)
+            else:
+                self._begins.append(begin)
+                self._ends.append(end)
+
+    def within(self, begin: int, end: int) -> int:
+        """How much of begin..end they cover, in ns."""
+        first, after = bisect_right(self._ends, begin), bisect_left(self._begins, end)
+        return sum(min(end, self._ends[k]) - max(begin, self._begins[k]) for k in range(first, after))
+
+    def touch(self, begin: int, end: int) -> bool:
+        """Whether any of them has a moment in common with begin..end, both included."""
+        return bisect_left(self._ends, begin) < bisect_right(self._begins, end)
+
+    def begin_before(self, t: int, *, slack: int) -> int:
+        """The beginning of the span that `t` lies in, or that ended up to `slack` before; else `t`."""
+        place = bisect_right(self._begins, t) - 1
+        return self._begins[place] if place >= 0 and self._ends[place] + slack >= t else t
+
+
+def faults_of(begun: Sequence[Event], healed: Sequence[Event], *, last_t: int) -> list[Fault]:
+    """Every fault with its end; one that never healed lasts to the end of the history."""
+    ends = {event["id"]: event["t"] for event in healed}
+    return [
+        Fault(
+            event["id"],
+            event["kind"],
+            str(event.get("scope", "")),
+            event["t"],
+            ends.get(event["id"], last_t),
+            bool(event.get("targeted")),
+            event.get("point"),
+        )
+        for event in begun
+    ]

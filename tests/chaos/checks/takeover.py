@@ -1,0 +1,169 @@
+"""A dead holder's lock is taken over in time: what was left of its lease, and 50 ms."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+from tests.chaos.checks.evidence import Event, Evidence
+from tests.chaos.checks.holds import Hold
+from tests.chaos.checks.verdict import Counts, Example, Verdict, found
+
+GRACE_MS = 50.0
+
+Process = tuple[int | str, int]
+
+
+class Takeover(NamedTuple):
+    """One lock of a dead holder, for which another instance waited, undisturbed. `excess_ms`: beyond the lease's rest.
+
+    None where nobody took it over.
+    """
+
+    name: str
+    died: int
+    left_ms: float
+    took_ms: float | None
+
+    @property
+    def excess_ms(self) -> float | None:
+        """How long after the end of the lease."""
+        return None if self.took_ms is None else self.took_ms - self.left_ms
+
+
+def takeover_in_time(evidence: Evidence) -> Verdict:
+    """Where another instance waited, undisturbed, it had the lock within the rest of the dead one's lease + 50 ms."""
+    takeovers, excluded = takeovers_of(evidence)
+    late = [takeover for takeover in takeovers if takeover.excess_ms is None or takeover.excess_ms > GRACE_MS]
+    excesses = sorted(takeover.excess_ms for takeover in takeovers if takeover.excess_ms is not None)
+    counts: Counts = {f"excluded_{reason}": count for reason, count in sorted(excluded.items())}
+    counts["takeovers"] = len(takeovers)
+    if excesses:
+        counts |= {
+            "excess_ms_p50": _quantile(excesses, 0.5),
+            "excess_ms_p99": _quantile(excesses, 0.99),
+            "excess_ms_max": excesses[-1],
+        }
+    missing = None if takeovers else "nobody died holding a lock for which another instance waited undisturbed"
+    return found(
+        "takeover_in_time", [_example(it) for it in late], checked=len(takeovers), counts=counts, missing=missing
+    )
+
+
+def takeovers_of(evidence: Evidence) -> tuple[list[Takeover], Counter[str]]:
+    """The takeovers that count, and how many were left out, by reason."""
+    waiting = _Waiting(evidence)
+    takeovers, excluded = [], Counter[str]()
+    for death in evidence.by_kind["died"]:
+        for lock in death.get("held") or ():
+            outcome = _takeover(death, lock, waiting, evidence)
+            if isinstance(outcome, str):
+                excluded[outcome] += 1
+            else:
+                takeovers.append(outcome)
+    return takeovers, excluded
+
+
+def _takeover(death: Event, lock: Event, waiting: _Waiting, evidence: Evidence) -> Takeover | str:
+    name, left_ms, died = lock["name"], lock.get("left_ms"), death["t"]
+    if left_ms is None:
+        return "rest_unknown"
+    if not lock.get("waiters"):
+        return "no_waiter"
+    waiters = waiting.at(name, died) - {(death["i"], death["life"])}
+    if not waiters:
+        return "no_other_instance_waits"
+    due = died + round((left_ms + GRACE_MS) * 1e6)
+    reason = _disturbed(waiters, died, due, evidence)
+    if reason is not None:
+        return reason
+    following = _following(evidence.holds_by_name.get(name, ()), lock.get("fence"), died)
+    if following is None or following.began > due:
+        if not waiting.at(name, due) & waiters:
+            return "waiters_left"
+        if due > evidence.last_t:
+            return "history_ended"
+    took_ms = None if following is None else (following.began - died) / 1e6
+    return Takeover(name, died, left_ms, took_ms)
+
+
+def _disturbed(waiters: set[Process], begin: int, end: int, evidence: Evidence) -> str | None:
+    """Why the waiters could not take it in time; whoever stands first in line holds up the others."""
+    if evidence.spans_of("redis").touch(begin, end):
+        return "store_fault"
+    if any(scope.startswith("clock:") and spans.touch(begin, end) for scope, spans in evidence.fault_spans.items()):
+        return "clock_fault"
+    if any(evidence.spans_of(f"link:{i}:redis").touch(begin, end) for i, _ in waiters):
+        return "link_fault"
+    if any(evidence.standstills_of(i).touch(begin, end) for i, _ in waiters):
+        return "waiter_stood_still"
+    deaths = evidence.by_kind["died"]
+    if any((death["i"], death["life"]) in waiters and begin <= death["t"] <= end for death in deaths):
+        return "waiter_died"
+    return None
+
+
+def _following(holds: Sequence[Hold], fence: int | None, died: int) -> Hold | None:
+    """The first hold after this one's: with a greater token, or where there is none, later than the death."""
+    for hold in holds:
+        if hold.began > died or (fence is not None and hold.fence is not None and hold.fence > fence):
+            return hold
+    return None
+
+
+class _Waiting:
+    """Who waits for a lock at a given time."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+
+    def at(self, name: str, t: int) -> set[Process]:
+        """The processes that have begun to wait for it and neither got it as often nor gave up, nor died before `t`."""
+        times, processes, steps = self._steps.get(name, ([], [], []))
+        counts: Counter[Process] = Counter()
+        for place in range(bisect_right(times, t)):
+            process = processes[place]
+            counts[process] = max(0, counts[process] + steps[place])
+        deaths = self._deaths
+        return {process for process, count in counts.items() if count > 0 and deaths.get(process, t) >= t}
+
+    @cached_property
+    def _deaths(self) -> dict[Process, int]:
+        return {(death["i"], death["life"]): death["t"] for death in self._evidence.by_kind["died"]}
+
+    @cached_property
+    def _steps(self) -> dict[str, tuple[list[int], list[Process], list[int]]]:
+        steps: dict[str, tuple[list[int], list[Process], list[int]]] = defaultdict(lambda: ([], [], []))
+        for event in self._evidence.by_kind["point"]:
+            step = _step(event)
+            if step:
+                times, processes, changes = steps[event["name"]]
+                times.append(event["t"])
+                processes.append((event["i"], event.get("life", 0)))
+                changes.append(step)
+        return dict(steps)
+
+
+def _step(event: Event) -> int:
+    """By how many this point changes the number of those who wait in its process."""
+    match event["p"]:
+        case "waiting":
+            return 1
+        case "acquired":
+            return -1 if event.get("queued") else 0
+        case "gave_up":
+            return -1 if event.get("queued", True) else 0
+    return 0
+
+
+def _quantile(ascending: Sequence[float], share: float) -> float:
+    return ascending[min(len(ascending) - 1, int(share * len(ascending)))]
+
+
+def _example(takeover: Takeover) -> Example:
+    took = "by nobody" if takeover.took_ms is None else f"after {takeover.took_ms:.1f} ms"
+    text = f"{takeover.name}: its holder died with {takeover.left_ms} ms left, and it was taken over {took}"
+    return Example(text, takeover.died)

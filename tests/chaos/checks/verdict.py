@@ -1,0 +1,95 @@
+"""What a checker says: a property holds, is broken, or nobody can tell; with the operations that show it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+PROPERTIES = (
+    "charged_at_most_once",
+    "acknowledged_is_there",
+    "refused_not_charged",
+    "unknown_is_settled",
+    "consume_once_linearizable",
+    "balances_conserved",
+    "entries_match_answers",
+    "holders_do_not_overlap",
+    "overlaps_are_explained",
+    "fences_rise",
+    "row_fence_rises",
+    "stale_writes_refused",
+    "no_foreign_release",
+    "takeover_in_time",
+    "alive_after_healing",
+    "nothing_left_behind",
+    "not_vacuous",
+)
+# Without an occasion these two say nothing, and no run is worse for it: who wants occasions sets a threshold.
+ASKED = frozenset(PROPERTIES) - {"takeover_in_time", "stale_writes_refused"}
+SHOWN_EXAMPLES = 20
+
+Counts = dict[str, int | float]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One thing that shows it: at `t` (ns; None: at the end, in the tables), by these operations."""
+
+    text: str
+    t: int | None = None
+    ops: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`holds`: None when the history does not tell. `checked`: how many things were looked at."""
+
+    property: str
+    holds: bool | None
+    checked: int
+    counts: Counts
+    examples: list[Example]
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """The least that a run must have seen to mean something; 0 or empty: not asked."""
+
+    operations: int = 0
+    operations_per_s: float = 0
+    charges: int = 0
+    unknowns: int = 0
+    unknowns_committed: int = 0
+    snapshots: int = 0
+    faults: int = 0
+    targeted_faults: int = 0
+    fault_kinds: int = 0
+    holders_killed_inside: int = 0
+    takeovers: int = 0
+    overlaps_explained: int = 0
+    stale_writes: int = 0
+    cells: frozenset[tuple[str, str]] = field(default_factory=frozenset)  # (point, kind) of targeted faults
+
+
+def found(
+    property_name: str,
+    violations: Sequence[Example],
+    *,
+    checked: int,
+    counts: Mapping[str, int | float] | None = None,
+    missing: str | None = None,
+) -> Verdict:
+    """False with any violation; else None when something is `missing` that it takes to know; else True."""
+    holds = False if violations else None if missing else True
+    examples = list(violations[:SHOWN_EXAMPLES])
+    if missing:
+        examples.append(Example(missing))
+    return Verdict(property_name, holds, checked, {**(counts or {}), "violations": len(violations)}, examples)
+
+
+def exit_code(verdicts: Iterable[Verdict], asked: Collection[str] = ASKED) -> int:
+    """1 when a property is broken, else 2 when one of those asked for is unknown, else 0."""
+    by_holds = [(verdict.holds, verdict.property in asked) for verdict in verdicts]
+    if any(holds is False for holds, _ in by_holds):
+        return 1
+    return 2 if any(holds is None and is_asked for holds, is_asked in by_holds) else 0

@@ -1,0 +1,12 @@
+"""Broken variants of the product, each with the property that must name it: a checker that has failed none proves nothing."""
+
+from __future__ import annotations
+
+from tests.chaos.mutants.charges import CHARGES
+from tests.chaos.mutants.layers import LAYERS
+from tests.chaos.mutants.locking import LOCKING
+from tests.chaos.mutants.mutant import Mutant
+
+__all__ = ["MUTANTS", "Mutant"]
+
+MUTANTS: dict[str, Mutant] = {mutant.name: mutant for mutant in (*LAYERS, *LOCKING, *CHARGES)}

@@ -1,0 +1,222 @@
+"""Mutants of the lock: what is granted, kept, given back, and found out to be lost."""
+
+from __future__ import annotations
+
+from tests.chaos.mutants.edits import Lua, Python
+from tests.chaos.mutants.mutant import Mutant
+
+_OVERLAP = ("holders_do_not_overlap", "overlaps_are_explained")
+_STUCK = ("nothing_left_behind", "alive_after_healing", "takeover_in_time")
+
+LOCKING = (
+    Mutant(
+        name="foreign-release",
+        does="Frees the lock without looking whose it is.",
+        caught_by=("no_foreign_release", *_OVERLAP),
+        points=(("releasing", "freeze"),),
+        hints=("hot", "coupons", "leases"),
+        edits=(
+            Lua(
+                "release_alone.lua",
+                """
+                -  if holders[i] == ARGV[i] and (nobody_waits or call('EXISTS', KEYS[2 * count + i]) == 0) then
+                +  if holders[i] and (nobody_waits or call('EXISTS', KEYS[2 * count + i]) == 0) then
+                """,
+            ),
+            Lua(
+                "release.lua",
+                """
+                -if call('GET', lock) == lease_id then
+                +if call('GET', lock) then
+                """,
+            ),
+            Lua("finish.lua", "-if call('GET', lock) ~= lease_id then return 0 end"),
+            Lua(
+                "lent_release.lua",
+                """
+                -if holder ~= lease_id then
+                +if not holder then
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="deaf-renewal",
+        does="Takes every renewal for granted, whatever Redis says, or does not say.",
+        caught_by=_OVERLAP,
+        points=(("decided", "freeze"), ("acquired", "flush")),
+        hints=("leases", "hot"),
+        edits=(
+            Python(
+                "locks.renewal:extend",
+                """
+                -    reply = await store.ask(lease.name, command)
+                -    return sent_at_s, ExtendOutcome(reply.decode())
+                +    try:
+                +        await store.ask(lease.name, command)
+                +    except LockStoreDown:
+                +        sent_at_s = time.monotonic()
+                +    return sent_at_s, ExtendOutcome.EXTENDED
+                """,
+            ),
+            Python(
+                "locks.lending:Lending.extend",
+                """
+                -            raise self._over(name, lease_id, reply.decode())
+                +            known = self._kept.get(lease_id)
+                +            reply = [known.fencing_token if known else 0, 0, 0, b""]
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="lock-cut-short",
+        does="Gives the lock half the time that its holder believes to have.",
+        caught_by=_OVERLAP,
+        points=(("acquired", "delay"), ("rows_locked", "delay"), ("decided", "delay")),
+        hints=("hot",),
+        edits=(
+            Lua(
+                "acquire_free.lua",
+                """
+                -    if call('SET', lock, lease_id, 'NX', 'PX', lease_ms) then
+                +    if call('SET', lock, lease_id, 'NX', 'PX', math.floor(lease_ms / 2)) then
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="fence-from-counter",
+        does="Counts fencing tokens from what the lock's own key remembers, and so from nothing once Redis is empty.",
+        caught_by=("fences_rise",),
+        points=(("acquired", "flush"), ("decided", "flush"), ("acquired", "redis_restart")),
+        hints=("hot", "leases"),
+        edits=(
+            Lua(
+                "prelude.lua",
+                """
+                -  return math.max(last_grant() + 1, now_us, seen_fence + 1)
+                +  return last_grant() + 1
+                """,
+            ),
+            Lua(
+                "acquire_free.lua",
+                """
+                -      local largest = seen_fence
+                +      local largest = 0
+                """,
+            ),
+            Lua(
+                "acquire_free.lua",
+                """
+                -      fences[i] = now_us
+                -      if largest >= now_us then
+                +      if largest >= 0 then
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="acquire-then-expire",
+        does="Takes the lock with one command, and gives it its end with the next.",
+        caught_by=_STUCK,
+        points=(("acquired", "die"),),
+        hints=("hot", "wide"),
+        edits=(
+            Lua(
+                "acquire_free.lua",
+                """
+                -    if call('SET', lock, lease_id, 'NX', 'PX', lease_ms) then
+                +    if call('SET', lock, lease_id, 'NX') then
+                """,
+            ),
+            Python(
+                "locks.acquiring:Acquiring._begin_at_once",
+                """
+                -        return self._begin(lease, WakeSource.NONE)
+                +        self._begin(lease, WakeSource.NONE)
+                +        expire = self._store.scripts.extend(packed_keys(name), lease_id, lease_ms=milliseconds(lease_ttl_s))
+                +        self._store.send_and_forget(self._store.node_of(name), expire, on_lost=lambda: None)
+                +        return lease
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="handoff-to-the-dead",
+        does="Hands the lock over whether or not anybody hears of it, and without an end until it is claimed.",
+        caught_by=_STUCK,
+        points=(("waiting", "die_later"),),
+        hints=("coupons", "hot", "leases"),
+        edits=(
+            Lua(
+                "prelude.lua",
+                """
+                -    if call('PUBLISH', head, message) > 0 then
+                -      give(fence + turns - 1, heads.lease_id, heads.lease_ms, math.min(heads.lease_ms, CLAIM_MS), heads.who, turns - 1)
+                +    if call('PUBLISH', head, message) >= 0 then
+                +      give(fence + turns - 1, heads.lease_id, heads.lease_ms, heads.lease_ms, heads.who, turns - 1)
+                +      call('PERSIST', lock)
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="no-takeover",
+        does="Sleeps through the end of a dead holder's lease, to the end of its own patience.",
+        caught_by=("takeover_in_time",),
+        points=(("acquired", "die"), ("rows_locked", "die"), ("decided", "die")),
+        hints=("hot",),
+        edits=(
+            Python(
+                "locks.line:Line._refused",
+                """
+                -        wait_s, source = look_within_ms / 1000, WakeSource.HEARTBEAT
+                -        if place == 0:
+                +        wait_s, source = 10.0, WakeSource.HEARTBEAT
+                +        if place < 0:
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="acquire-not-idempotent",
+        does="Does not know its own lock again when the answer to its acquire was lost, and queues behind itself.",
+        caught_by=("handoff_in_time",),
+        points=(("releasing", "lose_redis_reply"), ("waiting", "lose_redis_reply")),
+        hints=("leases", "hot"),
+        edits=(
+            Lua(
+                "acquire.lua",
+                """
+                -if holder == lease_id then
+                +if false then
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="queue-without-expiry",
+        does="Lets the queue of a lock stand for ever.",
+        caught_by=("nothing_left_behind",),
+        points=(("waiting", "die_later"),),
+        hints=("hot", "leases"),
+        edits=(
+            Lua(
+                "prelude.lua",
+                """
+                     now_ms, ALIVE_MS, wanted.later, wanted.waiter_count, wanted.lease_ms, wanted.lease_id, wanted.who))
+                -  call('PEXPIRE', queue, ALIVE_MS + KEEP_MS)
+                -  call('PEXPIRE', waiters, ALIVE_MS + KEEP_MS)
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="register-unfenced",
+        does="The program that holds a lease writes whatever came first, and not what the larger token says.",
+        caught_by=("stale_writes_refused",),
+        hints=("leases",),
+        register_unfenced=True,
+    ),
+)

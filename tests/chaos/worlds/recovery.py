@@ -1,0 +1,36 @@
+"""A Postgres that has panicked, or is about to, brought back."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing, suppress
+
+import psycopg2
+
+from service.child_process import EmbeddedError
+from tests.chaos.ground import PostgresServer
+from tests.harness import PATIENCE_S
+
+CONNECT_WAIT_S = 2
+POLL_S = 0.005
+
+
+def bring_up(postgres: PostgresServer) -> None:
+    """Returns once it takes sessions: it recovers by itself, or is started if it has ended. Raises EmbeddedError."""
+    give_up_at_s = time.monotonic() + PATIENCE_S
+    while not takes_sessions(postgres):
+        if time.monotonic() > give_up_at_s:
+            raise EmbeddedError(f"Postgres takes no sessions for {PATIENCE_S:g} s; see {postgres.log}")
+        with suppress(EmbeddedError):  # it may end again while it starts
+            postgres.start()
+        time.sleep(POLL_S)
+
+
+def takes_sessions(postgres: PostgresServer) -> bool:
+    """Whether a new session gets an answer."""
+    try:
+        with closing(psycopg2.connect(postgres.url, connect_timeout=CONNECT_WAIT_S)) as session:
+            session.cursor().execute("SELECT 1")
+    except psycopg2.OperationalError:
+        return False
+    return True
