@@ -19,6 +19,7 @@ from tests.chaos.faults import KINDS
 from tests.chaos.report import write_report
 from tests.chaos.run import RunError
 from tests.chaos.schedule import Schedule, ScheduleError, expand, load
+from tests.chaos.thresholds import least_of
 from tests.chaos.standing import Standing
 from tests.chaos.telling import again, tell
 
@@ -66,7 +67,7 @@ def _run(words: list[str]) -> int:
     broken = 0
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder, _standing(Path(folder), schedule) as standing:
         for _ in range(asked.times):
-            judged = standing.run(schedule, asked.history, rate=asked.rate)
+            judged = standing.run(schedule, asked.history, rate=asked.rate, thresholds=least_of(schedule))
             broken += judged.exit_code == 1
             tell(console, judged)
     if asked.times > 1:

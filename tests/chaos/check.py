@@ -38,9 +38,7 @@ def main(words: list[str]) -> int:
     judged = Judged(Schedule(**known), asked.history, events, judge(events))
     tell(Console(), judged)
     if asked.report:
-        write_report(
-            asked.report, events, judged.verdicts, command=f"python -m tests.chaos check {asked.history}"
-        )
+        write_report(asked.report, events, judged.verdicts, command=f"python -m tests.chaos check {asked.history}")
     return judged.exit_code
 
 

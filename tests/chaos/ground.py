@@ -9,7 +9,6 @@ import asyncio
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import threading
 import time
@@ -22,10 +21,12 @@ from db.migrate import migrate
 from service.child_process import ChildProcess, EmbeddedError, Program, start_tied_by_watcher
 from service.data_folder import EARLIER_SERVER_WAIT_S, FolderLock
 from service.embedded_servers import POSTGRES_SETTINGS, Postgres
+from tests.chaos.valkey_server import ValkeyServer
 from tests.harness import PATIENCE_S
 from tests.servers.kinds import server_binary
 from tests.servers.processes import unused_port
-from tests.servers.redis_server import RedisServer
+
+__all__ = ["STRANGER", "Ground", "PostgresServer", "ValkeyServer"]
 
 POLL_S = 0.002
 
@@ -35,14 +36,20 @@ SETTINGS = {
     "recovery_init_sync_method": "syncfs",
 }
 
+STRANGER = "stranger"  # a user that there is not: asked for a password, it can sit in a session's slot without one
+
 # A password's proof costs both ends 3 ms of work a connection, and a fault may cost every connection of every instance.
-TRUSTED_LOOPBACK = "host all all 127.0.0.1/32 trust\nhost replication all 127.0.0.1/32 trust\n"
+WHO_IS_LET_IN = f"""
+host all {STRANGER} 127.0.0.1/32 scram-sha-256
+host all all 127.0.0.1/32 trust
+host replication all 127.0.0.1/32 trust
+"""
 
 
 class Ground:
-    """A migrated Postgres and an empty Valkey for one run; when it is left no process of them is, and no file.
+    """A migrated Postgres and an empty Valkey for one run, and no process of them when it is left.
 
-    folder: where they live, kept afterwards; without one they live in a temporary folder.
+    folder: where they live, kept afterwards; without one they live in a temporary folder, gone afterwards.
     """
 
     def __init__(
@@ -150,7 +157,8 @@ class PostgresServer:
     def alive(self) -> bool:
         """Whether there is a postmaster."""
         with self._look:
-            return self._server.has_begun and self._server.child.exit_status() is None
+            child: ChildProcess | None = getattr(self._server, "child", None)  # none before the first start
+            return child is not None and child.exit_status() is None
 
     def kill_backend(self, pid: int) -> None:
         """Kills one of its processes, upon which it ends all others and recovers. Raises ProcessLookupError."""
@@ -188,7 +196,6 @@ class _ChaosPostgres(Postgres):
     def __init__(self, folder: Path, settings: Mapping[str, str], environment: Mapping[str, str]) -> None:
         super().__init__(folder, "not asked for")
         self.port = unused_port()
-        self.has_begun = False
         self._settings = settings
         self._environment = environment
 
@@ -200,7 +207,7 @@ class _ChaosPostgres(Postgres):
             lock.take(EARLIER_SERVER_WAIT_S)
             self.prepare(lock)
         rules = self.folder / "pg_hba.conf"
-        rules.write_text(TRUSTED_LOOPBACK + rules.read_text())
+        rules.write_text(WHO_IS_LET_IN + rules.read_text())
 
     def is_left(self) -> bool:
         """Whether no process of its last life is left."""
@@ -212,11 +219,16 @@ class _ChaosPostgres(Postgres):
         settings = {"port": str(self.port), **self._settings}
         flags = [flag for name, value in settings.items() for flag in ("-c", f"{name}={value}")]
         variables = [f"{name}={value}" for name, value in self._environment.items()]
-        command: list[str | Path] = [self._program, "-D", self._name_inside(self.folder), *flags]
+        program: list[str | Path] = [
+            "/usr/bin/env",
+            *variables,
+            self._program,
+            "-D",
+            self._name_inside(self.folder),
+            *flags,
+        ]
         with Path(os.devnull).open("rb") as nothing:
-            child = self.start_child(["/usr/bin/env", *variables, *command], self.folder, nothing, lock)
-        self.has_begun = True
-        return child
+            return self.start_child(program, self.folder, nothing, lock)
 
     def start_child(
         self, command: Sequence[str | Path], folder: Path, stdin: IO[bytes], lock: FolderLock
@@ -233,63 +245,3 @@ class _ChaosPostgres(Postgres):
                 identity=self.identity,
             )
         )
-
-
-class ValkeyServer(RedisServer):
-    """A Valkey that any thread may start and end, and that is killed when we are."""
-
-    def __init__(self, binary: Path, folder: Path, *, settings: Sequence[str] = ()) -> None:
-        super().__init__(binary, folder, settings=settings)
-        self._turn = threading.RLock()
-        self._undertaker = _Undertaker()
-
-    def start(self) -> None:
-        """Returns once it answers; harmless when it runs already."""
-        with self._turn:
-            if self.process is None:
-                super().start()
-                assert self.process is not None
-                self._undertaker.watch(self.process.pid)
-
-    def restart(self) -> None:
-        """Killed and up again on the same port, empty."""
-        with self._turn:
-            super().restart()
-
-    def close(self) -> None:
-        """Gone for good, with whoever watched it."""
-        self.kill()
-        self._undertaker.dismiss()
-
-    def _end_with(self, number: signal.Signals) -> None:
-        with self._turn:
-            self._undertaker.watch(0)
-            super()._end_with(number)
-
-
-class _Undertaker:
-    """A shell that kills the process it was told of last when our end of a pipe closes, whatever ends us."""
-
-    SCRIPT = 'while read -r told; do pid=$told; done; [ "$pid" -gt 0 ] && kill -s KILL "$pid"'
-
-    def __init__(self) -> None:
-        self._shell = subprocess.Popen(
-            ["/bin/sh", "-c", self.SCRIPT],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # so that Ctrl-C in the terminal does not reach it
-        )
-
-    def watch(self, pid: int) -> None:
-        """This process from now on and no other; 0: none."""
-        assert self._shell.stdin is not None
-        if not self._shell.stdin.closed:
-            self._shell.stdin.write(b"%d\n" % pid)
-            self._shell.stdin.flush()
-
-    def dismiss(self) -> None:
-        """Ends the watching; harmless twice."""
-        self.watch(0)
-        assert self._shell.stdin is not None
-        self._shell.stdin.close()
-        self._shell.wait()

@@ -30,6 +30,7 @@ class Plan:
     harness: str  # the path of its unix socket
     guard: str
     log_folder: str
+    metrics_folder: str
     settings: dict[str, str]  # CHARGEONCE_ variables that are the same for all
     own_settings: dict[str, dict[str, str]]  # instance number -> those that are its own
 
@@ -39,7 +40,6 @@ def live(plan: Plan, *, instance: int, life: int, listening: socket.socket) -> N
     os.setpgid(0, 0)
     _write_to(Path(plan.log_folder) / f"instance-{instance}.log")
     os.environ |= plan.settings | plan.own_settings[str(instance)]
-    os.environ["PGAPPNAME"] = f"chaos-{instance}"
     os.environ["CHARGEONCE_INSTANCE_ID"] = f"chaos-{instance}"
     count_for_this_process()
     wait_politely()

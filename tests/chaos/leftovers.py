@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -37,18 +37,19 @@ SNAPSHOT = """
 SELECT (SELECT coalesce(sum(count), 0)::bigint FROM coupon_grant),
        (SELECT coalesce(sum(count), 0)::bigint FROM user_consume),
        (SELECT coalesce(sum(count), 0)::bigint FROM user_coupon),
-       (SELECT coalesce(min(count), 0)::bigint FROM user_coupon)
+       (SELECT coalesce(min(count), 0)::bigint FROM user_coupon),
+       (SELECT deadlocks FROM pg_stat_database WHERE datname = current_database())
 """
 SESSIONS = """
-SELECT count(*), count(*) FILTER (WHERE state LIKE 'idle in transaction%%') FROM pg_stat_activity
-WHERE application_name LIKE 'chaos-%%' AND datname = current_database()
+SELECT count(*), count(*) FILTER (WHERE state LIKE 'idle in transaction%') FROM pg_stat_activity
+WHERE application_name = 'chargeonce' AND datname = current_database()
 """
 
 
 def write_snapshot(history: History, database_url: str) -> None:
     """Balances as of one moment. Raises psycopg2.Error."""
     (row,) = _rows(database_url, SNAPSHOT)
-    history.write("snapshot", **dict(zip(("granted", "spent", "left", "lowest"), row, strict=True)))
+    history.write("snapshot", **dict(zip(("granted", "spent", "left", "lowest", "deadlocks"), row, strict=True)))
 
 
 def write_tables(history: History, database_url: str) -> None:
@@ -56,7 +57,7 @@ def write_tables(history: History, database_url: str) -> None:
     with closing(_session(database_url)) as session, session.cursor() as cursor:
         for table, columns in TABLES.items():
             cursor.execute(f"SELECT {columns} FROM {table}{TOUCHED if table == 'appointment_info' else ''} ORDER BY 1")
-            rows = [tuple(_plain(value) for value in row) for row in cursor.fetchall()]
+            rows = [plain(row) for row in cursor.fetchall()]
             history.write_rows(table, columns.split(", "), rows)
 
 
@@ -108,8 +109,9 @@ def _keys(redis_url: str) -> tuple[list[str], int]:
 
 def _rows(database_url: str, query: str) -> list[tuple[Any, ...]]:
     with closing(_session(database_url)) as session, session.cursor() as cursor:
-        cursor.execute(query.replace("%%", "%"))
-        return cursor.fetchall()
+        cursor.execute(query)
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+    return rows
 
 
 def _session(database_url: str) -> Any:
@@ -118,5 +120,6 @@ def _session(database_url: str) -> Any:
     )
 
 
-def _plain(value: object) -> object:
-    return value if isinstance(value, (int, str, bool, type(None))) else str(value)
+def plain(row: Iterable[object]) -> tuple[object, ...]:
+    """The values of a row as JSON has them; times as text."""
+    return tuple(value if isinstance(value, (int, str, bool, type(None))) else str(value) for value in row)

@@ -8,8 +8,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +18,14 @@ import orjson
 from locks.keys import keys_of
 from tests.chaos.history import History, now_ns
 from tests.chaos.instance import Plan
+from tests.chaos.nursery import Child, Nursery
 from tests.servers.wire import ErrorReply, Wire
 
-ROOT = Path(__file__).resolve().parents[2]
 READY_WAIT_S = 60.0
 BACKLOG = 1024
 FIRST_WAIT_S = 0.5
+METRICS = "metrics"  # the folder in which instances count
+STOP_WAIT_S = 5.0
 
 
 class LivesError(Exception):
@@ -86,9 +86,9 @@ class InstanceHandle:
         return self.link.redis
 
     @property
-    def port(self) -> int:
+    def base_url(self) -> str:
         """Where it serves."""
-        return int(self.listening.getsockname()[1])
+        return f"http://127.0.0.1:{self.listening.getsockname()[1]}"
 
     async def begin(self) -> None:
         """Forks a life; returns once it serves."""
@@ -150,15 +150,19 @@ class InstanceHandle:
 class Lives:
     """The zygote, the instances that it forks, and the socket at which they ask."""
 
-    def __init__(self, folder: Path, history: History, harness: Harness, *, redis_port: int | None) -> None:
+    def __init__(
+        self, nursery: Nursery, folder: Path, history: History, harness: Harness, *, redis_port: int | None
+    ) -> None:
         """`redis_port`: where a killed holder's leases are looked at; None where there is no one such server."""
         self.instances: dict[int, InstanceHandle] = {}
         self.log_folder = folder
         self.socket_path = str(folder / "harness.sock")
+        self._nursery = nursery
         self._history = history
         self._harness = harness
         self._redis_port = redis_port
-        self._zygote: subprocess.Popen[bytes] | None = None
+        self._zygote: Child | None = None
+        self._metrics_folder = folder / METRICS
         self._ends: dict[int, asyncio.Future[None]] = {}
         self._forks: dict[tuple[int, int], asyncio.Future[int]] = {}
         self._zygote_ready: asyncio.Future[None] | None = None
@@ -175,18 +179,17 @@ class Lives:
         """Returns once every instance serves. Raises LivesError."""
         loop = asyncio.get_running_loop()
         self._server = await asyncio.start_unix_server(self._asked, self.socket_path)
-        fds = {number: handle.listening.fileno() for number, handle in self.instances.items()}
         config = self.log_folder / "zygote.json"
-        config.write_text(json.dumps({"plan": asdict(plan), "listening_fds": fds, "mutant": mutant}))
-        config.chmod(0o600)
-        metrics = self.log_folder / "metrics"
-        metrics.mkdir(exist_ok=True)
+        config.touch(mode=0o600)
+        config.write_text(json.dumps({"plan": asdict(plan), "mutant": mutant}))
+        self._metrics_folder.mkdir(exist_ok=True)
         self._zygote_ready = loop.create_future()
-        self._zygote = _zygote(
+        self._zygote = self._nursery.fork(
+            "zygote",
             config,
-            self.log_folder / "zygote.log",
-            environment={**_without_settings(), "PROMETHEUS_MULTIPROC_DIR": str(metrics), **environment},
-            fds=list(fds.values()),
+            log=self.log_folder / "zygote.log",
+            fds=[self.instances[number].listening.fileno() for number in sorted(self.instances)],
+            environment=environment,
         )
         self._reading = loop.create_task(self._read())
         await asyncio.wait_for(self._zygote_ready, READY_WAIT_S)
@@ -195,10 +198,8 @@ class Lives:
     async def fork(self, number: int, life: int) -> int:
         """The pid of a new process."""
         assert self._zygote is not None
-        assert self._zygote.stdin is not None
         future = self._forks[number, life] = asyncio.get_running_loop().create_future()
-        self._zygote.stdin.write(orjson.dumps({"fork": number, "life": life}, option=orjson.OPT_APPEND_NEWLINE))
-        self._zygote.stdin.flush()
+        self._zygote.tell({"fork": number, "life": life})
         return await asyncio.wait_for(future, READY_WAIT_S)
 
     async def ended(self, pid: int) -> None:
@@ -210,7 +211,7 @@ class Lives:
         """The end of a life, and what became of the locks that it held: their time left, and who waits."""
         held = [self._left_of(name, fence, died_at) for name, fence in handle.held.items()]
         self._history.write("died", died_at, i=handle.number, life=handle.life, pid=handle.pid, how=how, held=held)
-        for left in (self.log_folder / "metrics").glob(f"*_{handle.pid}.db"):
+        for left in self._metrics_folder.glob(f"*_{handle.pid}.db"):
             left.unlink(missing_ok=True)
 
     async def stop(self) -> None:
@@ -218,14 +219,7 @@ class Lives:
         for handle in self.instances.values():
             handle.listening.close()
         if self._zygote is not None:
-            assert self._zygote.stdin is not None
-            with contextlib.suppress(OSError):
-                self._zygote.stdin.close()
-            try:
-                await asyncio.to_thread(self._zygote.wait, 5)
-            except subprocess.TimeoutExpired:
-                self._zygote.kill()
-                await asyncio.to_thread(self._zygote.wait)
+            await asyncio.to_thread(self._zygote.end, wait_s=STOP_WAIT_S)
             for pid, ended in self._ends.items():
                 if not ended.done():
                     with contextlib.suppress(ProcessLookupError):
@@ -262,10 +256,9 @@ class Lives:
     async def _read(self) -> None:
         """What the zygote says, until it ends."""
         assert self._zygote is not None
-        assert self._zygote.stdout is not None
         reader = asyncio.StreamReader()
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), self._zygote.stdout
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(self._zygote.out, "rb")
         )
         try:
             while line := await reader.readline():
@@ -323,20 +316,6 @@ async def _reply(writer: asyncio.StreamWriter, armed: Mapping[str, Any] | None) 
     await writer.drain()
 
 
-def _zygote(config: Path, log: Path, *, environment: Mapping[str, str], fds: list[int]) -> subprocess.Popen[bytes]:
-    with log.open("ab") as errors:
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.zygote", str(config)],
-            cwd=ROOT,
-            env=dict(environment),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            pass_fds=fds,
-            start_new_session=True,
-        )
-
-
 def _is_of(grant: str | None, fence: int) -> bool:
     """Whether the last grant is this token's: 'seconds microseconds' of it, and how many before it are of its run."""
     if grant is None:
@@ -344,7 +323,3 @@ def _is_of(grant: str | None, fence: int) -> bool:
     seconds, microseconds, *left = (int(number) for number in grant.partition("\t")[0].split())
     last = seconds * 1_000_000 + microseconds
     return last - sum(left) <= fence <= last
-
-
-def _without_settings() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("CHARGEONCE_", "PG"))}

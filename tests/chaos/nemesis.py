@@ -37,7 +37,7 @@ class Nemesis:
                 self._queues.setdefault(fault["instance"], deque()).append(fault)
         self._ambient.sort(key=lambda fault: fault["at_s"])
         self._armed: dict[int, Fault] = {}
-        self._open = False
+        self._is_over = False
         self._under_way: set[asyncio.Task[None]] = set()
         self.errors: list[BaseException] = []
 
@@ -45,12 +45,11 @@ class Nemesis:
         """Faults may be fired for so long; those under way are over when this returns."""
         loop = asyncio.get_running_loop()
         begun_at_s = loop.time()
-        self._open = True
         for fault in self._ambient:
             await asyncio.sleep(max(0.0, begun_at_s + fault["at_s"] - loop.time()))
             self._begin(self._ambiently(fault))
         await asyncio.sleep(max(0.0, begun_at_s + duration_s - loop.time()))
-        self._open = False
+        self._is_over = True
         if self._under_way:
             await asyncio.wait(self._under_way, timeout=END_WAIT_S)
         for task in self._under_way:
@@ -64,7 +63,7 @@ class Nemesis:
 
     def next_for(self, instance: InstanceHandle) -> Mapping[str, Any] | None:
         """As Harness.next_for: the same one again until it is reached or missed."""
-        if not self._open:
+        if self._is_over:
             return None
         fault = self._armed.get(instance.number)
         if fault is None:
@@ -78,7 +77,7 @@ class Nemesis:
     async def on_reached(self, instance: InstanceHandle, question: Mapping[str, Any]) -> None:
         """As Harness.on_reached. A fault that begins only when its instance has gone on is run beside it."""
         fault = self._armed.pop(instance.number, None)
-        if fault is None or fault["id"] != question["reached"] or not self._open:
+        if fault is None or fault["id"] != question["reached"] or self._is_over:
             return
         facts = {key: question[key] for key in ("name", "appointments") if key in question}
         running = self._targeted(fault, instance, facts)

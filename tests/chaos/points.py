@@ -34,8 +34,8 @@ TARGET_POINTS = (
     "lost",
 )
 
-STALL_LOOK_S = 0.05
-STALL_NS = 100_000_000
+STALL_LOOK_S = 0.02
+STALL_NS = 25_000_000  # takeovers are judged to within 50 ms
 
 Facts = dict[str, Any]
 

@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg2
@@ -25,7 +26,7 @@ from tests.chaos.race_ground import race_ground
 from tests.chaos.race_instances import RaceFailed
 from tests.chaos.race_rounds import Measured, Plan, race
 from tests.chaos.race_table import as_json, print_table
-from tests.chaos.race_verdicts import verdicts
+from tests.chaos.race_verdicts import Verdict, verdicts
 
 COULD_NOT_RACE = (RaceFailed, EmbeddedError, DatabaseError, psycopg2.Error, redis.RedisError, OSError)
 
@@ -50,6 +51,11 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("race: interrupted, and everything it had started is stopped", style="red")
         return 2
+    return status_of(judged)
+
+
+def status_of(judged: Sequence[Verdict]) -> int:
+    """The exit status after a race that was run."""
     return 0 if all(verdict.as_expected for verdict in judged) else 1
 
 
@@ -66,10 +72,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.race", description="The race under each guard.")
     parser.add_argument("--entrants", type=positive, default=24, help="for each appointment (24)")
     parser.add_argument("--appointments", type=positive, default=60, help="raced for, four at once (60)")
-    parser.add_argument("--paused", type=positive, default=3, help="more of them, with a paused holder (3)")
+    parser.add_argument("--paused", type=positive, default=2, help="more of them, with a paused holder (2)")
     parser.add_argument("--seed", type=int, default=42, help="for the order of the entrants (42)")
     parser.add_argument("--json", type=Path, help="where the raw numbers go")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if chosen.json is not None and not chosen.json.parent.is_dir():
+        parser.error(f"argument --json: there is no folder {chosen.json.parent}")
+    return chosen
 
 
 if __name__ == "__main__":

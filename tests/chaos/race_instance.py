@@ -1,7 +1,7 @@
 """`python -m tests.chaos.race_instance`: the instances of one guard, each a process that can stop itself in a charge.
 
-They read CHARGEONCE_ variables, say `ready` on standard output, and serve until standard input ends. They are forked, so
-that everything is imported only once.
+They read CHARGEONCE_ variables, say `ready` on standard output, and serve until standard input ends. They are forked,
+so that everything is imported only once.
 """
 
 from __future__ import annotations
@@ -99,16 +99,17 @@ async def _serve(chosen: argparse.Namespace, number: int, listening_fd: int) -> 
 
 
 def _look_after(pids: Sequence[int]) -> int:
-    """Returns once all have ended, 0 where they did so in order. The first that ends before its time takes all along."""
+    """Returns once all have ended: 0 where they did so in order. One that dies takes the others along."""
     ended: dict[int, int] = {}
     while len(ended) < len(pids):
         pid, status = os.wait()
         ended[pid] = os.waitstatus_to_exitcode(status)
-        if ended[pid] != 0:
-            for each in pids:
-                if each not in ended:
-                    with suppress(ProcessLookupError):
-                        os.kill(each, signal.SIGKILL)
+        # One has ended in order: so is the race over, and one that has stopped itself is to hear of it.
+        number = signal.SIGCONT if ended[pid] == 0 else signal.SIGKILL
+        for each in pids:
+            if each not in ended:
+                with suppress(ProcessLookupError):
+                    os.kill(each, number)
     return int(any(ended.values()))
 
 

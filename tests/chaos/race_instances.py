@@ -22,6 +22,14 @@ END_WITHIN_S = 10.0
 LOG_TAIL_BYTES = 800
 INSTANCES = 3
 LEASE_TTL_S = 0.6
+# Whoever waits while a holder is paused is to be answered in the end, not refused.
+LONGER_THAN_A_PAUSE = {
+    "lock_wait_s": "8",
+    "row_lock_timeout_s": "6",
+    "statement_timeout_s": "6.5",
+    "idle_in_transaction_timeout_s": "8",
+    "charge_timeout_s": "8",
+}
 
 
 class RaceFailed(Exception):
@@ -161,6 +169,7 @@ def _environment(track: Track, folder: Path, jwt_secret: str) -> Mapping[str, st
         agora_app_id=secrets.token_hex(16),
         agora_app_certificate=secrets.token_hex(16),
         lease_ttl_s=str(LEASE_TTL_S),
+        **LONGER_THAN_A_PAUSE,
         audit_interval_s="0",
         log_level="error",
     )

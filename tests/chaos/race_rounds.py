@@ -18,7 +18,7 @@ from tests.chaos.race_ground import Charged, Ground, Sessions, Track
 from tests.chaos.race_instances import HOST, LEASE_TTL_S, Instances, running_instances
 
 DOORS = 4  # appointments that are raced for at the same time
-PAUSE_LEASES = 2.0
+PAUSE_LEASES, LONGEST_PAUSE_LEASES = 2.0, 4.0
 GO_ON_EVERY_S = 0.2
 ANSWER_WITHIN_S = 30.0
 TOKEN_TTL_S = 3600
@@ -133,27 +133,34 @@ class _Entrants:
 
     async def crowd(self, appointment_ids: Sequence[int]) -> list[_Answer]:
         """All of them at once."""
-        entries = [entry for appointment_id in appointment_ids for entry in self._entries_into(appointment_id)]
-        self._random.shuffle(entries)
-        return list(await asyncio.gather(*[self._enter(*entry) for entry in entries]))
+        return list(await asyncio.gather(*self._all_enter(appointment_ids)))
 
     async def crowd_with_a_pause(self, appointment_id: int) -> tuple[float, list[_Answer]]:
         """The same for one appointment, whose first holder is paused past its lease between reading and writing.
 
-        How long it was paused at least, and the answers.
+        The pause ends when another has been answered, or cannot be: the row lock is still held. How long it was at
+        least, and the answers.
         """
-        everybody = asyncio.create_task(self.crowd([appointment_id]))
+        entries = self._all_enter([appointment_id])
         try:
             await self._instances.stopped_at(appointment_id)
             stopped_at_s = time.monotonic()
             await asyncio.sleep(PAUSE_LEASES * LEASE_TTL_S)
+            rest_s = (LONGEST_PAUSE_LEASES - PAUSE_LEASES) * LEASE_TTL_S
+            _, waiting = await asyncio.wait(entries, timeout=rest_s, return_when=asyncio.FIRST_COMPLETED)
             pause_s = time.monotonic() - stopped_at_s
-            while not everybody.done():
+            while waiting:
                 self._instances.go_on()
-                await asyncio.wait([everybody], timeout=GO_ON_EVERY_S)
-            return pause_s, await everybody
+                _, waiting = await asyncio.wait(waiting, timeout=GO_ON_EVERY_S)
+            return pause_s, [entry.result() for entry in entries]
         finally:
-            everybody.cancel()
+            for entry in entries:
+                entry.cancel()
+
+    def _all_enter(self, appointment_ids: Sequence[int]) -> list[asyncio.Task[_Answer]]:
+        entries = [entry for appointment_id in appointment_ids for entry in self._entries_into(appointment_id)]
+        self._random.shuffle(entries)
+        return [asyncio.create_task(self._enter(*entry)) for entry in entries]
 
     def _entries_into(self, appointment_id: int) -> list[tuple[int, int, str]]:
         tokens = [self._token(user_id) for user_id in self._track.participants(appointment_id)]

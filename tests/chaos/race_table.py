@@ -16,7 +16,7 @@ from rich.text import Text
 
 from tests.chaos.race_ground import Charged
 from tests.chaos.race_instances import INSTANCES, LEASE_TTL_S
-from tests.chaos.race_rounds import PAUSE_LEASES, Measured, Plan
+from tests.chaos.race_rounds import LONGEST_PAUSE_LEASES, PAUSE_LEASES, Measured, Plan
 from tests.chaos.race_verdicts import Verdict
 
 
@@ -27,11 +27,12 @@ def print_table(console: Console, plan: Plan, measured: Sequence[Measured], judg
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("guard", no_wrap=True)
     for heading in (
-        "charged again\nin a crowd",
-        "charged again\nafter a pause",
+        "again in\na crowd",
+        "again after\na pause",
         "most\ncharges",
         "p99\nms",
         "peak\nconnections",
@@ -53,8 +54,10 @@ def print_table(console: Console, plan: Plan, measured: Sequence[Measured], judg
     for each, verdict in zip(measured, judged, strict=True):
         _print_sentence(console, each, verdict)
     console.print(
-        f"a pause: the first holder's process stands still between reading and writing for {PAUSE_LEASES:g} leases of"
-        f" {LEASE_TTL_S:g} s; p99 and connections: in the crowds, {measured[0].entries} entries a guard",
+        "again: appointments charged more than once, in a crowd and in one whose first holder is paused; a pause: the"
+        f" first holder's process stands still between reading and writing for {PAUSE_LEASES:g} to"
+        f" {LONGEST_PAUSE_LEASES:g} leases of {LEASE_TTL_S:g} s; p99 and connections: in the crowds,"
+        f" {measured[0].entries} entries a guard",
         style="dim",
         highlight=False,
         soft_wrap=True,
@@ -92,7 +95,12 @@ def as_json(plan: Plan, measured: Sequence[Measured], judged: Sequence[Verdict])
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "as_expected": all(verdict.as_expected for verdict in judged),
         "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
-        "plan": {**asdict(plan), "instances": INSTANCES, "lease_ttl_s": LEASE_TTL_S, "pause_leases": PAUSE_LEASES},
+        "plan": {
+            **asdict(plan),
+            "instances": INSTANCES,
+            "lease_ttl_s": LEASE_TTL_S,
+            "pause_leases": [PAUSE_LEASES, LONGEST_PAUSE_LEASES],
+        },
         "guards": [
             {
                 **asdict(each),

@@ -8,8 +8,7 @@ import os
 import platform
 import random
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,16 @@ from tests.chaos.clients import Clients
 from tests.chaos.history import History
 from tests.chaos.instance import LOCK_AND_ROW, Plan
 from tests.chaos.leftovers import threads_too_many, write_left, write_snapshot, write_tables
-from tests.chaos.lives import InstanceHandle, Link, Lives, LivesError
+from tests.chaos.lives import METRICS, InstanceHandle, Link, Lives, LivesError
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.nemesis import Nemesis, quietly
+from tests.chaos.nursery import Nursery
 from tests.chaos.proxy import ChaosProxy
 from tests.chaos.schedule import Schedule
 from tests.chaos.workload.config import MIX, Config
 from tests.chaos.workload.people import Appointments, Front, front_in, seed
 
 SNAPSHOT_PAUSE_S = 0.5
-QUIET_LEASES = 4  # for so long the clients go on when all faults are over
 RATE = 450.0
 
 
@@ -47,13 +46,14 @@ class World:
     lease_ttl_s: float
     instances: dict[int, InstanceHandle]
     rng: random.Random
+    appointments: Appointments
     front: Front
     clients: Clients | None = None
 
     def hot_appointments(self) -> list[int]:
         """Those that crowds enter next."""
         front = self.front.get()
-        return list(range(front, front + 4))
+        return list(self.appointments.hot[front : front + 4])
 
     def burst(self, entries: int) -> None:
         """So many more entries at once."""
@@ -61,7 +61,9 @@ class World:
             self.clients.burst(entries)
 
 
-async def run(schedule: Schedule, ground: Any, folder: Path, history_path: Path, *, rate: float = RATE) -> None:
+async def run(
+    schedule: Schedule, ground: Any, nursery: Nursery, folder: Path, history_path: Path, *, rate: float = RATE
+) -> None:
     """Runs the schedule on a ground that is migrated and empty. Raises RunError."""
     history = History(history_path)
     history.write("run", **_facts(schedule))
@@ -70,7 +72,7 @@ async def run(schedule: Schedule, ground: Any, folder: Path, history_path: Path,
     try:
         await asyncio.to_thread(seed, ground.database_url, appointments)
         with front_in(folder / "front") as front:
-            await _Running(schedule, ground, folder, history, front, rate=rate).run()
+            await _Running(schedule, ground, nursery, folder, history, front, rate=rate).run()
     except (LivesError, psycopg2.Error, redis.RedisError, OSError) as error:
         raise RunError(f"{type(error).__name__}: {error}".strip().split("\n")[0]) from error
     finally:
@@ -80,16 +82,28 @@ async def run(schedule: Schedule, ground: Any, folder: Path, history_path: Path,
 
 class _Running:
     def __init__(
-        self, schedule: Schedule, ground: Any, folder: Path, history: History, front: Front, *, rate: float
+        self,
+        schedule: Schedule,
+        ground: Any,
+        nursery: Nursery,
+        folder: Path,
+        history: History,
+        front: Front,
+        *,
+        rate: float,
     ) -> None:
         self._schedule = schedule
+        self._nursery = nursery
         self._ground = ground
         self._folder = folder
         self._history = history
         self._rate = rate
-        self._world = World(ground, schedule.lease_ttl_s, {}, random.Random(schedule.seed), front)
+        appointments = Appointments.for_duration(schedule.duration_s)
+        self._world = World(ground, schedule.lease_ttl_s, {}, random.Random(schedule.seed), appointments, front)
         self._nemesis = Nemesis(schedule, history, self._world)
-        self._lives = Lives(folder, history, self._nemesis, redis_port=_port_of(getattr(ground, "valkey", None)))
+        self._lives = Lives(
+            nursery, folder, history, self._nemesis, redis_port=_port_of(getattr(ground, "valkey", None))
+        )
         self._proxies: list[ChaosProxy] = []
 
     async def run(self) -> None:
@@ -99,7 +113,7 @@ class _Running:
             await self._lives.start(
                 plan, mutant=self._schedule.mutant, environment=getattr(self._ground, "instance_environment", {})
             )
-            with self._clients(plan) as clients:
+            with closing(self._clients(plan)) as clients:
                 await self._under_faults(clients)
         finally:
             await self._lives.stop()
@@ -113,7 +127,7 @@ class _Running:
         for handle in self._world.instances.values():
             handle.thaw()
         self._history.write("healing")
-        await asyncio.sleep(QUIET_LEASES * self._schedule.lease_ttl_s)
+        await asyncio.sleep(self._schedule.quiet_leases * self._schedule.lease_ttl_s)
         await quietly(snapshots)
         if clients.ended:
             raise RunError(f"the clients have ended; see {self._folder / 'workload.log'}")
@@ -148,6 +162,7 @@ class _Running:
             harness=self._lives.socket_path,
             guard=self._schedule.guard,
             log_folder=str(self._folder),
+            metrics_folder=str(self._folder / METRICS),
             settings=_settings(self._schedule, self._folder) | getattr(self._ground, "settings", {}),
             own_settings=own,
         )
@@ -163,13 +178,12 @@ class _Running:
         self._proxies.append(proxy)
         return proxy
 
-    @contextmanager
-    def _clients(self, plan: Plan) -> Iterator[Clients]:
+    def _clients(self, plan: Plan) -> Clients:
         schedule = self._schedule
         config = Config(
             history=str(self._history.path),
             front=str(self._folder / "front"),
-            ports={str(number): handle.port for number, handle in self._world.instances.items()},
+            base_urls={str(number): handle.base_url for number, handle in self._world.instances.items()},
             database_url=self._ground.database_url,
             redis_url=self._ground.redis_url if schedule.guard == LOCK_AND_ROW and self._proxied_redis() else None,
             jwt_secret=plan.settings["CHARGEONCE_JWT_SECRET"],
@@ -179,13 +193,9 @@ class _Running:
             rate=self._rate,
             lease_ttl_s=schedule.lease_ttl_s,
             mix=schedule.mix or MIX,
-            fenced_register=not (schedule.mutant and MUTANTS[schedule.mutant].register_unfenced),
+            register="unfenced" if schedule.mutant and MUTANTS[schedule.mutant].register_unfenced else "fenced",
         )
-        clients = Clients(self._folder, config)
-        try:
-            yield clients
-        finally:
-            clients.kill()
+        return Clients(self._nursery, self._folder, config)
 
     def _proxied_redis(self) -> bool:
         return getattr(self._ground, "valkey", None) is not None

@@ -26,7 +26,7 @@ USUAL_S = 0.18
 STAGED_S = 1.2  # a point that comes only after another fault
 # Killing a holder is what the run is for, so it comes more often than the rest.
 EXTRA_DEATHS = 3
-FREEZES_FOR_LOST = {"kind": "freeze", "point": "acquired", "leases": 1.35}
+FREEZES_FOR_LOST: Fault = {"kind": "freeze", "point": "acquired", "leases": 1.35}
 
 
 class ScheduleError(ValueError):
@@ -47,6 +47,7 @@ class Schedule:
     mutant: str | None = None
     world: str = "plain"
     mix: dict[str, float] = field(default_factory=dict)  # of the workload; empty: its own
+    quiet_leases: float = 4.0  # for so long the clients go on when all faults are over
     faults: list[Fault] = field(default_factory=list)
     version: int = VERSION
 

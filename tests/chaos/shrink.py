@@ -78,7 +78,9 @@ def _rest(schedule: Schedule, chunk: Sequence[int]) -> Schedule:
 
 def _shorter(schedule: Schedule) -> Schedule:
     """Half as long, but not shorter than its last ambient fault needs."""
-    last_s = max((fault["at_s"] + fault.get("lasts_s", 0.0) for fault in schedule.faults if "at_s" in fault), default=0.0)
+    last_s = max(
+        (fault["at_s"] + fault.get("lasts_s", 0.0) for fault in schedule.faults if "at_s" in fault), default=0.0
+    )
     return replace(schedule, duration_s=max(SHORTEST_S, last_s + SPARE_S, schedule.duration_s / 2))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -17,10 +18,14 @@ from db.errors import DatabaseError
 from db.migrate import migrate
 from service.embedded import EmbeddedError
 from tests.chaos.checks import Thresholds, Verdict, exit_code, judge
+from tests.chaos.checks.canary import plant
+from tests.chaos.checks.draft import CannotPlant
+from tests.chaos.checks.judging import judge_one
 from tests.chaos.ground import Ground
 from tests.chaos.guards import SCHEMA_OF_GUARD
 from tests.chaos.history import Event, read_history
 from tests.chaos.mutants import MUTANTS
+from tests.chaos.nursery import Nursery, NurseryError
 from tests.chaos.run import RATE, RunError, run
 from tests.chaos.schedule import Schedule
 
@@ -61,8 +66,9 @@ class Standing:
 
     def __enter__(self) -> Self:
         try:
+            self._nursery = self._stack.enter_context(Nursery())
             self.ground = self._stack.enter_context(self._open())
-        except (EmbeddedError, DatabaseError, OSError, RuntimeError) as error:
+        except (NurseryError, EmbeddedError, DatabaseError, OSError, RuntimeError) as error:
             self._stack.close()
             raise RunError(f"the servers do not start: {error}") from error
         return self
@@ -87,16 +93,21 @@ class Standing:
         history.unlink(missing_ok=True)
         self._renew(schedule)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(schedule, self.ground, folder, history, rate=rate))
+            runner.run(run(schedule, self.ground, self._nursery, folder, history, rate=rate))
         events = read_history(history)
-        return Judged(schedule, history, events, judge(events, thresholds=thresholds))
+        judged = Judged(schedule, history, events, judge(events, thresholds=thresholds))
+        if not judged.broken:
+            _plant(events, schedule.seed)
+        return judged
 
     def _open(self) -> Any:
         if self._world == PLAIN:
             return Ground(self._folder / "ground", postgres_settings=self._postgres_settings)
         from tests.chaos.worlds import WORLDS  # whoever stays on the plain ground needs none of theirs
 
-        world = WORLDS[self._world]
+        world = WORLDS.get(self._world)
+        if world is None:
+            raise RunError(f"--world: there is no {self._world!r}; there are {PLAIN}, {', '.join(sorted(WORLDS))}")
         if (why := world.needs()) is not None:
             raise RunError(f"the world {self._world} cannot be had here: {why}")
         return world.open(self._folder / "ground", postgres_settings=self._postgres_settings)
@@ -112,6 +123,16 @@ class Standing:
         if schedule.mutant is not None:
             changes += MUTANTS[schedule.mutant].schema
         _run(self.ground.database_url, *changes)
+
+
+def _plant(events: Sequence[Event], seed: int) -> None:
+    """A lie in the history, which the checkers must see. Raises RunError when they do not."""
+    try:
+        planted, breaks = plant(events, random.Random(seed))
+    except CannotPlant:
+        return  # too little has happened
+    if judge_one(breaks, planted).holds is not False:
+        raise RunError(f"the checkers did not see a lie that was planted against {breaks}: they cannot be trusted")
 
 
 def _run(database_url: str, *statements: str) -> None:

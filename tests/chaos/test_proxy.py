@@ -219,7 +219,7 @@ def test_a_cut_resets_both_ends(run: Run, redis_server: RedisServer) -> None:
             assert proxy.cut() == 2
             for each in (client, other):
                 with pytest.raises(ConnectionResetError):
-                    await each.ask("PING")
+                    await each.hear()
             await until(lambda: not client_ports(redis_server))
             assert (proxy.connection_count(), proxy.counts.cut) == (0, 2)
             async with client_of(proxy):

@@ -1,7 +1,7 @@
 """The process that instances are forked from: everything is imported in it, so that a new life costs a fork.
 
 Says on standard output, a JSON line each, {"forked": pid, …} and {"ended": pid, "status": …}; hears on standard input
-{"fork": instance, "life": n}. When that ends, or it is killed, all lives end.
+{"fork": instance, "life": n}. When that ends, or it is killed, all lives end. It is where a mutant is made.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from tests.chaos.instance import Plan, live
@@ -23,12 +24,12 @@ PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def main() -> None:
-    """`python -m tests.chaos.zygote CONFIG`: {plan: …, listening_fds: {instance: fd}, mutant: name or null}."""
-    with open(sys.argv[1], "rb") as text:
-        config = json.load(text)
-    listening = {int(number): socket.socket(fileno=fd) for number, fd in config["listening_fds"].items()}
+def run(config_path: Path, fds: Sequence[int]) -> None:
+    """Until standard input ends. The config: {plan: …, mutant: name or null}; `fds`: where instances 1, 2, … listen."""
+    config = json.loads(config_path.read_text())
+    listening = {number: socket.socket(fileno=fd) for number, fd in enumerate(fds, 1)}
     plan = Plan(**config["plan"])
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = plan.metrics_folder
     if config["mutant"] is not None:
         from tests.chaos.mutants import MUTANTS
 
@@ -43,8 +44,8 @@ def main() -> None:
 def _serve(plan: Plan, listening: Mapping[int, socket.socket]) -> None:
     received = b""
     while True:
-        readable, _, _ = select.select([0, _heard], [], [])
-        if _heard in readable:
+        readable, _, _ = select.select([0, _heard.fileno()], [], [])
+        if _heard.fileno() in readable:
             _heard.recv(4096)
             _reap()
         if 0 not in readable:
@@ -105,6 +106,3 @@ def _wakeups() -> socket.socket:
 
 
 _heard, _told = socket.socketpair()
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""How fast the checkers judge: `python -m tests.chaos.checks.bench [--operations N]`, on one core; by processor time."""
+"""How fast the checkers judge, in processor time: `python -m tests.chaos.checks.bench [--operations N]`."""
 
 from __future__ import annotations
 

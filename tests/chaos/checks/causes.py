@@ -72,8 +72,10 @@ def _lapsed_cut_off(stale: Hold, t: int, evidence: Evidence) -> str | None:
 def _told_before(stale: Hold, t: int, evidence: Evidence) -> int:
     """When it was last told of a lease; what it read after a standstill had been sent before that."""
     told = stale.told_before(t)
-    told = evidence.standstills_of(stale.i).begin_before(told, slack=UNSEEN_NS)
-    return evidence.spans_of(f"link:{stale.i}:redis").begin_before(told, slack=UNSEEN_NS)
+    before = evidence.standstills_of(stale.i).begin_before(told, slack=UNSEEN_NS)
+    before = evidence.spans_of(f"link:{stale.i}:redis").begin_before(before, slack=UNSEEN_NS)
+    # What befell its instance before this life of it began explains nothing.
+    return max(before, min(told, evidence.births.get((stale.i, stale.life), 0)))
 
 
 def _taken_away(stale: Hold, t: int, evidence: Evidence) -> str | None:

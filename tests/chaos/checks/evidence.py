@@ -133,6 +133,11 @@ class Evidence:
         return points
 
     @cached_property
+    def births(self) -> dict[tuple[int | str, int], int]:
+        """When each life of each instance began."""
+        return {(event["i"], event["life"]): event["t"] for event in self.by_kind["born"]}
+
+    @cached_property
     def holds(self) -> list[Hold]:
         """Every recorded hold of a lock, in the order of their beginnings."""
         return holds_of(self.by_kind["point"], self.by_kind["died"], last_t=self.last_t)

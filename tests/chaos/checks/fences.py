@@ -15,18 +15,18 @@ from tests.chaos.checks.verdict import Example, Verdict, found
 def fences_rise(evidence: Evidence) -> Verdict:
     """No token comes twice for one lock, and a hold that begins after another has ended has a greater one."""
     violations: list[Example] = []
-    heard_late = 0
+    late_count = 0
     for holds in evidence.holds_by_name.values():
         fenced = [hold for hold in holds if hold.fence is not None]
         violations += _repeated(fenced)
         for before, after in _falling(fenced):
-            if _heard_late(after, evidence):
-                heard_late += 1
+            if heard_late(after, evidence):
+                late_count += 1
             else:
                 violations.append(Example(f"{after}, after {before}", after.began))
     checked = sum(hold.fence is not None for hold in evidence.holds)
     missing = None if checked else NO_HOLDS
-    return found("fences_rise", violations, checked=checked, counts={"heard_late": heard_late}, missing=missing)
+    return found("fences_rise", violations, checked=checked, counts={"heard_late": late_count}, missing=missing)
 
 
 def row_fence_rises(evidence: Evidence) -> Verdict:
@@ -80,7 +80,7 @@ def _falling(holds: Sequence[Hold]) -> Iterator[tuple[Hold, Hold]]:
         heapq.heappush(running, (hold.ended, number, hold))
 
 
-def _heard_late(hold: Hold, evidence: Evidence) -> bool:
+def heard_late(hold: Hold, evidence: Evidence) -> bool:
     """Whether it may have been granted long before its holder heard of it: then the order of hearing proves nothing.
 
     Another hold fits between only when hearing took a lease, by a standstill or a cut link, or when the store was

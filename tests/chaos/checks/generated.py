@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from random import Random
 from typing import Any
 
@@ -38,18 +39,19 @@ class _Run:
         self._entries: list[list[Any]] = []
         self._flags: list[list[Any]] = []
         self._writes: list[list[Any]] = []
+        self._faults = cycle((self._killed, self._frozen, self._flushed, self._written))
+        self._unknown_share = 0.05
         self.operation_count = 0
 
     def block(self) -> None:
         """Some more operations."""
         kind = self._rng.random()
-        if kind < 0.9:
+        if kind < 0.7:
             for _ in range(30):
                 self._plain(self._now_ms + self._rng.uniform(0, 20))
             self._now_ms += 200
         else:
-            fault = self._rng.choice((self._killed, self._frozen, self._flushed, self._written))
-            fault(self._now_ms)
+            next(self._faults)(self._now_ms)
             self._now_ms += 5 * TTL_MS
         spent = sum(self._spent.values())
         granted = GRANTED * USERS
@@ -61,6 +63,7 @@ class _Run:
         """The end of the run: all healed, the tables, nothing left."""
         history = self._history
         history.event("healing", at_ms=self._now_ms)
+        self._unknown_share = 0.0
         for _ in range(10):
             self._now_ms += TTL_MS / 2
             self._plain(self._now_ms)
@@ -81,12 +84,12 @@ class _Run:
         if rng.random() < 0.1:
             refused = self._invoke(appointment, PENNILESS, at_ms - 3)
             history.refused(refused, "insufficient-coupons", at_ms=at_ms - 1)
-        if rng.random() < 0.05:
+        if rng.random() < self._unknown_share:
             self._unknown(appointment, payer, at_ms - 1, is_done=False)
         op = self._invoke(appointment, payer, at_ms)
         fence = self._held(rng.randint(1, INSTANCES), appointment, at_ms + 1, at_ms + 6)
         charge_id = self._charge(appointment, payer, fence)
-        if rng.random() < 0.05:
+        if rng.random() < self._unknown_share:
             history.unknown(op, at_ms=at_ms + 50)
         else:
             history.charged(op, charge_id=charge_id, payer=payer, at_ms=at_ms + 8)
@@ -94,7 +97,7 @@ class _Run:
             self._again(appointment, rng.choice((payer, other)), charge_id, payer, at_ms + 9 + 3 * turn)
 
     def _again(self, appointment: int, user: int, charge_id: int, payer: int, at_ms: float) -> None:
-        if self._rng.random() < 0.05:
+        if self._rng.random() < self._unknown_share:
             self._unknown(appointment, user, at_ms, is_done=self._rng.random() < 0.5)
             return
         op = self._invoke(appointment, user, at_ms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tests.chaos.checks.acknowledged import acknowledged_is_there
 from tests.chaos.checks.balances import balances_conserved
@@ -19,9 +19,7 @@ from tests.chaos.checks.vacuity import not_vacuous
 from tests.chaos.checks.verdict import Thresholds, Verdict
 from tests.chaos.checks.writes import stale_writes_refused
 
-Checker = Callable[[Evidence], Verdict]
-
-CHECKERS: tuple[Checker, ...] = (
+CHECKERS = (
     charged_at_most_once,
     acknowledged_is_there,
     refused_not_charged,
@@ -39,6 +37,13 @@ CHECKERS: tuple[Checker, ...] = (
     alive_after_healing,
     nothing_left_behind,
 )
+
+_CHECKER_OF = {checker.__name__: checker for checker in CHECKERS}
+
+
+def judge_one(property_name: str, events: Sequence[Event]) -> Verdict:
+    """The verdict on one property, all but not_vacuous. Raises KeyError for another name."""
+    return _CHECKER_OF[property_name](Evidence(events))
 
 
 def judge(events: Sequence[Event], *, thresholds: Thresholds | None = None) -> list[Verdict]:

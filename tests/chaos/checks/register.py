@@ -12,11 +12,11 @@ before the invocation of any that found it not consumed. Any moment T with
     max(invocation of charged, invocations of those that found it unconsumed) <= T
     T <= min(answer of charged, answers of those that found it consumed)
 
-serves: whoever found it unconsumed takes effect at the later of T and its own invocation's side before T, whoever
-found it consumed after T, both inside their intervals; operations with a common moment may stand in either order. If
-no such T exists, two operations contradict each other in real time. With no `charged`, the change is an unknown one's:
-its invocation takes the place of the first bound (the earliest unknown is the best choice, since it has no answer), or,
-where nobody found it consumed, there need be no change at all. Bounds are maxima and minima: one pass, no search.
+serves: an operation that found it unconsumed takes effect at its invocation, which is not after T; one that found it
+consumed at its answer, which is not before T; operations of a common moment may stand in either order. Without such a
+T one of these has to come after the change and before it. With no `charged` the change is an unknown one's: the
+invocation of the earliest takes the place of that of `charged`, and there is no answer; where nobody found it consumed
+there need be no change at all. Bounds are maxima and minima: one pass, no search.
 """
 
 from __future__ import annotations
@@ -48,29 +48,30 @@ def consume_once_linearizable(evidence: Evidence) -> Verdict:
 
 
 def broken_appointments(operations: Iterable[Operation]) -> list[int | None]:
-    """The appointments whose operations fit no order."""
-    charged: dict[int | None, tuple[int, int]] = {}
+    """The appointments whose operations fit no order. Only entries are answered with these outcomes."""
+    charged: dict[int | None, Operation] = {}
     broken: set[int | None] = set()
     no_later: dict[int | None, int] = {}  # than the first answer of those that found it consumed
     no_earlier: dict[int | None, int] = {}  # than the last invocation of those that found it unconsumed
     may_from: dict[int | None, int] = {}  # the first invocation of the unknown ones
-    for _, f, appointment, _, invoked, ended, result, outcome, _, _ in operations:
-        if f != "enter":
-            continue
+    for operation in operations:
+        outcome = operation.outcome
         if outcome == ALREADY_CHARGED:
-            if ended < no_later.get(appointment, FOREVER):
-                no_later[appointment] = ended
+            ended = operation.ended
+            if ended < no_later.get(operation.appointment, FOREVER):
+                no_later[operation.appointment] = ended
         elif outcome == CHARGED:
-            if appointment in charged:
-                broken.add(appointment)
-            charged[appointment] = (invoked, ended)
-        elif result == UNKNOWN:
-            if invoked < may_from.get(appointment, FOREVER):
-                may_from[appointment] = invoked
-        elif outcome == NEEDS_UNCONSUMED and invoked > no_earlier.get(appointment, NO_TIME):
-            no_earlier[appointment] = invoked
-    for appointment, (invoked, ended) in charged.items():
-        if max(invoked, no_earlier.get(appointment, NO_TIME)) > min(ended, no_later.get(appointment, FOREVER)):
+            if operation.appointment in charged:
+                broken.add(operation.appointment)
+            charged[operation.appointment] = operation
+        elif operation.result == UNKNOWN:
+            if operation.f == "enter" and operation.invoked < may_from.get(operation.appointment, FOREVER):
+                may_from[operation.appointment] = operation.invoked
+        elif outcome == NEEDS_UNCONSUMED and operation.invoked > no_earlier.get(operation.appointment, NO_TIME):
+            no_earlier[operation.appointment] = operation.invoked
+    for appointment, charging in charged.items():
+        not_before = max(charging.invoked, no_earlier.get(appointment, NO_TIME))
+        if not_before > min(charging.ended, no_later.get(appointment, FOREVER)):
             broken.add(appointment)
     for appointment, not_after in no_later.items():
         if appointment not in charged:

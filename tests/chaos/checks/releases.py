@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from tests.chaos.checks.evidence import Evidence
 from tests.chaos.checks.holds import Hold
@@ -19,10 +19,7 @@ LOOKED_AT = 200
 def no_foreign_release(evidence: Evidence) -> Verdict:
     """No release found a lease still its own after a later one had been granted, and none freed another one's lock."""
     answered = sum(hold.released is not None for hold in evidence.holds)
-    violations = [
-        example for holds in evidence.holds_by_name.values() for example in _released_what_was_anothers(holds, evidence)
-    ]
-    violations += _freed(evidence)
+    violations = [*_released_what_was_anothers(evidence), *_freed(evidence)]
     return found(
         "no_foreign_release",
         violations,
@@ -32,23 +29,14 @@ def no_foreign_release(evidence: Evidence) -> Verdict:
     )
 
 
-def _released_what_was_anothers(holds: Sequence[Hold], evidence: Evidence) -> Iterator[Example]:
+def _released_what_was_anothers(evidence: Evidence) -> Iterator[Example]:
     """A later token had been granted before the release was sent, and yet it was answered with "still yours"."""
-    greatest: Hold | None = None
-    begun = 0
-    for hold in sorted((hold for hold in holds if hold.still_ours), key=_ended):
-        while begun < len(holds) and holds[begun].began < hold.ended:
-            if greatest is None or (holds[begun].fence or 0) > (greatest.fence or 0):
-                greatest = holds[begun]
-            begun += 1
-        if hold.fence is None or greatest is None or (greatest.fence or 0) <= hold.fence:
+    for overlap in evidence.overlaps:
+        stale, holder = overlap.earlier, overlap.later
+        if not stale.still_ours or stale.fence is None or holder.fence is None or holder.fence < stale.fence:
             continue
-        if not _may_be_holder_again(hold, evidence):
-            yield Example(f"{hold} was released as still its own, but {greatest} had begun before", hold.ended)
-
-
-def _ended(hold: Hold) -> int:
-    return hold.ended
+        if not _may_be_holder_again(stale, evidence):
+            yield Example(f"{stale} was released as still its own, but {holder} had begun before", stale.ended)
 
 
 def _may_be_holder_again(hold: Hold, evidence: Evidence) -> bool:

@@ -31,6 +31,7 @@ IDLE, IN_STATEMENT = "idle", "in a statement"
 CANCEL_PAUSE_S = 0.02
 CHECKPOINT_PAUSE_S = 0.01
 RECOVERY_POLL_S = 0.005
+FLOOD_PAUSE_S = 0.01
 
 # A session is an instance's if it comes through the instance's proxy, whatever it calls itself.
 THEIRS = "FROM pg_stat_activity WHERE backend_type = 'client backend' AND client_port = ANY(%s)"
@@ -176,12 +177,15 @@ async def _sit(world: World, fault: Fault, lock: str) -> None:
 
 
 async def connections_exhausted(world: World, fault: Fault, target: InstanceHandle | None) -> None:
-    """Every session that Postgres has to give is taken."""
+    """Every session that Postgres has to give is taken, also one that becomes free."""
     async with _alone(world) as server:
         flood = Flood(server.port)
         try:
             await in_thread(flood.take_all)
-            await asyncio.sleep(fault["lasts_s"])
+            end_at_s = time.monotonic() + fault["lasts_s"]
+            while time.monotonic() < end_at_s:
+                await asyncio.sleep(FLOOD_PAUSE_S)
+                await in_thread(flood.take_all)  # what others have given back meanwhile
         finally:
             flood.leave()
             await in_thread(_wait_until_it_takes_sessions, server)

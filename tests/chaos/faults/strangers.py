@@ -10,14 +10,16 @@ import time
 
 import psycopg2
 
-from tests.chaos.ground import PostgresServer
+from tests.chaos.ground import STRANGER, PostgresServer
 from tests.harness import PATIENCE_S
 
 LOCK_WAIT_MS = 1000
 CONNECT_WAIT_S = 2.0
 GONE_POLL_S = 0.02
 PROTOCOL_3 = 196608
-PARAMETERS = b"user\0chargeonce\0database\0chargeonce\0application_name\0stranger\0\0"
+ASKS_FOR_PASSWORD, TOO_MANY_CONNECTIONS = b"R", b"C53300"  # AuthenticationSASL; the code in an ErrorResponse
+ANSWER_BYTES = 1024
+PARAMETERS = f"user\0{STRANGER}\0database\0chargeonce\0\0".encode()
 
 
 class Sitter:
@@ -67,7 +69,7 @@ class Sitter:
 
 
 class Flood:
-    """Sessions that do nothing but be there."""
+    """Sessions that do nothing but be there: each has its slot, and never says its password."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -85,12 +87,15 @@ class Flood:
             self._taken.pop().close()
 
     def _session(self) -> socket.socket | None:
-        """One, in the fewest bytes; None when Postgres refuses it."""
+        """One, in the fewest bytes; None when there is none left."""
         connection = socket.create_connection(("127.0.0.1", self._port), timeout=CONNECT_WAIT_S)
         try:
             connection.sendall(struct.pack(">ii", 8 + len(PARAMETERS), PROTOCOL_3) + PARAMETERS)
-            if connection.recv(1) == b"R":  # let in; E is a refusal
+            said = connection.recv(ANSWER_BYTES)
+            if said.startswith(ASKS_FOR_PASSWORD):
                 return connection
+            if TOO_MANY_CONNECTIONS not in said:
+                raise ConnectionRefusedError(f"not for want of sessions: {said!r}")
         except BaseException:
             connection.close()
             raise

@@ -25,6 +25,8 @@ from service.settings import Settings
 
 log = structlog.get_logger("chargeonce.chaos")
 
+REQUEST_ID = web.RequestKey("REQUEST_ID", str)
+
 
 class Guard(Protocol):
     """Lets people into appointments, and charges when it believes that nobody was charged."""
@@ -85,7 +87,7 @@ class _Entries:
         """POST /v1/appointments/{appointment_id}/entries"""
         user_id = caller_of(request, self._callers).user_id
         appointment_id = path_id(request, "appointment_id")
-        entry = await self._guard.enter(EntryRequest(appointment_id, user_id, request_id=request["id"]))
+        entry = await self._guard.enter(EntryRequest(appointment_id, user_id, request_id=request[REQUEST_ID]))
         channel = f"appointment-{appointment_id}"
         room = self._mint.mint(channel=channel, user_id=user_id, now=time.time())
         answer = {
@@ -113,7 +115,7 @@ async def _ready(_request: web.Request) -> web.Response:
 async def _edge(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    request_id = request["id"] = request.headers.get("X-Request-Id") or new_request_id()
+    request_id = request[REQUEST_ID] = request.headers.get("X-Request-Id") or new_request_id()
     try:
         response = await handler(request)
     except web.HTTPException as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -98,8 +98,9 @@ class Handler:
         self._held_count = 0
         self._released = asyncio.Event()
         self.part = Part(-1, (), ())
-        self.ports: list[int] = []  # our ends of the connections to Postgres, as of the last report that `stands`
-        self.lease_ids: set[str] = set()  # likewise
+        self.ports: list[int] = []  # our ends of the connections to Postgres
+        self.sessions: list[int] = []  # the pids at their other ends, once somebody has looked
+        self.lease_ids: set[str] = set()  # of the lease that it has not released
         self._thread = threading.Thread(target=self._run, name="handler", daemon=True)
         self.is_ready = threading.Event()
         self.failure: BaseException | None = None
@@ -140,51 +141,13 @@ class Handler:
             self._loop.close()
 
     async def _live(self) -> None:
-        servers = self._servers
-        limits = QueueLimits(claim_ms=int(LONG_S * 1000))
-        locker = Locker(
-            servers.redis_url or NOWHERE,
-            instance_id=f"handler-{id(self)}",
-            command_timeout_s=LONG_S,
-            outage_wait_s=None if servers.redis_url else 0.0,
-            queue_limits=limits,
-            listener=self._on_event,
-        )
-        charges = Charges(
-            servers.database_url,
-            Rules(Payer.ENTRANT, default_price=1),
-            limits=DatabaseLimits(
-                connect_timeout_s=LONG_S,
-                statement_timeout_s=LONG_S,
-                row_lock_timeout_s=LONG_S,
-                idle_in_transaction_timeout_s=LONG_S,
-            ),
-            listener=self._on_event,
-        )
-        charging = Charging(
-            charges,
-            lanes=1,
-            solo_lanes=1,
-            repeat_lanes=1,
-            batch_size=64,
-            max_waiting=64,
-            timeout_s=LONG_S,
-            on_batch=lambda size: None,
-            on_entries=lambda entries: None,
-        )
-        self._entering = Entering(
-            locker,
-            charging,
-            ChargedAppointments(charges, size=64, on_found=lambda appointment_id: None),
-            RoomTokenMint("0" * 32, "1" * 32, 60),
-            ProceedOnRowLock(concurrent=64, waiting=0),
-            lease_ttl_s=LONG_S,
-            lock_wait_s=LONG_S,
-            on_stale_holder=lambda name, token: None,
-        )
-        self._locker = locker
+        redis_url = self._servers.redis_url
+        locker = self._locker = _locker(redis_url, f"handler-{id(self)}", self._on_event)
+        charges = _charges(self._servers.database_url, self._on_event)
+        charging = _charging(charges)
+        self._entering = _entering(locker, charging, charges)
         await locker.open()
-        if servers.redis_url:
+        if redis_url is not None:
             assert await locker.up_within(LONG_S)
         try:
             await charges.charged_among([0])  # its connection is there from now on
@@ -208,6 +171,7 @@ class Handler:
         self._task = self._loop.create_task(self._play(self.part))
 
     async def _play(self, part: Part) -> None:
+        self.ports = self._loop.local_ports(self._servers.database_port)
         self._at("start", None)
         part.answers.extend(await asyncio.gather(*[self._enter(part, ask) for ask in part.asks]))
         while self._held_count:
@@ -232,24 +196,23 @@ class Handler:
             return
         if point == "acquired":
             self._held_count += 1
+            self.lease_ids = {lease.known_as for lease in self._locker.held}
         elif point in ("released", "lost"):
             self._held_count -= 1
+            self.lease_ids = set()
             self._released.set()
         self._at(point, event)
 
     def _at(self, point: str, event: object) -> None:
         part = self.part
         stands, dies = point in part.stops, point == part.dies_at
-        if stands or dies:
-            self.ports = self._loop.local_ports(self._servers.database_port)
-            self.lease_ids = {lease.known_as for lease in self._locker.held}
         self._tell(point, event, stands=stands and not dies)
         if dies:
             self._die()
         elif stands:
             self._gate.get()
-            if point == "committing" and part.dies_at == "commit_sent":
-                self._loop.call_soon(self._die)  # by then what goes out next is on the wire
+        if point == "committing" and part.dies_at == "commit_sent":
+            self._loop.call_soon(self._die)  # by then what goes out next is on the wire
 
     def _die(self) -> None:
         self._loop.die()
@@ -258,3 +221,52 @@ class Handler:
 
     def _tell(self, point: str, event: object, *, stands: bool = False) -> None:
         self._reports.put(Report(self, point, event, stands))
+
+
+def _locker(redis_url: str | None, instance_id: str, listener: Callable[[object], None]) -> Locker:
+    return Locker(
+        redis_url or NOWHERE,
+        instance_id=instance_id,
+        command_timeout_s=LONG_S,
+        outage_wait_s=None if redis_url else 0.0,
+        queue_limits=QueueLimits(claim_ms=int(LONG_S * 1000)),
+        listener=listener,
+    )
+
+
+def _charges(database_url: str, listener: Callable[[object], None]) -> Charges:
+    limits = DatabaseLimits(
+        connect_timeout_s=LONG_S,
+        statement_timeout_s=LONG_S,
+        row_lock_timeout_s=LONG_S,
+        idle_in_transaction_timeout_s=LONG_S,
+    )
+    return Charges(database_url, Rules(Payer.ENTRANT, default_price=1), limits=limits, listener=listener)
+
+
+def _charging(charges: Charges) -> Charging:
+    """One thing at a time: then a handler that waits for a lock does nothing else meanwhile."""
+    return Charging(
+        charges,
+        lanes=1,
+        solo_lanes=1,
+        repeat_lanes=1,
+        batch_size=64,
+        max_waiting=64,
+        timeout_s=LONG_S,
+        on_batch=lambda size: None,
+        on_entries=lambda entries: None,
+    )
+
+
+def _entering(locker: Locker, charging: Charging, charges: Charges) -> Entering:
+    return Entering(
+        locker,
+        charging,
+        ChargedAppointments(charges, size=64, on_found=lambda appointment_id: None),
+        RoomTokenMint("0" * 32, "1" * 32, 60),
+        ProceedOnRowLock(concurrent=64, waiting=0),
+        lease_ttl_s=LONG_S,
+        lock_wait_s=LONG_S,
+        on_stale_holder=lambda name, token: None,
+    )

@@ -20,7 +20,7 @@ class Charge(NamedTuple):
     id: int
     appointment_id: int
     payer_id: int
-    count: int
+    price: int
     fence: int | None
 
 
@@ -48,11 +48,13 @@ def judge(played: Played, tables: Tables) -> list[str]:
         return ["nobody can go on: each waits for another"]
     answers = [answer for part in played.parts for answer in part.answers if not _is_victim(played, answer)]
     return [
+        *[f"{name} is still locked, or waited for" for name in played.left_locked],
         *_charged_once(played, tables),
         *_balances(played, tables),
         *_answers(played, answers, tables),
         *_entries(played, answers, tables),
         *_fences(played, tables),
+        *_lock_before_row(played),
     ]
 
 
@@ -76,7 +78,7 @@ def _charged_once(played: Played, tables: Tables) -> Iterator[str]:
 
 def _balances(played: Played, tables: Tables) -> Iterator[str]:
     for user_id, granted in played.cast.purses.items():
-        spent = sum(charge.count for charge in tables.charges if charge.payer_id == user_id)
+        spent = sum(charge.price for charge in tables.charges if charge.payer_id == user_id)
         left = tables.balances[user_id]
         if granted - spent != left or left < 0:
             yield f"user {user_id}: granted {granted}, spent {spent}, left {left}"
@@ -156,3 +158,11 @@ def _fences(played: Played, tables: Tables) -> Iterator[str]:
                 if writes and token is not None and any((fences.get(id_) or 0) > token for id_ in ids):
                     yield f"handler {seen.handler} has written with token {token} after a newer one"
                 is_charged = is_charged or bool(seen.event.charges)
+
+
+def _lock_before_row(played: Played) -> Iterator[str]:
+    """Where leases last the crowd stands at the lock: whoever is inside finds the rows free."""
+    if played.case.guard == "lock":
+        for seen in played.trace:
+            if seen.point == "rows_locked" and seen.event.held_elsewhere:
+                yield f"handler {seen.handler} had the lock, and another one its row"

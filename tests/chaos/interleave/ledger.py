@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from contextlib import closing
 
@@ -34,12 +35,12 @@ class Ledger:
             self._cursor.execute(statement)
 
     def first_id(self) -> int:
-        """From here on neither an appointment nor a user has a number."""
+        """From here on neither an appointment nor a user has a number; drawn, since others may share the locks."""
         self._cursor.execute(_FIRST_ID)
-        return int(self._cursor.fetchall()[0][0])
+        return int(self._cursor.fetchall()[0][0]) + random.randrange(10**12)
 
     def deadlocks(self) -> int:
-        """How many Postgres has had to end in this database; up to now only after the sessions have told it."""
+        """How many Postgres has had to end in this database, as told by the sessions that are over."""
         with closing(psycopg2.connect(self._connection.dsn, password=self._connection.info.password)) as other:
             cursor = other.cursor()
             cursor.execute("select deadlocks from pg_stat_database where datname = current_database()")

@@ -36,7 +36,7 @@ class MortalLoop(asyncio.SelectorEventLoop):
             raise ConnectionRefusedError("this process is dead")
         return await super().create_connection(*arguments, **options)
 
-    def run_in_executor(self, *arguments: Any) -> Any:
+    def run_in_executor(self, *arguments: Any) -> Any:  # type: ignore[override]
         if self.is_dead:
             raise asyncio.CancelledError
         return super().run_in_executor(*arguments)

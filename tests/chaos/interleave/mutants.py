@@ -10,10 +10,14 @@ from typing import Any
 from unittest.mock import patch
 
 from db.charging_statements import LOCK, LOCK_FREE, STATEMENTS
+from db.decisions import ChargeRequest
 from db.prepared import Prepared
+from locks import Lease
+from service.charging import Charging
+from service.pending_charge import PendingCharge
 
 _LOCKING = (" FOR UPDATE OF appointment_info SKIP LOCKED", " FOR UPDATE OF appointment_info")
-_ONE_CHARGE = "alter table user_consume drop constraint user_consume_appointment_id_key"
+_ONE_CHARGE = "alter table user_consume drop constraint if exists user_consume_appointment_id_key"
 _ENTERED = (
     "EXISTS (SELECT 1 FROM appointment_action WHERE appointment_action.appointment_id = appointment_info.id)"
     " AS is_consume"
@@ -55,6 +59,18 @@ def _by_entry_log(sql: str) -> str:
     return _plain(sql).replace("appointment_info.is_consume AS is_consume", _ENTERED)
 
 
+_submit = Charging.submit
+
+
+def _submit_and_release(
+    charging: Charging, request: ChargeRequest, lease: Lease | None, *, guarded_by: str
+) -> PendingCharge:
+    charge = _submit(charging, request, None, guarded_by=guarded_by)
+    if lease is not None:
+        lease.finish()
+    return charge
+
+
 MUTANTS: Mapping[str, Mutant] = {
     "plain-read": Mutant("reads is_consume without locking the row", lambda: _with_statements(_plain), (_ONE_CHARGE,)),
     "plain-read-unique": Mutant("the same, and the unique key stays", lambda: _with_statements(_plain)),
@@ -62,6 +78,10 @@ MUTANTS: Mapping[str, Mutant] = {
         "charges where there is no ENTER row yet, without locking the row",
         lambda: _with_statements(_by_entry_log),
         (_ONE_CHARGE,),
+    ),
+    "released-early": Mutant(
+        "releases the lock when the charge is begun, and not when it is committed",
+        lambda: {"service.charging.Charging.submit": _submit_and_release},
     ),
     "fence-unchecked": Mutant(
         "lets a holder write whose fencing token is older than the row's",

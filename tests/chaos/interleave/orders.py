@@ -22,11 +22,27 @@ STOPS = {
     "lapsed": ("start", "acquired", "rows_locked", "committing", "releasing"),
     "lock": ("start", "waiting", "acquired", "rows_locked", "committing", "releasing"),
 }
-# Steps that bring a handler to the point at which it dies. "commit_sent": COMMIT is on the wire, its answer is not read.
+# Where somebody dies, nobody stands between two points with no word to a server between them: such orders are the same.
+STOPS_WITH_DEATH = {
+    "row": ("start", "rows_locked", "committing", "committed"),
+    "lapsed": ("start", "acquired", "rows_locked", "releasing"),
+    "lock": ("start", "waiting", "acquired", "rows_locked", "releasing"),
+}
+STEPS_WITH_DEATH = 4
+# The step in which a handler comes to the point of its death. "commit_sent": COMMIT is on the wire, nothing is read.
 DEATHS = {
-    "row": {"rows_locked": 1, "decided": 2, "committing": 3, "commit_sent": 4, "committed": 4},
-    "lapsed": {"acquired": 1, "rows_locked": 2, "committing": 3, "commit_sent": 4, "releasing": 4},
-    "lock": {"waiting": 1, "acquired": 1, "rows_locked": 2, "committing": 3, "commit_sent": 4, "releasing": 4},
+    "row": {"rows_locked": 1, "decided": 2, "committing": 2, "commit_sent": 3, "committed": 3},
+    "lapsed": {"acquired": 1, "rows_locked": 2, "decided": 3, "committing": 3, "commit_sent": 3, "releasing": 3},
+    "lock": {
+        "waiting": 1,
+        "acquired": 1,
+        "rows_locked": 2,
+        "decided": 3,
+        "committing": 3,
+        "commit_sent": 3,
+        "committed": 3,
+        "releasing": 3,
+    },
 }
 
 
@@ -56,6 +72,11 @@ class Case:
         return f"{self.guard}/{self.scene}/{self.order}"
 
     @property
+    def stops(self) -> tuple[str, ...]:
+        """Where its handlers stand still."""
+        return (STOPS if self.crash is None else STOPS_WITH_DEATH)[self.guard]
+
+    @property
     def handlers(self) -> int:
         """How many take part."""
         return max(map(int, self.order)) + 1
@@ -83,13 +104,14 @@ def sampled_orders(handlers: int, budget: int, rng: random.Random) -> Iterator[s
 
 def order_count(handlers: int) -> int:
     """How many orders there are: 252 of two, 756,756 of three."""
-    return math.factorial(handlers * STEPS) // math.factorial(STEPS) ** handlers
+    together, each = math.factorial(handlers * STEPS), math.factorial(STEPS)
+    return together // int(each**handlers)
 
 
 def crash_cases(guard: str, scene: str) -> Iterator[Case]:
-    """Handler 0 dies at each point, in every order that leads there and every order of what handler 1 does meanwhile."""
+    """Handler 0 dies at each point, in every order that leads there, with handler 1 wherever it may be by then."""
     for point, steps in DEATHS[guard].items():
-        for order in all_orders(steps, STEPS):
+        for order in all_orders(steps, STEPS_WITH_DEATH):
             yield Case(guard, scene, order, Crash(0, point))
 
 

@@ -1,7 +1,7 @@
 """Steps handlers through one order. A handler that waits for another one cannot take its step, and the step is skipped.
 
-After each step everything is quiet: every handler stands at a point, has ended, or waits for one that stands (the servers
-say so). So whatever happens next is caused by the next step alone, and the same order gives the same trace.
+After each step everything is quiet: every handler stands at a point, has ended, or waits for one that stands (the
+servers say so). So whatever happens next is caused by the next step alone, and the same order gives the same trace.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from service.entering import lock_name
+
 from .handler import Handler, Part, Report
-from .orders import STOPS, Case
+from .orders import Case
 from .scenes import Ask, Cast
 from .watch import PATIENCE_S, StepperError, Watch
 
-LOOK_AFTER_S = 0.001  # a handler that has said nothing for so long may be waiting: then the servers are asked
+# A handler that has said nothing for so long may be waiting: then the servers are asked, and ever more seldom.
+LOOK_AFTER_S, LOOK_AT_LEAST_EVERY_S = 0.001, 0.02
+FREEING = ("committed", "released", "lost", "done", "died")  # nobody who waits goes on before one of these
 
 
 @dataclass(slots=True)
@@ -43,6 +47,7 @@ class Played:
     trace: list[Seen] = field(default_factory=list)
     died_at: str | None = None
     is_stuck: bool = False
+    left_locked: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -54,6 +59,13 @@ class _State:
     at: str | None = None  # where it stands; None while it moves or waits
     is_over: bool = False
     waits_for: str | None = None  # the lock's name
+    holds_rows: bool = False
+    is_known_to_wait: bool = False  # as of the last look at the servers; nothing has been freed since
+
+    @property
+    def moves(self) -> bool:
+        """Whether it may be heard of without being let go."""
+        return self.at is None and not self.is_over and not self.is_known_to_wait
 
 
 class Stepper:
@@ -86,10 +98,13 @@ class Stepper:
             self._begin(successor, len(handlers), cast.parts[crash.victim], None)
             self._settle()
             self._run_out()
+        elif not played.is_stuck and case.guard != "row":
+            names = [lock_name(appointment_id) for appointment_id in cast.appointment_ids]
+            played.left_locked = [name for name in names if self._watch.queue_of(name) != (None, 0)]
         return played
 
     def _begin(self, handler: Handler, number: int, asks: Sequence[Ask], dies_at: str | None) -> None:
-        part = Part(number, asks, STOPS[self._case.guard], dies_at)
+        part = Part(number, asks, self._case.stops, dies_at)
         self._played.parts.append(part)
         self._states.append(_State(handler, part))
         handler.enter(part)
@@ -117,19 +132,23 @@ class Stepper:
         for name in ended:
             self._watch.end_lease(name)
         if ended:
+            self._somebody_may_go_on()
             self._settle()
         return bool(ended)
 
     def _settle(self) -> None:
         """Returns when everything is quiet. Raises StepperError."""
-        give_up_at_s = time.monotonic() + PATIENCE_S
+        give_up_at_s, look_after_s = time.monotonic() + PATIENCE_S, LOOK_AFTER_S
         self._seen.clear()
-        while moving := [state for state in self._states if state.at is None and not state.is_over]:
+        while moving := [state for state in self._states if state.moves]:
             try:
-                report = self._reports.get(timeout=LOOK_AFTER_S)
+                report = self._reports.get(timeout=look_after_s)
             except Empty:
                 if self._all_wait(moving) and self._reports.empty():
+                    for state in moving:
+                        state.is_known_to_wait = True
                     break
+                look_after_s = min(2 * look_after_s, LOOK_AT_LEAST_EVERY_S)
                 if time.monotonic() > give_up_at_s:
                     raise StepperError(f"{self._case.code}: a handler neither moves nor waits") from None
             else:
@@ -143,10 +162,15 @@ class Stepper:
             return  # of a handler that is just being made, or was cleared away
         point, event = report.point, report.event
         self._seen.append(Seen(self._step, state.part.number, point, event))
+        if point in FREEING:
+            state.holds_rows = False
+            self._somebody_may_go_on()
         if point == "waiting":
             state.waits_for = event.name
         elif point in ("acquired", "gave_up"):
             state.waits_for = None
+        elif point == "rows_locked":
+            state.holds_rows = True
         elif point == "done":
             state.is_over = True
         elif point == "died":
@@ -158,6 +182,10 @@ class Stepper:
             if point == "acquired" and self._case.guard == "lapsed":
                 self._watch.end_lease(event.name)
 
+    def _somebody_may_go_on(self) -> None:
+        for state in self._states:
+            state.is_known_to_wait = False
+
     def _bury(self, state: _State) -> None:
         state.is_over = True
         self._dead.append(state)
@@ -166,8 +194,8 @@ class Stepper:
 
     def _all_wait(self, moving: Sequence[_State]) -> bool:
         """Whether each of them waits for one that stands, is dead, or waits itself."""
-        in_line = [state for state in moving if state.waits_for is not None]
-        for name in {state.waits_for for state in in_line if state.waits_for is not None}:
+        in_line = [state for state in self._states if state.waits_for and state.at is None and not state.is_over]
+        for name in {state.waits_for for state in in_line if state.waits_for}:
             holder, count = self._watch.queue_of(name)
             still = [state for state in self._states if state.at is not None] + self._dead
             if count < sum(state.waits_for == name for state in in_line):
@@ -177,5 +205,9 @@ class Stepper:
         others = [state for state in moving if state.waits_for is None]
         if not others:
             return True
-        blocked = self._watch.blocked([port for state in others for port in state.handler.ports])
-        return all(blocked & set(state.handler.ports) for state in others)
+        if not any(state.holds_rows for state in self._states):
+            return False
+        for state in others:
+            state.handler.sessions = state.handler.sessions or self._watch.sessions(state.handler.ports)
+        blocked = self._watch.blocked([pid for state in others for pid in state.handler.sessions])
+        return all(blocked & set(state.handler.sessions) for state in others)

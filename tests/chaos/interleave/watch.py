@@ -13,10 +13,8 @@ from locks.keys import keys_of
 
 PATIENCE_S = 30.0  # an upper bound; everything waited for here takes milliseconds
 
-_BLOCKED = """
-select client_port from pg_stat_activity
-where client_port = any(%s) and wait_event_type = 'Lock' and pg_blocking_pids(pid) <> '{}'
-"""
+_SESSIONS = "select pid from pg_stat_activity where client_port = any(%s)"
+_BLOCKED = "select pid from unnest(%s) as session (pid) where pg_blocking_pids(pid) <> '{}'"
 
 
 class StepperError(Exception):
@@ -33,9 +31,14 @@ class Watch:
         self._cursor = self._database.cursor()
         self._redis = redis.Redis.from_url(redis_url)
 
-    def blocked(self, ports: Collection[int]) -> set[int]:
-        """Of the sessions with these client ports those that wait for a lock that another session holds."""
-        self._cursor.execute(_BLOCKED, (list(ports),))
+    def sessions(self, ports: Collection[int]) -> list[int]:
+        """The sessions with these client ports, by their pids."""
+        self._cursor.execute(_SESSIONS, (list(ports),))
+        return [row[0] for row in self._cursor.fetchall()]
+
+    def blocked(self, pids: Collection[int]) -> set[int]:
+        """Of these sessions those that wait for a lock that another session holds."""
+        self._cursor.execute(_BLOCKED, (list(pids),))
         return {row[0] for row in self._cursor.fetchall()}
 
     def queue_of(self, lock_name: str) -> tuple[str | None, int]:
@@ -55,8 +58,7 @@ class Watch:
         """Returns once Postgres has ended these sessions, whose client is dead. Raises StepperError."""
         give_up_at_s = time.monotonic() + PATIENCE_S
         while True:
-            self._cursor.execute("select 1 from pg_stat_activity where client_port = any(%s)", (list(ports),))
-            if not self._cursor.fetchall():
+            if not self.sessions(ports):
                 return
             if time.monotonic() > give_up_at_s:
                 raise StepperError("Postgres has not noticed that a client is dead")

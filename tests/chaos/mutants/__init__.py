@@ -1,4 +1,4 @@
-"""Broken variants of the product, each with the property that must name it: a checker that has failed none proves nothing."""
+"""Broken variants of the product, each with the properties that must name it: what has failed none proves nothing."""
 
 from __future__ import annotations
 

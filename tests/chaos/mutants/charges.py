@@ -120,6 +120,37 @@ CHARGES = (
         ),
     ),
     Mutant(
+        name="flag-forgotten",
+        does="Writes a charge, and not that the appointment is charged.",
+        caught_by=("acknowledged_is_there",),
+        hints=("wide",),
+        edits=(Statement("WRITE", "SET is_consume=true, lock_fence=", "SET lock_fence="),),
+    ),
+    Mutant(
+        name="fence-not-written",
+        does="Leaves the fencing token out of the row that it charges, where a stale holder would meet it.",
+        caught_by=("row_fence_rises",),
+        hints=("wide",),
+        edits=(Statement("WRITE", "SET is_consume=true, lock_fence=charge.fence", "SET is_consume=true"),),
+    ),
+    Mutant(
+        name="lane-lost",
+        does="Has one lane less for each transaction that fails.",
+        caught_by=("alive_after_healing",),
+        ambient=("postgres_quit",),
+        hints=("wide", "hot"),
+        edits=(
+            Python(
+                "service.charging:Charging._done",
+                """
+                -        queue.under_way.discard(batch)
+                +        if not task.cancelled() and task.exception() is None:
+                +            queue.under_way.discard(batch)
+                """,
+            ),
+        ),
+    ),
+    Mutant(
         name="repeat-without-entry",
         does="Lets people into a charged appointment without an ENTER row.",
         caught_by=("entries_match_answers",),
@@ -180,8 +211,8 @@ CHARGES = (
         name="asynchronous-commit",
         does="Does not wait until a COMMIT is on the disk.",
         caught_by=("acknowledged_is_there",),
+        ambient=("postgres_quit", "postgres_kill"),  # what is not written down yet is lost with the server, too
         hints=("wide",),
-        world="power",
         edits=(
             Python(
                 "db.database:_session_options",

@@ -28,7 +28,7 @@ def _reads_entry_log(statement: str) -> Edit:
     return Statement(
         statement,
         "appointment_info.is_consume AS is_consume",
-        "EXISTS (SELECT FROM appointment_action AS entry WHERE entry.appointment_id = appointment_info.id) AS is_consume",
+        "EXISTS (SELECT FROM appointment_action entry WHERE entry.appointment_id = appointment_info.id) AS is_consume",
     )
 
 
@@ -99,9 +99,9 @@ LAYERS = (
             Python(
                 "service.entering:Entering._charge_in_turn",
                 """
-                -                    charge = self._charging.submit(_charge_request(request, token), lease, guarded_by=guarded_by)
-                +                    charge = self._charging.submit(_charge_request(request, token), None, guarded_by=guarded_by)
+                +                    charge.lease = None
                 +                    await lease.release()
+                                     timed = await charge
                 """,
             ),
             *_PLAIN_READ,

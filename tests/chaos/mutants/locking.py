@@ -135,7 +135,8 @@ LOCKING = (
                 """
                 -        return self._begin(lease, WakeSource.NONE)
                 +        self._begin(lease, WakeSource.NONE)
-                +        expire = self._store.scripts.extend(packed_keys(name), lease_id, lease_ms=milliseconds(lease_ttl_s))
+                +        keys, lease_ms = packed_keys(name), milliseconds(lease_ttl_s)
+                +        expire = self._store.scripts.extend(keys, lease_id, lease_ms=lease_ms)
                 +        self._store.send_and_forget(self._store.node_of(name), expire, on_lost=lambda: None)
                 +        return lease
                 """,
@@ -153,10 +154,14 @@ LOCKING = (
                 "prelude.lua",
                 """
                 -    if call('PUBLISH', head, message) > 0 then
-                -      give(fence + turns - 1, heads.lease_id, heads.lease_ms, math.min(heads.lease_ms, CLAIM_MS), heads.who, turns - 1)
                 +    if call('PUBLISH', head, message) >= 0 then
-                +      give(fence + turns - 1, heads.lease_id, heads.lease_ms, heads.lease_ms, heads.who, turns - 1)
+                """,
+            ),
+            Lua(
+                "prelude.lua",
+                """
                 +      call('PERSIST', lock)
+                       call('HSET', waiters, '.handoffs', handoffs + turns, '.turns_here', turns)
                 """,
             ),
         ),

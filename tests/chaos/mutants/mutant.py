@@ -34,7 +34,7 @@ class Mutant:
     register_unfenced: bool = False
 
     def patch(self) -> None:
-        """Breaks this process' copy of the product, before an instance is made. Raises StaleEdit, and then breaks nothing."""
+        """Breaks this process' product, before an instance is made. Raises StaleEdit, with nothing broken."""
         for edit in self.edits:
             edit.check()
         for edit in self.edits:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from service.dashboard.formatting import duration, number
 from tests.chaos.checks.evidence import Evidence
 from tests.chaos.checks.spans import Fault
+from tests.chaos.report.moments import origin_of
 from tests.chaos.report.scopes import EVERYBODY, instance_of
 from tests.chaos.report.series import Series
 
@@ -98,7 +99,7 @@ def _bands(evidence: Evidence, series: Series) -> list[Band]:
     """The faults that struck everybody."""
     scale = WIDTH / series.length_s / 1e9
     for_all = [fault for fault in evidence.faults if instance_of(fault) == EVERYBODY]
-    return [_band(fault, fault.began - evidence.first_t, scale) for fault in for_all[:MOST_BANDS]]
+    return [_band(fault, fault.began - origin_of(evidence), scale) for fault in for_all[:MOST_BANDS]]
 
 
 def _band(fault: Fault, since: int, scale: float) -> Band:

@@ -17,7 +17,6 @@ class KilledHolder:
     key: Key
     died: int
     lapses: int | None
-    has_waiter: bool
 
 
 def is_kill(death: Event) -> bool:
@@ -32,7 +31,6 @@ def killed_holders(evidence: Evidence) -> Sequence[KilledHolder]:
             (str(event["i"]), event.get("life"), str(held["name"]), held.get("fence")),
             event["t"],
             None if held.get("left_ms") is None else event["t"] + int(held["left_ms"] * 1e6),
-            bool(held.get("waiters")),
         )
         for event in evidence.by_kind["died"]
         if is_kill(event)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.chaos.checks.evidence import Evidence
 from tests.chaos.checks.verdict import Example, Verdict, exit_code
-from tests.chaos.report.deaths import is_kill, killed_holders
+from tests.chaos.report.deaths import is_kill
 
 RULE_OF_THREE = 3.0  # nothing seen in N independent trials: the rate is below 3/N with 95 % confidence
 SCHEDULE_FIELDS = (
@@ -27,7 +27,10 @@ SCHEDULE_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the first screen says of the run. `bounds`: of what, how many, the rate at 95 %."""
+    """What the first screen says of the run. `killed_inside`: kills of a process that held at least one lock.
+
+    `bounds`: of what, how many, the rate at 95 %.
+    """
 
     operations: int
     duration_s: float
@@ -38,7 +41,7 @@ class Facts:
     missed: int
     kills: int
     killed_inside: int
-    killed_with_waiter: int
+    locks_held: int
     unknown: int
     unknown_committed: int | None
     charges: int
@@ -52,7 +55,8 @@ def facts_of(evidence: Evidence, verdicts: Sequence[Verdict]) -> Facts:
     began = min((operation.invoked for operation in operations), default=evidence.first_t)
     ended = max((each.answer["t"] for each in operations if each.answer), default=evidence.last_t)
     duration_s = (ended - began) / 1e9
-    inside = killed_holders(evidence)
+    kills = [event for event in evidence.by_kind["died"] if is_kill(event)]
+    inside = [event["held"] for event in kills if event.get("held")]
     commits = evidence.points["committed"]
     return Facts(
         operations=len(operations),
@@ -62,9 +66,9 @@ def facts_of(evidence: Evidence, verdicts: Sequence[Verdict]) -> Facts:
         kinds=len({fault.kind for fault in evidence.faults}),
         targeted=sum(fault.is_targeted for fault in evidence.faults),
         missed=len(evidence.by_kind["missed"]),
-        kills=sum(map(is_kill, evidence.by_kind["died"])),
+        kills=len(kills),
         killed_inside=len(inside),
-        killed_with_waiter=sum(holder.has_waiter for holder in inside),
+        locks_held=sum(map(len, inside)),
         unknown=len(evidence.by_kind["unknown"]),
         unknown_committed=_unknown_committed(verdicts),
         charges=sum(int(event.get("charges", 0)) for event in commits),
@@ -101,7 +105,7 @@ def schedule_of(evidence: Evidence) -> dict[str, Any]:
 
 def _bounds(killed_inside: int, operations: int) -> list[tuple[str, int, float]]:
     trials = (("holders killed inside", killed_inside), ("operations", operations))
-    return [(word, count, RULE_OF_THREE / count) for word, count in trials if count]
+    return [(word, count, RULE_OF_THREE / count) for word, count in trials if count > RULE_OF_THREE]
 
 
 def _unknown_committed(verdicts: Sequence[Verdict]) -> int | None:

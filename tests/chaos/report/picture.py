@@ -6,23 +6,30 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
-WIDTH, HEIGHT = 1280, 1000
-PATIENCE_MS = 20_000
+WIDTH, HEIGHT = 1280, 900
+PATIENCE_MS = 60_000
+
+Scheme = Literal["light", "dark"]
 
 
-def png_of_timeline(html_path: Path, png_path: Path, *, scheme: Literal["light", "dark"] = "light") -> None:
+def png_of_timeline(html_path: Path, png_path: Path, *, scheme: Scheme = "light") -> None:
     """Opens the report in Chromium and writes the picture of its timeline; raises playwright's Error without one."""
     with sync_playwright() as playwright:
         executable = shutil.which("chromium") or CHROMIUM
         browser = playwright.chromium.launch(executable_path=executable, args=list(ARGUMENTS))
-        page = browser.new_page(
-            viewport={"width": WIDTH, "height": HEIGHT}, color_scheme=scheme, device_scale_factor=1.5
-        )
-        page.goto(html_path.resolve().as_uri())
-        page.wait_for_selector("#timeline[data-drawn]", timeout=PATIENCE_MS)
-        page.locator("#timeline").screenshot(path=png_path)
+        take_timeline(browser, html_path, png_path, scheme=scheme)
         browser.close()
+
+
+def take_timeline(browser: Browser, html_path: Path, png_path: Path, *, scheme: Scheme) -> None:
+    """The same in a browser that runs."""
+    page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme=scheme)
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(html_path.resolve().as_uri())
+    page.wait_for_selector("#timeline[data-drawn]")
+    page.locator("#timeline").screenshot(path=png_path)
+    page.close()

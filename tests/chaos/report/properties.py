@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tests.chaos.checks.verdict import ASKED, Verdict
 
+MOST_OPS = 8
 MEANINGS: Mapping[str, str] = {
     "charged_at_most_once": "No appointment was charged twice.",
     "acknowledged_is_there": "Whatever was answered with success is in the tables, after every crash.",
@@ -42,9 +43,9 @@ class Row:
 
 
 def properties_of(verdicts: Sequence[Verdict], began: int) -> list[Row]:
-    """What is broken first, then what is unknown, then what holds, each in the checkers' order."""
+    """What is broken first, then what should be known and is not, then the rest, each in the checkers' order."""
     rows = [_row(verdict, began) for verdict in verdicts]
-    return sorted(rows, key=lambda row: (False, None, True).index(row.holds))
+    return sorted(rows, key=lambda row: (row.holds is not False, row.holds is True or not row.asked))
 
 
 def _row(verdict: Verdict, began: int) -> Row:
@@ -55,11 +56,16 @@ def _row(verdict: Verdict, began: int) -> Row:
         checked=verdict.checked,
         counts=[(name.replace("_", " "), _figure(count)) for name, count in verdict.counts.items()],
         examples=[
-            (example.text, None if example.t is None else (example.t - began) / 1e9, ", ".join(example.ops))
+            (example.text, None if example.t is None else (example.t - began) / 1e9, _shown(example.ops))
             for example in verdict.examples
         ],
         asked=verdict.property in ASKED,
     )
+
+
+def _shown(ops: Sequence[str]) -> str:
+    more = f" and {len(ops) - MOST_OPS:,} more" if len(ops) > MOST_OPS else ""
+    return ", ".join(ops[:MOST_OPS]) + more
 
 
 def _figure(count: int | float) -> str:

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from tests.chaos.checks.evidence import OK, Evidence
 from tests.chaos.checks.takeover import GRACE_MS, takeovers_of
+from tests.chaos.report.moments import origin_of
 
 MOST_BINS = 120
 SHORTEST_BIN_S = 0.25
@@ -46,13 +47,14 @@ class Series:
 def series_of(evidence: Evidence) -> Series:
     """Successful entries' latency, and every operation's end, by the time of the answer."""
     answered = [(each, each.answer) for each in evidence.operations if each.answer is not None]
+    origin = origin_of(evidence)
     last_t = max((answer["t"] for _, answer in answered), default=evidence.last_t)
-    length_s = max((last_t - evidence.first_t) / NS, SHORTEST_BIN_S)
+    length_s = max((last_t - origin) / NS, SHORTEST_BIN_S)
     width_s = max(SHORTEST_BIN_S, length_s / MOST_BINS)
     latencies: list[list[float]] = [[] for _ in range(int(length_s / width_s) + 1)]
     ends: list[Counter[str]] = [Counter() for _ in latencies]
     for operation, answer in answered:
-        number = int((answer["t"] - evidence.first_t) / NS / width_s)
+        number = int((answer["t"] - origin) / NS / width_s)
         ends[number][answer["e"]] += 1
         if operation.result == OK and operation.f == "enter":
             latencies[number].append((answer["t"] - operation.invoked) / 1e6)

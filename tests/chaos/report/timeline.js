@@ -52,11 +52,13 @@
   const x = (at) => gutter() + (at - view.from) / (view.to - view.from) * (canvas.clientWidth - gutter());
   const timeAt = (px) => view.from + (px - gutter()) / (canvas.clientWidth - gutter()) * (view.to - view.from);
 
-  function firstFrom(list, at) {
+  function first(list, isBefore) {
     let low = 0, high = list.length;
-    while (low < high) { const middle = (low + high) >> 1; if (list[middle].from < at) low = middle + 1; else high = middle; }
+    while (low < high) { const middle = (low + high) >> 1; if (isBefore(list[middle])) low = middle + 1; else high = middle; }
     return low;
   }
+  const firstFrom = (list, at) => first(list, (each) => each.from < at);
+  const firstAt = (list, at) => first(list, (each) => each.at < at);
   function* visible(list, longest) {
     for (let index = firstFrom(list, view.from - longest); index < list.length && list[index].from <= view.to; index++) if ((list[index].lapses ?? list[index].to) >= view.from) yield list[index];
   }
@@ -74,6 +76,8 @@
   function clipped(pen, left, top, width, height, draw) { pen.save(); pen.beginPath(); pen.rect(left, top, width, height); pen.clip(); draw(); pen.restore(); }
   function fitted(pen, text, width) {
     if (pen.measureText(text).width <= width) return text;
+    const tail = "…" + text.slice(text.lastIndexOf(":"));
+    if (text.includes(":") && pen.measureText(tail).width <= width) return tail;
     let kept = text.length;
     while (kept > 1 && pen.measureText("…" + text.slice(-kept)).width > width) kept--;
     return "…" + text.slice(-kept);
@@ -113,7 +117,7 @@
     for (let at = Math.ceil(view.from / step) * step; at <= view.to; at += step) {
       const px = Math.round(x(at)) + .5;
       pen.strokeStyle = colour("line"); pen.beginPath(); pen.moveTo(px, AXIS - 4); pen.lineTo(px, height); pen.stroke();
-      pen.fillStyle = colour("soft"); pen.textAlign = "center"; pen.fillText(seconds(at, Math.max(0, 6 - Math.floor(Math.log10(step)))), px, AXIS / 2);
+      pen.fillStyle = colour("soft"); pen.textAlign = px - gutter() < 24 ? "left" : "center"; pen.fillText(seconds(at, Math.max(0, 6 - Math.floor(Math.log10(step)))), px, AXIS / 2);
     }
   }
   function drawBands(pen, shown, height) {
@@ -194,18 +198,17 @@
     if (bar.takeover && wide > 2) { pen.fillStyle = colour("text"); pen.beginPath(); pen.moveTo(from, y); pen.lineTo(from + 6, y + high / 2); pen.lineTo(from, y + high); pen.fill(); }
     if (bar.end === "died") cross(pen, from + wide, y + high / 2, colour("text"));
     const text = bar.count > 1 ? `${bar.count} holds` : bar.fence === null ? "" : shortFence(bar.fence);
-    if (wide > 56 && pen.measureText(text).width < wide - 16) {
-      const tall = high < 10;
-      pen.font = tall ? "9px system-ui, sans-serif" : "11px system-ui, sans-serif"; pen.textAlign = "left";
+    if (!half && wide > 56 && pen.measureText(text).width < wide - 16) {
       const px = Math.max(from, gutter()) + 9, room = pen.measureText(text).width + 4;
+      pen.textAlign = "left";
       pen.fillStyle = bar.count > 1 ? colour("panel") : tone; pen.fillRect(px - 2, y, room, high);
-      pen.fillStyle = bar.count > 1 ? colour("text") : colour("on-bar"); pen.fillText(text, px, y + high / 2 + .5); pen.font = "11px system-ui, sans-serif";
+      pen.fillStyle = bar.count > 1 ? colour("text") : colour("on-bar"); pen.fillText(text, px, y + high / 2 + .5);
     }
     hits.push({ from: from - 2, to: from + wide + 2, top: half ? y : top, bottom: half ? y + high : top + ROW, text: () => barWords(row, bar), order: 1 });
   }
   function barWords(row, bar) {
     const commits = row.commits.filter((each) => each.at >= bar.from && each.at <= bar.to);
-    if (bar.count > 1) return `${row.name}\n${bar.count} holds in a row, ${nameOf(bar.holder)}\n${seconds(bar.from)} to ${seconds(bar.to)}, ${commits.length} commits`;
+    if (bar.count > 1) return `${row.name}\n${bar.count} holds in a row, ${nameOf(bar.holder)}\n${seconds(bar.from)} to ${seconds(bar.to)}`;
     return `${row.name}\n${nameOf(bar.holder)}${bar.fence === null ? "" : `, fence ${bar.fence}`}\n${seconds(bar.from)}, for ${length(bar.to - bar.from)}: ${WORDS[bar.end]}${bar.takeover ? "\ntook over from a holder whose lease had lapsed" : ""}${bar.lapses > bar.to ? `\nits lease had ${length(bar.lapses - bar.to)} left` : ""}${commits.map((each) => `\ncommitted at ${seconds(each.at, 6)}`).join("")}`;
   }
   function drawOverlap(pen, each, top) {
@@ -218,14 +221,17 @@
   }
   const overlapWords = (each) => `Overlap on ${each.row.name}\n${nameOf(each.first)} and ${nameOf(each.second)}\n${seconds(each.from)}, for ${length(each.to - each.from)}\n${each.cause}`;
   function drawCommits(pen, row, top) {
-    let last = -9;
-    for (const each of row.commits) {
-      if (each.at < view.from || each.at > view.to) continue;
-      const px = x(each.at);
-      if (px - last < 2) continue;
+    const ROOM = 9;
+    let index = firstAt(row.commits, view.from), last = -ROOM;
+    for (; index < row.commits.length && row.commits[index].at <= view.to; index++) {
+      const px = x(row.commits[index].at), next = index + 1 < row.commits.length ? x(row.commits[index + 1].at) : Infinity;
+      pen.fillStyle = colour("text");
+      if (px - last >= ROOM && next - px >= ROOM) {
+        pen.strokeStyle = colour("panel"); pen.lineWidth = 1;
+        pen.beginPath(); pen.moveTo(px, top + ROW - 9); pen.lineTo(px + 4.5, top + ROW - 1); pen.lineTo(px - 4.5, top + ROW - 1); pen.closePath(); pen.fill(); pen.stroke();
+      } else if (px - last >= 1.5) pen.fillRect(px - .5, top + ROW - 4, 1, 3);
+      else continue;
       last = px;
-      pen.fillStyle = colour("text"); pen.strokeStyle = colour("panel"); pen.lineWidth = 1;
-      pen.beginPath(); pen.moveTo(px, top + ROW - 9); pen.lineTo(px + 4, top + ROW - 1); pen.lineTo(px - 4, top + ROW - 1); pen.closePath(); pen.fill(); pen.stroke();
     }
   }
   function drawErrors(pen, height) {
@@ -257,7 +263,8 @@
     const most = Math.max(1, data.length), span = Math.min(most, Math.max(SHORTEST, to - from));
     const begin = Math.min(Math.max(0, from), most - span);
     view = { from: begin, to: begin + span };
-    tell(`Showing ${seconds(view.from)} to ${seconds(view.to)} of ${seconds(data.length, 1)}; ${rows.length} of ${data.of} locks.${data.gap ? ` Holds less than ${length(data.gap)} apart are drawn as one, in a paler tone.` : ""}`);
+    fill();
+    tell(`Showing ${seconds(view.from)} to ${seconds(view.to)} of ${seconds(data.length, 1)}; ${rows.length} of ${data.of.toLocaleString("en")} locks.${data.gap ? ` Holds less than ${length(data.gap)} apart are drawn as one, in a paler tone.` : ""}`);
     later();
   }
   const tell = (text) => { $("readout").textContent = text; };
@@ -265,7 +272,7 @@
   const pan = (share) => show(view.from + (view.to - view.from) * share, view.to + (view.to - view.from) * share);
   const around = (at, half = data.lease * 2.5) => show(at - half, at + half);
   function reveal(row) {
-    if (!rows.includes(row)) { $("named").value = ""; $("rows").value = "all"; choose(); }
+    if (!rows.includes(row)) { $("named").value = ""; if ($("rows").value !== "hot") $("rows").value = "all"; show(view.from, view.to); }
     const index = rows.indexOf(row), visibleRows = Math.floor((stage.clientHeight - HEAD()) / ROW), first = stage.scrollTop / ROW;
     if (index < first || index >= first + visibleRows) stage.scrollTop = Math.max(0, (index - visibleRows / 2) * ROW);
   }
@@ -274,26 +281,36 @@
     const middle = (view.from + view.to) / 2, at = picked >= 0 ? picked + step : step > 0 ? overlaps.findIndex((each) => each.from >= middle) : overlaps.findLastIndex((each) => each.from <= middle);
     picked = Math.min(overlaps.length - 1, Math.max(0, at));
     const each = overlaps[picked];
-    reveal(each.row);
     around((each.from + each.to) / 2, Math.max(data.lease * 1.5, (each.to - each.from) * 2));
+    reveal(each.row);
     tell(`Overlap ${picked + 1} of ${overlaps.length}. ${overlapWords(each).replaceAll("\n", ". ")}.`);
   }
   function jump(at) {
     const beside = overlaps.find((each) => each.from <= at + 1000 && each.to >= at - 1000), text = data.errors.find(([when]) => Math.abs(when - at) < 1000)?.[1];
+    around(at);
     if (beside) { picked = overlaps.indexOf(beside); reveal(beside.row); }
     const named = !beside && text && data.rows.find((row) => text.split(/[\s,;:]+/).includes(row.name.split(":").pop()) || text.includes(row.name));
     if (named) reveal(named);
-    around(at);
     if (text) tell(`${seconds(at)}. ${text}`);
   }
   const actions = { in: () => zoom(.5), out: () => zoom(2), whole: () => show(0, data.length), next: () => pickOverlap(1), previous: () => pickOverlap(-1), error: () => data.errors.length && jump(data.errors[0][0]) };
 
-  function choose() {
+  function choose() { picked = -1; show(view.from, view.to); }
+  // The hottest in view are chosen anew as the view moves, and stand in the order of their heat over the whole run.
+  function chosen() {
     const which = $("rows").value, named = $("named").value.trim().toLowerCase();
-    rows = data.rows.filter((row, index) => (which === "all" || (which === "overlap" ? row.overlaps.length : index < data.hottest || (row.overlaps.length && data.rows.length <= 80))) && row.name.toLowerCase().includes(named));
-    const height = HEAD() + rows.length * ROW + 4;
+    const fitting = data.rows.filter((row) => row.name.toLowerCase().includes(named));
+    if (which === "all") return fitting;
+    if (which === "overlap") return fitting.filter((row) => row.overlaps.length);
+    const heat = new Map(fitting.map((row) => [row, inView(row)]));
+    const hottest = new Set([...heat].filter(([, count]) => count).sort((a, b) => b[1] - a[1]).slice(0, data.hottest).map(([row]) => row));
+    return fitting.filter((row) => hottest.has(row) || row.overlaps.some((each) => each.to >= view.from && each.from <= view.to));
+  }
+  const inView = (row) => Math.max(0, firstFrom(row.bars, view.to) - firstFrom(row.bars, view.from - row.longest));
+  function fill() {
+    rows = chosen();
+    const height = HEAD() + Math.max(1, rows.length) * ROW + 4;
     $("spacer").style.height = Math.max(0, height - Math.min(height, stageMost())) + "px";
-    show(view.from, view.to);
   }
   const stageMost = () => matchMedia("print").matches ? 4000 : parseFloat(getComputedStyle(stage).maxHeight) || 640;
 
@@ -337,9 +354,9 @@
   $("rows").addEventListener("change", choose);
   $("named").addEventListener("input", choose);
   stage.addEventListener("scroll", later);
-  const again = () => { known = {}; legend(); choose(); };
+  const again = () => { known = {}; legend(); show(view.from, view.to); };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
-  addEventListener("beforeprint", () => { known = {}; choose(); draw(); });
+  addEventListener("beforeprint", () => { known = {}; fill(); draw(); });
   addEventListener("afterprint", again);
   new ResizeObserver(later).observe(stage);
 
@@ -359,9 +376,8 @@
   document.querySelector(".controls").hidden = false;
   document.querySelector("[data-do=error]").disabled = !data.errors.length;
   for (const name of ["next", "previous"]) document.querySelector(`[data-do=${name}]`).disabled = !overlaps.length;
-  $("rows").options[0].textContent = `the ${data.hottest} hottest`;
+  $("rows").options[0].textContent = `the ${data.hottest} hottest in view`;
   legend();
-  choose();
   const death = data.rows.flatMap((row) => row.bars).find((bar) => bar.end === "died" && bar.lapses > bar.to);
   if (data.errors.length) jump(data.errors[0][0]); else if (overlaps.length) around(overlaps[0].from); else if (death) around(death.to); else show(0, data.length);
 })();

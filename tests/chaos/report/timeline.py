@@ -10,21 +10,22 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from tests.chaos.checks.evidence import Evidence
 from tests.chaos.checks.holds import Hold
 from tests.chaos.report.deaths import killed_holders
+from tests.chaos.report.moments import origin_of
 from tests.chaos.report.overlaps import Explained
 from tests.chaos.report.scopes import instance_of
 
 HOTTEST = 40
-MOST_ROWS = 600
+MOST_ROWS = 3_000
 MOST_BARS = 60_000
 MOST_FAULTS = 20_000
+MOST_STALLS = 20_000
 MOST_OVERLAPS = 5_000
-FIRST_GAP_NS = 500_000
-WIDEST_GAP_NS = 60_000_000_000
 ENDS = ("releasing", "died", "lost", "until", "exported", "open", "released")
 MIXED = -1
 WHOLE_ROW, UPPER, LOWER = 0, 1, 2
@@ -37,6 +38,7 @@ class Timeline:
 
     def __init__(self, evidence: Evidence, overlaps: Sequence[Explained]) -> None:
         self._evidence = evidence
+        self._origin = origin_of(evidence)
         self._overlaps = overlaps
         self._overlapping = {id(hold) for each in overlaps for hold in (each.overlap.earlier, each.overlap.later)}
         self._lapses = {holder.key: holder.lapses for holder in killed_holders(evidence)}
@@ -68,7 +70,7 @@ class Timeline:
             "lives": self._lives(),
             "stalls": [
                 [str(each["i"]), self._since(each["from"]), self._since(each["to"])]
-                for each in evidence.by_kind["stall"]
+                for each in evidence.by_kind["stall"][:MOST_STALLS]
             ],
             "errors": [[self._since(at), text] for at, text in errors],
             "healing": next((self._since(event["t"]) for event in evidence.by_kind["healing"]), None),
@@ -93,7 +95,8 @@ class Timeline:
                     *(self._left(last), int((first.name, first.fence) in self._takeovers)),
                 ]
             )
-            commits.extend([self._since(at), fence] for hold in group for at in self._under(hold))
+            made = [[self._since(at), fence] for hold in group for at in self._under(hold)]
+            commits.extend(made if len(group) == 1 else made[-1:])
             previous = began
         return {"name": name, "holds": len(holds), "least": least, "bars": bars, "commits": commits}
 
@@ -108,25 +111,26 @@ class Timeline:
         return 0 if lapses is None else max(0, (lapses - hold.ended) // 1000)
 
     def _gap_that_fits(self) -> int:
-        """The smallest of 0, 0.5, 1, 2, … ms at which few enough bars are left."""
-        by_name = self._evidence.holds_by_name
-        self._gap_ns = 0
-        while (
-            sum(len(self._grouped(by_name[name])) for name in self._names) > MOST_BARS and self._gap_ns < WIDEST_GAP_NS
-        ):
-            self._gap_ns = self._gap_ns * 2 or FIRST_GAP_NS
-        return self._gap_ns
+        """Holds less than so many ns apart (0: none) are to be drawn as one, so that few enough bars are left."""
+        holds = [self._evidence.holds_by_name[name] for name in self._names]
+        gaps = sorted(
+            max(0, after.began - before.ended)
+            for same in holds
+            for before, after in pairwise(same)
+            if self._is_ordinary(before) and self._is_ordinary(after)
+        )
+        surplus = min(sum(map(len, holds)) - MOST_BARS, len(gaps))
+        return gaps[surplus - 1] + 1 if surplus > 0 else 0
 
     def _grouped(self, holds: Sequence[Hold]) -> list[list[Hold]]:
         """Holds in groups that are drawn as one bar each."""
-        groups: list[list[Hold]] = []
-        for hold in holds:
-            last = groups[-1][-1] if groups else None
-            near = last is not None and hold.began - last.ended < self._gap_ns
-            if last is not None and near and self._is_ordinary(last) and self._is_ordinary(hold):
-                groups[-1].append(hold)
+        groups = [[hold] for hold in holds[:1]]
+        for before, after in pairwise(holds):
+            is_near = after.began - before.ended < self._gap_ns
+            if is_near and self._is_ordinary(before) and self._is_ordinary(after):
+                groups[-1].append(after)
             else:
-                groups.append([hold])
+                groups.append([after])
         return groups
 
     def _is_ordinary(self, hold: Hold) -> bool:
@@ -170,13 +174,15 @@ class Timeline:
         return lives
 
     def _since(self, at: int) -> int:
-        return (at - self._evidence.first_t) // 1000
+        return (at - self._origin) // 1000
 
 
 def _choose(holds: Mapping[str, Sequence[Hold]], overlapped: set[str]) -> list[str]:
-    """The hottest locks, then those with an overlap."""
+    """The hottest locks, then those with an overlap, then the others, while they are few enough."""
     by_heat = sorted(holds, key=lambda name: (-len(holds[name]), name))
-    return [*by_heat[:HOTTEST], *(name for name in by_heat[HOTTEST:] if name in overlapped)][:MOST_ROWS]
+    hottest, others = by_heat[:HOTTEST], by_heat[HOTTEST:]
+    with_overlap = [name for name in others if name in overlapped]
+    return [*hottest, *with_overlap, *(name for name in others if name not in overlapped)][:MOST_ROWS]
 
 
 def _commits(evidence: Evidence) -> Mapping[tuple[str, int, str], list[int]]:

@@ -20,6 +20,7 @@ from tests.chaos.report.charts import latency_chart, rate_chart
 from tests.chaos.report.facts import errors_of, facts_of, overall, schedule_of
 from tests.chaos.report.kinds import kinds_of
 from tests.chaos.report.matrices import mutant_matrix, point_matrix
+from tests.chaos.report.moments import origin_of
 from tests.chaos.report.overlaps import Explained, explained_overlaps
 from tests.chaos.report.properties import properties_of
 from tests.chaos.report.series import series_of, takeover_histogram
@@ -73,8 +74,8 @@ def _page(evidence: Evidence, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "run": evidence.run,
         "overall": overall(verdicts),
         "facts": facts_of(evidence, verdicts),
-        "properties": properties_of(verdicts, evidence.first_t),
-        "errors": [((at - evidence.first_t) / 1e9, text) for at, text in errors],
+        "properties": properties_of(verdicts, origin_of(evidence)),
+        "errors": [((at - origin_of(evidence)) / 1e9, text) for at, text in errors],
         "overlaps": [_listed(evidence, each) for each in overlaps[:MOST_OVERLAPS_LISTED]],
         "overlap_count": len(overlaps),
         "unexplained_count": sum(not each.explained for each in overlaps),
@@ -100,7 +101,7 @@ def _listed(evidence: Evidence, each: Explained) -> dict[str, Any]:
     overlap = each.overlap
     return {
         "name": overlap.earlier.name,
-        "at_s": (overlap.began - evidence.first_t) / 1e9,
+        "at_s": (overlap.began - origin_of(evidence)) / 1e9,
         "lasted_s": (overlap.ended - overlap.began) / 1e9,
         "holders": f"{overlap.earlier.i} and {overlap.later.i}",
         "cause": each.cause,
@@ -127,4 +128,4 @@ def _as_table(rows: Mapping[str, Any] | Table | None) -> Table:
 
 
 def _data_uri(value: object) -> str:
-    return "data:application/json;base64," + base64.b64encode(json.dumps(value, indent=1).encode()).decode()
+    return "data:application/json;base64," + base64.b64encode(json.dumps(value).encode()).decode()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.chaos.workload.people import Appointments
+from tests.chaos.workload.people import JOBS, Appointments
 
 # Shares of operations.
 MIX = {"crowd": 0.55, "wide": 0.25, "again": 0.12, "poor": 0.08}
@@ -18,7 +19,7 @@ class Config:
 
     history: str
     front: str  # the file of Front
-    ports: dict[str, int]  # instance -> where it serves
+    base_urls: dict[str, str]  # instance -> where it serves
     database_url: str
     redis_url: str | None  # for python-redis-lock programs; None: there are none
     jwt_secret: str
@@ -28,12 +29,18 @@ class Config:
     rate: float  # operations a second, at most
     lease_ttl_s: float
     mix: dict[str, float]
-    fenced_register: bool = True
+    jobs: tuple[str, ...] = JOBS  # the locks that leases over HTTP are taken of
+    register: str = "fenced"  # "unfenced", or "none": there is no register
+    sits: bool = True  # sessions of strangers hold rows now and then
+    chosen: dict[str, Any] | None = None  # people, hot, wide: the appointments, where they are not those of SEED
 
     @property
     def appointments(self) -> Appointments:
         """What there is to enter."""
-        return Appointments.for_duration(self.duration_s)
+        if self.chosen is None:
+            return Appointments.for_duration(self.duration_s)
+        people = {int(id_): (inviter, invitee) for id_, (inviter, invitee) in self.chosen["people"].items()}
+        return Appointments.of(people, hot=self.chosen["hot"], wide=self.chosen["wide"])
 
     def save(self, path: Path) -> None:
         """Where the workload reads it; it holds a secret."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import socket
@@ -53,8 +54,9 @@ class Entrants:
         self._config = config
         self._appointments = config.appointments
         self._front = front
-        self._wide = iter(self._appointments.wide)
-        self._poor = iter(self._appointments.poor)
+        # Whoever comes to the end of them enters them again.
+        self._wide = itertools.cycle(self._appointments.wide)
+        self._poor = itertools.cycle(self._appointments.poor)
         self._pace = Pace(config.rate)
         self._sitters = sitters
         self._sitting = False
@@ -81,24 +83,24 @@ class Entrants:
         size = rng.choice(CROWD)
         await self._pace.take(size)
         appointment_id = self._next_hot()
-        if rng.random() < SAT_ON and not self._sitting:
+        if self._config.sits and not self._sitting and rng.random() < SAT_ON:
             await self._sit_on(rng, appointment_id)
         await asyncio.gather(*[self._enter(rng, number, appointment_id) for _ in range(size)])
 
     async def _one(self, rng: random.Random, number: int) -> None:
         await self._pace.take(1)
-        await self._enter(rng, number, next(self._wide, self._appointments.wide.start))
+        await self._enter(rng, number, next(self._wide))
 
     async def _again(self, rng: random.Random, number: int) -> None:
         await self._pace.take(1)
         front = self._front.get()
-        await self._enter(rng, number, rng.randint(max(1, front - 50), max(1, front - 1)))
+        await self._enter(rng, number, self._appointments.hot[rng.randint(max(0, front - 50), max(0, front - 1))])
 
     async def _poor_crowd(self, rng: random.Random, number: int) -> None:
         """Several appointments of one payer at once, who can pay for some of them."""
         size = rng.choice(POOR_CROWD)
         await self._pace.take(size)
-        chosen = [next(self._poor, self._appointments.poor.start) for _ in range(size)]
+        chosen = [next(self._poor) for _ in range(size)]
         await asyncio.gather(*[self._enter(rng, number, appointment_id) for appointment_id in chosen])
 
     async def _enter(self, rng: random.Random, number: int, appointment_id: int) -> None:
@@ -124,9 +126,8 @@ class Entrants:
 
     def _next_hot(self) -> int:
         front = self._front.get()
-        following = front + 1 if front + 1 in self._appointments.hot else self._appointments.hot.start
-        self._front.set(following)
-        return front
+        self._front.set((front + 1) % len(self._appointments.hot))
+        return self._appointments.hot[front]
 
     async def _sit_on(self, rng: random.Random, appointment_id: int) -> None:
         """Returns once somebody else's session holds the row; it does for a while."""

@@ -7,7 +7,7 @@ import random
 
 from tests.chaos.workload.client import Client
 from tests.chaos.workload.config import Config
-from tests.chaos.workload.people import POOR_INVITEES, POOR_INVITERS, SERVICE_USER
+from tests.chaos.workload.people import SERVICE_USER
 
 PAUSE_S = 0.3
 MOST_TRIES = 5
@@ -15,12 +15,13 @@ MOST_TRIES = 5
 
 async def grant_until(stopping: asyncio.Event, client: Client, config: Config) -> None:
     """Grants a few coupons to somebody poor, now and then; the same reference never grants twice."""
-    rng = random.Random(f"{config.seed}/grants")
+    rng = random.Random(f"{config.seed}/grants/{config.history}")
+    appointments, run = config.appointments, rng.getrandbits(64)
     number = 0
     while not stopping.is_set():
         number += 1
-        user, count = rng.choice([*POOR_INVITERS, *POOR_INVITEES]), rng.randint(1, 3)
-        body = {"coupon_id": 1, "count": count, "reference": f"grant-{number}"}
+        user, count = rng.choice(appointments.participants(rng.choice(appointments.poor))), rng.randint(1, 3)
+        body = {"coupon_id": 1, "count": count, "reference": f"grant-{run:x}-{number}"}
         for _ in range(MOST_TRIES):
             answer = await client.ask(
                 "POST",

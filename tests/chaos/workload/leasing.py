@@ -13,7 +13,7 @@ import psycopg2
 from tests.chaos.history import History, now_ns
 from tests.chaos.workload.client import Client
 from tests.chaos.workload.config import Config
-from tests.chaos.workload.people import JOBS, SERVICE_USER
+from tests.chaos.workload.people import SERVICE_USER
 
 TTL_MS = 700
 WAIT_MS = 1500
@@ -44,7 +44,7 @@ class LeaseClient:
     async def run(self, stopping: asyncio.Event) -> None:
         """Until the stop."""
         while not stopping.is_set():
-            await self._turn(self._rng.choice(JOBS))
+            await self._turn(self._rng.choice(self._config.jobs))
             await asyncio.sleep(self._rng.uniform(0, PAUSE_S))
 
     async def _turn(self, name: str) -> None:
@@ -74,10 +74,12 @@ class LeaseClient:
         self._history.write("point", p=p, **self._who, name=name, fence=fence, **more)
 
     async def _write(self, name: str, fence: int) -> None:
+        if self._config.register == "none":
+            return
         self._writes += 1
         op = f"{self._who['i']}-w{self._writes}"
         self._history.write("invoke", op=op, f="write", name=name, fence=fence)
-        statement = FENCED if self._config.fenced_register else UNFENCED
+        statement = UNFENCED if self._config.register == "unfenced" else FENCED
         try:
             accepted = await asyncio.get_running_loop().run_in_executor(
                 self._threads, _written, self._config.database_url, statement, name, fence, op

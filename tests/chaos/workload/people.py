@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +46,15 @@ CREATE TABLE chaos_register_log (
 
 @dataclass(frozen=True, slots=True)
 class Appointments:
-    """Ranges of ids: `hot` ones are entered by crowds, one after the other; `poor` ones by people with few coupons."""
+    """Ids: `hot` ones are entered by crowds, one after the other; `poor` ones by people with few coupons.
 
-    hot: range
-    wide: range
-    poor: range
+    `people`: the inviter and the invitee of each; None where they are as SEED makes them.
+    """
+
+    hot: Sequence[int]
+    wide: Sequence[int]
+    poor: Sequence[int]
+    people: Mapping[int, tuple[int, int]] | None = None
 
     @classmethod
     def for_duration(cls, duration_s: float) -> Appointments:
@@ -60,10 +64,18 @@ class Appointments:
         poor = int(POOR_PER_S * duration_s) + SPARE
         return cls(range(1, hot + 1), range(hot + 1, hot + wide + 1), range(hot + wide + 1, hot + wide + poor + 1))
 
+    @classmethod
+    def of(cls, people: Mapping[int, tuple[int, int]], *, hot: int, wide: int) -> Appointments:
+        """These appointments, so many of them hot and wide, and the rest poor."""
+        ids = list(people)
+        return cls(ids[:hot], ids[hot : hot + wide], ids[hot + wide :], people)
+
     def participants(self, appointment_id: int) -> tuple[int, int]:
-        """Its inviter and its invitee, as SEED makes them."""
+        """Its inviter and its invitee."""
+        if self.people is not None:
+            return self.people[appointment_id]
         if appointment_id in self.poor:
-            n = appointment_id - self.poor.start + 1
+            n = appointment_id - self.poor[0] + 1
             return 101 + n // 9 % 40, 141 + n % 40
         return 1 + appointment_id % 40, 41 + (appointment_id // 7) % 40
 
@@ -98,18 +110,18 @@ class Front:
         self._memory = memory
 
     def get(self) -> int:
-        """The hot appointment that is entered next."""
+        """The place among the hot appointments of the one that is entered next."""
         return int(struct.unpack_from("q", self._memory)[0])
 
-    def set(self, appointment_id: int) -> None:
+    def set(self, place: int) -> None:
         """Moves it."""
-        struct.pack_into("q", self._memory, 0, appointment_id)
+        struct.pack_into("q", self._memory, 0, place)
 
 
 @contextmanager
 def front_in(path: Path) -> Iterator[Front]:
     """The shared number of this file, which is made where it is missing."""
     if not path.exists():
-        path.write_bytes(struct.pack("q", 1))
+        path.write_bytes(struct.pack("q", 0))
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 8) as memory:
         yield Front(memory)

@@ -1,17 +1,17 @@
-"""A synchronous program with the original python-redis-lock, on the same locks as the instances.
+"""Synchronous programs with the original python-redis-lock, on the same locks as the instances.
 
-`python -m tests.chaos.workload.sync_program CONFIG NUMBER`, until SIGTERM; now and then it dies while it holds a lock.
+Now and then one dies while it holds a lock, and another takes its place.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import select
 import signal
-import sys
 import time
 from pathlib import Path
-from types import FrameType
+from typing import Any, NoReturn
 
 import redis
 import redis_lock
@@ -20,6 +20,8 @@ from tests.chaos.history import History, now_ns
 from tests.chaos.workload.config import Config
 from tests.chaos.workload.people import front_in
 
+PROGRAMS = 2
+LOOK_S = 0.1
 EXPIRE_S = 1
 WAIT_S = 1
 HOLDS_S = (0.002, 0.02)
@@ -28,26 +30,49 @@ DIES = 0.02
 AHEAD = 3  # crowds that come next
 
 
-def main() -> None:
-    """One program."""
-    config, number = Config.load(Path(sys.argv[1])), int(sys.argv[2])
+def keep_running(config_path: Path) -> None:
+    """PROGRAMS of them, until standard input ends."""
+    config = Config.load(config_path)
+    running = {_forked(config, number): number for number in range(1, PROGRAMS + 1)}
+    while not select.select([0], [], [], LOOK_S)[0]:
+        pid, _ = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            number = running.pop(pid)
+            running[_forked(config, number)] = number
+    for pid in running:
+        os.kill(pid, signal.SIGKILL)  # what it holds runs out by itself
+        os.waitpid(pid, 0)
+
+
+def _forked(config: Config, number: int) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _run(config, number)
+        finally:
+            os._exit(1)
+    return pid
+
+
+def _run(config: Config, number: int) -> NoReturn:
     history = History(Path(config.history))
     rng = random.Random(f"{config.seed}/sync/{number}/{os.getpid()}")
-    signal.signal(signal.SIGTERM, _leave)
     assert config.redis_url is not None
     # No time-out in the client: python-redis-lock has its own, and a BLPOP that is broken off loses its signal.
     client = redis.Redis.from_url(config.redis_url, socket_timeout=None, socket_connect_timeout=1)
+    hot = config.appointments.hot
     with front_in(Path(config.front)) as front:
         while True:
             time.sleep(rng.uniform(*PAUSE_S))
+            appointment_id = hot[(front.get() + rng.randrange(AHEAD)) % len(hot)]
             try:
-                _turn(client, history, rng, number, f"appointment:{front.get() + rng.randrange(AHEAD)}")
+                _turn(client, history, rng, number, f"appointment:{appointment_id}")
             except (redis.RedisError, redis_lock.LockError):
                 continue
 
 
 def _turn(client: redis.Redis, history: History, rng: random.Random, number: int, name: str) -> None:
-    who = {"i": f"sync-{number}", "life": os.getpid()}
+    who: dict[str, Any] = {"i": f"sync-{number}", "life": os.getpid()}
     lock = redis_lock.Lock(client, f"{{{name}}}", expire=EXPIRE_S)
     asked_at = now_ns()
     if not lock.acquire(timeout=WAIT_S):
@@ -62,11 +87,3 @@ def _turn(client: redis.Redis, history: History, rng: random.Random, number: int
         lock.release()
     except redis_lock.NotAcquired:
         history.write("point", p="lost", **who, name=name, reason="not acquired")
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    os._exit(0)  # what it holds runs out by itself
-
-
-if __name__ == "__main__":
-    main()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.chaos.faults.kinds import Draw, Fault, FaultKind, InstanceHandle, World as Running, alone_with, in_thread
-from tests.chaos.faults.kinds import Run as Runs
+from tests.chaos.faults.kinds import Draw, Fault, FaultKind, InstanceHandle, alone_with, in_thread
+from tests.chaos.faults.kinds import World as Run
 from tests.chaos.ground import ValkeyServer
 from tests.chaos.worlds.native import FOLDER, Numbers, build, open_folder, why_no_compiler
 from tests.chaos.worlds.special_ground import SpecialGround
@@ -24,6 +24,7 @@ NS_PER_S = 1_000_000_000
 PID, AHEAD_NS = range(2)  # as native/process_clock.c has them
 # Leases and their queues live by Valkey's clock: what it jumps by, a dead holder's lease may last longer.
 MOST_LEASES = 3.0
+LEAST_S = 0.05
 MOST_S = 30.0  # of the others: far less than an access token's life
 
 
@@ -89,18 +90,77 @@ class _ShiftedValkey(ValkeyServer):
         self._environment = environment
 
 
-Shift = Callable[[ClockGround, float, int], None]  # by how many seconds, and the pid of the fault's instance
+def _ground(run: Run) -> ClockGround:
+    assert isinstance(run.ground, ClockGround)
+    return run.ground
 
 
-def _jumping(shift: Shift, server: str | None) -> Runs:
-    async def jump(run: Running, fault: Fault, target: InstanceHandle | None) -> None:
-        ground, pid = run.ground, 0 if target is None else target.pid
-        assert isinstance(ground, ClockGround)
-        async with ExitAlone(run, server):
-            try:
-                await in_thread(shift, ground, fault["jump_s"], pid)
-                await asyncio.sleep(fault["lasts_s"])
-            finally:
-                await in_thread(shift, ground, 0.0, pid)
+async def redis_clock(run: Run, fault: Fault, target: object) -> None:
+    """Valkey's clock jumps, and jumps back."""
+    ground = _ground(run)
+    async with alone_with(run, "redis"):
+        try:
+            await in_thread(ground.shift_redis, fault["jump_s"])
+            await asyncio.sleep(fault["lasts_s"])
+        finally:
+            await in_thread(ground.shift_redis, 0.0)
 
-    return jump
+
+async def postgres_clock(run: Run, fault: Fault, target: object) -> None:
+    """Postgres' clock jumps, and jumps back."""
+    ground = _ground(run)
+    async with alone_with(run, "postgres"):
+        try:
+            ground.shift_postgres(fault["jump_s"])
+            await asyncio.sleep(fault["lasts_s"])
+        finally:
+            ground.shift_postgres(0.0)
+
+
+async def instance_clock(run: Run, fault: Fault, target: InstanceHandle) -> None:
+    """One instance's clock jumps, and jumps back; its next life has the true one."""
+    ground = _ground(run)
+    async with alone_with(run, "clock"):
+        try:
+            ground.shift_instance(target.pid, fault["jump_s"])
+            await asyncio.sleep(fault["lasts_s"])
+        finally:
+            ground.shift_instance(0, 0.0)
+
+
+def draw_jump(sign: int, *, of_redis: bool) -> Draw:
+    """How far, small jumps as often as big ones, and when back."""
+
+    def draw(rng: Random, lease_ttl_s: float) -> dict[str, Any]:
+        most_s = MOST_LEASES * lease_ttl_s if of_redis else MOST_S
+        jump_s = sign * LEAST_S * (most_s / LEAST_S) ** rng.random()
+        return {"jump_s": round(jump_s, 3), "lasts_s": round(rng.uniform(0.3, 1.2), 3)}
+
+    return draw
+
+
+def _kinds() -> Iterator[FaultKind]:
+    whose = (
+        ("redis", "clock:redis", "Valkey", redis_clock),
+        ("postgres", "clock:postgres", "Postgres", postgres_clock),
+        ("instance", "clock:instance:<i>", "one instance", instance_clock),
+    )
+    for who, scope, called, run in whose:
+        for way, sign in (("forward", 1), ("back", -1)):
+            yield FaultKind(
+                name=f"{who}_clock_{way}",
+                scope=scope,
+                does=f"The clock of {called} alone jumps {way}, and after up to 1.2 s to the true time again.",
+                run=run,
+                draw=draw_jump(sign, of_redis=who == "redis"),
+                ambient=True,
+            )
+
+
+WORLD = World(
+    name="clock",
+    does="Valkey, Postgres and instances with clocks of their own.",
+    open=ClockGround,
+    kinds=tuple(_kinds()),
+    needs=why_no_compiler,
+)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import psycopg2
+import psycopg2.errors
 
-from tests.chaos.faults.kinds import Fault, FaultKind, World as Run, alone_with, draw_lasting, in_thread
-from tests.chaos.ground import PostgresServer
+from tests.chaos.faults.kinds import Fault, FaultKind, alone_with, draw_lasting, in_thread
+from tests.chaos.faults.kinds import World as Run
 from tests.chaos.worlds.disk_ground import DiskGround
 from tests.chaos.worlds.disks import SmallDisk
 from tests.chaos.worlds.machine import why_not_root
@@ -38,12 +39,11 @@ class FullDiskGround(DiskGround[SmallDisk]):
 
 
 @asynccontextmanager
-async def _filled(run: Run) -> AsyncIterator[FullDiskGround]:
+async def _with_room_afterwards(run: Run) -> AsyncIterator[FullDiskGround]:
     ground = run.ground
     assert isinstance(ground, FullDiskGround)
     async with alone_with(run, "postgres"):
         try:
-            await in_thread(ground.disk.fill)
             yield ground
         finally:
             await in_thread(ground.make_room)
@@ -51,29 +51,33 @@ async def _filled(run: Run) -> AsyncIterator[FullDiskGround]:
 
 async def disk_full(run: Run, fault: Fault, target: object) -> None:
     """No table can grow, until WAL cannot either."""
-    async with _filled(run):
+    async with _with_room_afterwards(run) as ground:
+        await in_thread(ground.disk.fill)
         await asyncio.sleep(fault["lasts_s"])
 
 
 async def wal_full(run: Run, fault: Fault, target: object) -> None:
     """As much WAL is asked for as the disk still holds."""
-    async with _filled(run) as ground:
-        await in_thread(_use_up_segments, ground.postgres, fault["lasts_s"])
+    async with _with_room_afterwards(run) as ground:
+        await in_thread(_fill_and_use_up, ground, fault["lasts_s"])
 
 
-def _use_up_segments(postgres: PostgresServer, lasts_s: float) -> None:
+def _fill_and_use_up(ground: FullDiskGround, lasts_s: float) -> None:
     """Until Postgres panics for want of a segment, or lasts_s is over."""
     end_at_s = time.monotonic() + lasts_s
-    try:
-        with closing(psycopg2.connect(postgres.url, connect_timeout=CONNECT_WAIT_S)) as session:
-            session.autocommit = True
-            with session.cursor() as cursor:
-                while time.monotonic() < end_at_s:
+    with (
+        suppress(psycopg2.OperationalError),  # the panic that is wanted
+        closing(psycopg2.connect(ground.postgres.url, connect_timeout=CONNECT_WAIT_S)) as session,
+    ):
+        session.autocommit = True
+        ground.disk.fill()  # a full disk takes no new session
+        while time.monotonic() < end_at_s:
+            try:
+                with session.cursor() as cursor:
                     cursor.execute("SELECT pg_logical_emit_message(true, 'chaos', 'a segment must not be empty')")
                     cursor.execute("SELECT pg_switch_wal()")
-                    time.sleep(SEGMENT_PAUSE_S)
-    except psycopg2.OperationalError:
-        return
+            except psycopg2.errors.DiskFull:  # not inside a COMMIT, where it would be a panic
+                time.sleep(SEGMENT_PAUSE_S)
 
 
 WORLD = World(

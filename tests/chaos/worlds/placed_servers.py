@@ -1,21 +1,24 @@
-"""Servers that stand at a place of their own in a network: one Valkey, or a Sentinel group spread over places."""
+"""Servers that stand at places of their own in a network: one, or a Sentinel group spread over three."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.chaos.ground import ValkeyServer
 from tests.chaos.worlds.network import Place
 from tests.servers.redis_server import RedisServer
 from tests.servers.sentinel import NAME, QUORUM, SentinelGroup
 from tests.servers.wire import Wire
 
 
-class _Placed(RedisServer):
-    """What its clients meet at its place's address; ask() speaks to it from inside."""
+class PlacedServer(RedisServer):
+    """A server in a namespace: its clients meet it at its place's address, ask() speaks to it from inside."""
 
-    place: Place
+    def __init__(
+        self, binary: Path, folder: Path, place: Place, *, settings: Sequence[str] = (), arguments: Sequence[str] = ()
+    ) -> None:
+        self.place = place
+        super().__init__(_inside(place, binary, folder), folder, settings=settings, arguments=arguments)
 
     @property
     def url(self) -> str:
@@ -32,24 +35,6 @@ class _Placed(RedisServer):
         return [*(everywhere.get(line, line) for line in super()._config_lines()), "protected-mode no"]
 
 
-class PlacedServer(_Placed):
-    """A server at a place, a data node or a Sentinel."""
-
-    def __init__(
-        self, binary: Path, folder: Path, place: Place, *, settings: Sequence[str] = (), arguments: Sequence[str] = ()
-    ) -> None:
-        self.place = place
-        super().__init__(_inside(place, binary, folder), folder, settings=settings, arguments=arguments)
-
-
-class PlacedValkey(_Placed, ValkeyServer):
-    """A Valkey at a place, started and ended by any thread."""
-
-    def __init__(self, binary: Path, folder: Path, place: Place) -> None:
-        self.place = place
-        super().__init__(_inside(place, binary, folder), folder)
-
-
 class PlacedSentinelGroup(SentinelGroup):
     """A master at the first place, a replica at the second, and a Sentinel at each of three."""
 
@@ -58,6 +43,7 @@ class PlacedSentinelGroup(SentinelGroup):
         self.password = self.sentinel_password = None
         first = PlacedServer(binary, folder, places[0])
         following = [f"replicaof {places[0].host} {first.port}"]
+        self.parted: Place | None = None  # whose Sentinel is not to be asked
         self._placed = [first, PlacedServer(binary, folder, places[1], settings=following)]
         self.data_nodes = [*self._placed]
         watching = [
@@ -92,6 +78,10 @@ class PlacedSentinelGroup(SentinelGroup):
         """Where the master stands, as told by a Sentinel of the greater part."""
         port = self.master_port()
         return next(each.place for each in self._placed if each.port == port)
+
+    def _live_sentinels(self) -> Sequence[RedisServer]:
+        heard = [each for each in self._watchers if each.place is not self.parted]
+        return [each for each in heard if each.process is not None]
 
 
 def _inside(place: Place, binary: Path, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A world whose Postgres can lose its power: what it had written and not synced is gone, unlike after a mere SIGKILL."""
+"""A world whose Postgres can lose its power: what was written and not synced is gone, as it is not after a SIGKILL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.chaos.faults.kinds import Fault, FaultKind, World as Run, alone_with, in_thread
+from tests.chaos.faults.kinds import Fault, FaultKind, alone_with, in_thread
+from tests.chaos.faults.kinds import World as Run
 from tests.chaos.worlds.disk_ground import DiskGround
 from tests.chaos.worlds.disks import PowerDisk
 from tests.chaos.worlds.machine import why_not_root

@@ -11,7 +11,8 @@ from typing import Any
 
 import psycopg2
 
-from tests.chaos.faults.kinds import Fault, FaultKind, FaultMissed, World as Run, alone_with, in_thread
+from tests.chaos.faults.kinds import Fault, FaultKind, FaultMissed, alone_with, in_thread
+from tests.chaos.faults.kinds import World as Run
 from tests.chaos.worlds.native import FOLDER, Numbers, build, open_folder, why_no_compiler
 from tests.chaos.worlds.recovery import CONNECT_WAIT_S, bring_up
 from tests.chaos.worlds.special_ground import SpecialGround
@@ -100,7 +101,7 @@ WORLD = World(
         FaultKind(
             name="fsync_error",
             scope="postgres",
-            does="One fsync of Postgres fails with EIO: it panics, since nobody knows what is on the disk, and recovers.",
+            does="One fsync of Postgres fails with EIO: it panics, not knowing what is on the disk, and recovers.",
             run=fsync_error,
             ambient=True,
         ),

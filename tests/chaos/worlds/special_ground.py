@@ -34,6 +34,11 @@ class SpecialGround(Ground):
     def complete(self, stack: ExitStack) -> None:
         """Adds to the servers, which run."""
 
+    def drop_valkey(self) -> None:
+        """The locks are elsewhere: there is no `valkey` from now on."""
+        self.valkey.close()
+        del self.valkey
+
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A ground whose Postgres has a synchronous standby, which takes its place when it dies, and gets one of its own."""
+"""A world whose Postgres has a synchronous standby, which takes its place when it dies, and gets one of its own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from typing import Any
 import psycopg2
 
 from service.embedded_servers import postgres_binary
+from tests.chaos.faults.kinds import Fault, FaultKind, FaultMissed, alone_with, in_thread
+from tests.chaos.faults.kinds import World as Run
 from tests.chaos.ground import PostgresServer
+from tests.chaos.proxy import ChaosProxy
 from tests.chaos.worlds.machine import run
+from tests.chaos.worlds.recovery import CONNECT_WAIT_S
 from tests.chaos.worlds.special_ground import SpecialGround
+from tests.chaos.worlds.world import World, why_nothing
 from tests.harness import wait_until
 
 SETTINGS = {
@@ -25,17 +30,20 @@ SETTINGS = {
     # A promoted standby has nothing to wait for but what it has received.
     "hot_standby": "on",
 }
-CONNECT_WAIT_S = 5
 PROMOTE_WAIT_S = 30
 
 
 class StandbyGround(SpecialGround):
-    """`postgres` is the primary at any time, `standby` the one that follows it; None while there is none."""
+    """`postgres` is the primary at any time, `standby` the one that follows it; None while there is none.
+
+    `followers`: whatever else than instances' proxies must lead to the primary.
+    """
 
     def __init__(self, folder: Path, *, postgres_settings: Mapping[str, str]) -> None:
         self._settings = {**SETTINGS, **postgres_settings}
         super().__init__(folder, postgres_settings=self._settings)
         self.standby: PostgresServer | None = None
+        self.followers: list[ChaosProxy] = []
         self._generation = 0
 
     def complete(self, stack: ExitStack) -> None:
@@ -55,7 +63,7 @@ class StandbyGround(SpecialGround):
         self.standby = standby
         standby.start()
         wait_until(lambda: self._state_of(name) == "async", what="a standby that streams")
-        _run(self.postgres, f"ALTER SYSTEM SET synchronous_standby_names = '{name}'", "SELECT pg_reload_conf()")
+        _ask(self.postgres, f"ALTER SYSTEM SET synchronous_standby_names = '{name}'", "SELECT pg_reload_conf()")
         wait_until(lambda: self._state_of(name) == "sync", what="a synchronous standby")
 
     def fail_over(self) -> None:
@@ -63,7 +71,7 @@ class StandbyGround(SpecialGround):
         dead, standby = self.postgres, self.standby
         assert standby is not None, "there is none to take over"
         dead.kill()
-        _run(standby, f"SELECT pg_promote(true, {PROMOTE_WAIT_S})")
+        _ask(standby, f"SELECT pg_promote(true, {PROMOTE_WAIT_S})")
         self.postgres, self.standby = standby, None
         shutil.rmtree(dead.folder, ignore_errors=True)
 
@@ -81,14 +89,47 @@ class StandbyGround(SpecialGround):
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
     def _state_of(self, name: str) -> str | None:
-        states = _run(
+        states = _ask(
             self.postgres,
             f"SELECT sync_state FROM pg_stat_replication WHERE application_name = '{name}' AND state = 'streaming'",
         )
         return states[0][0] if states else None
 
 
-def _run(postgres: PostgresServer, *statements: str) -> list[tuple[Any, ...]]:
+async def postgres_failover(run: Run, fault: Fault, target: object) -> None:
+    """The standby takes the killed primary's place, and gets a new standby."""
+    ground = run.ground
+    assert isinstance(ground, StandbyGround)
+    async with alone_with(run, "postgres"):
+        if ground.standby is None:
+            raise FaultMissed("there is no standby")
+        try:
+            await in_thread(ground.fail_over)
+        finally:
+            for proxy in [*(instance.database for instance in run.instances.values()), *ground.followers]:
+                proxy.point_at("127.0.0.1", ground.postgres.port)
+            if ground.standby is None:
+                await in_thread(ground.add_standby)
+
+
+WORLD = World(
+    name="standby",
+    does="Postgres with a synchronous standby.",
+    open=StandbyGround,
+    kinds=(
+        FaultKind(
+            name="postgres_failover",
+            scope="postgres",
+            does="SIGKILL to every process of the primary; its synchronous standby is promoted, and gets one too.",
+            run=postgres_failover,
+            ambient=True,
+        ),
+    ),
+    needs=why_nothing,
+)
+
+
+def _ask(postgres: PostgresServer, *statements: str) -> list[tuple[Any, ...]]:
     """The rows of the last statement."""
     rows: list[tuple[Any, ...]] = []
     with closing(psycopg2.connect(postgres.url, connect_timeout=CONNECT_WAIT_S)) as connection:

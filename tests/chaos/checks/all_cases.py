@@ -1,0 +1,18 @@
+"""Every hand-written history."""
+
+from __future__ import annotations
+
+from tests.chaos.checks.cases_charges import CHARGE_CASES
+from tests.chaos.checks.cases_locks import FENCE_CASES, RELEASE_CASES, TAKEOVER_CASES, WRITE_CASES
+from tests.chaos.checks.cases_overlaps import OVERLAP_CASES
+from tests.chaos.checks.cases_rest import REST_CASES
+
+CASES = (
+    *CHARGE_CASES,
+    *OVERLAP_CASES,
+    *FENCE_CASES,
+    *WRITE_CASES,
+    *RELEASE_CASES,
+    *TAKEOVER_CASES,
+    *REST_CASES,
+)

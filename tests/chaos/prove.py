@@ -1,0 +1,182 @@
+"""`python -m tests.chaos prove`: everything in a few minutes, as CI runs it. Exit 0: held, nothing left out, all found.
+
+Every interleaving of two handlers; runs under faults until every point met every kind; the seeds that once found
+something; every mutant; a lie in a history now and then; one report of it all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from service.workers import wait_politely
+from tests.chaos.arguments import count, natural, positive
+from tests.chaos.checks.canary import canaries
+from tests.chaos.corpus import corpus
+from tests.chaos.faults import KINDS
+from tests.chaos.interleave import explore
+from tests.chaos.points import TARGET_POINTS
+from tests.chaos.report import write_report
+from tests.chaos.schedule import Schedule, expand
+from tests.chaos.standing import Judged, Standing
+from tests.chaos.teeth import in_lanes, rows_of, table_of
+from tests.chaos.telling import again, summary, tell
+from tests.chaos.totals import Totals
+
+LEAST = {"operations": 30_000, "targeted_faults": 500, "holders_killed_inside": 100, "unknowns_committed": 20}
+MORE_S = 12.0  # a run that aims at the cells that are still to be hit
+MOST_MORE = 3
+CELLS = frozenset(
+    itertools.product(TARGET_POINTS, [kind.name for kind in KINDS.values() if kind.targeted and kind.needs is None])
+)
+
+
+@dataclass(slots=True)
+class Proof:
+    """What is there so far."""
+
+    console: Console
+    totals: Totals = field(default_factory=Totals)
+    failed: list[str] = field(default_factory=list)
+    main: Judged | None = None
+    interleavings: dict[str, Any] = field(default_factory=dict)
+    mutants: list[dict[str, Any]] = field(default_factory=list)
+    replayed: list[dict[str, Any]] = field(default_factory=list)
+
+    def take(self, judged: Judged) -> None:
+        """A run."""
+        self.totals.add(judged)
+        self.console.print(f"seed {judged.schedule.seed}: {summary(judged.events)}", highlight=False)
+        if judged.exit_code:
+            tell(self.console, judged)
+        self.failed += [f"seed {judged.schedule.seed}: {name} is broken" for name in judged.broken]
+
+    def lacks(self) -> list[str]:
+        """What there was too little of."""
+        lacking = [
+            f"{name}: {getattr(self.totals, name):,}, wanted {least:,}"
+            for name, least in LEAST.items()
+            if getattr(self.totals, name) < least
+        ]
+        return lacking + [f"the cell {point} × {kind} was not hit" for point, kind in sorted(self.missing_cells())]
+
+    def missing_cells(self) -> set[tuple[str, str]]:
+        """Points and kinds that have not met."""
+        return set(CELLS - self.totals.cells.keys())
+
+
+def main(words: list[str]) -> int:
+    """0 when all held and all was found, 1 when something was broken or not found, 2 when too little happened."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos prove", description="Everything in a few minutes.")
+    parser.add_argument("--seed", type=natural, default=1)
+    parser.add_argument("--duration-s", type=positive, default=72.0, help="of the long run (72)")
+    parser.add_argument("--rate", type=positive, default=480.0)
+    parser.add_argument("--lanes", type=count, default=2, help="searches for mutants at once (2)")
+    parser.add_argument("--report", type=Path, default=Path("chaos-report.html"))
+    parser.add_argument("--json", type=Path, help="writes the totals into this file")
+    asked = parser.parse_args(words)
+    began_s = time.monotonic()
+    wait_politely()
+    proof = Proof(Console())
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        with Standing(Path(folder)) as standing:
+            _interleave(proof, standing, seed=asked.seed)
+            _run(proof, standing, Path(folder), seed=asked.seed, duration_s=asked.duration_s, rate=asked.rate)
+            _replay(proof, standing, Path(folder), rate=asked.rate)
+        _search(proof, seed=asked.seed, lanes=asked.lanes)
+        assert proof.main is not None
+        schedule = asked.report.with_suffix(".schedule.json")
+        proof.main.schedule.save(schedule)
+        write_report(
+            asked.report,
+            proof.main.events,
+            proof.main.verdicts,
+            command=again(schedule),
+            interleavings=proof.interleavings,
+            mutants=proof.mutants,
+            corpus=proof.replayed,
+        )
+    if asked.json:
+        whole = {**proof.totals.as_json(), "interleavings": proof.interleavings, "mutants": proof.mutants}
+        asked.json.write_text(json.dumps(whole, indent=2) + "\n")
+    return _say(proof, time.monotonic() - began_s, asked.report)
+
+
+def _interleave(proof: Proof, standing: Standing, *, seed: int) -> None:
+    explored = explore(standing.ground.database_url, standing.ground.redis_url, seed=seed)
+    proof.interleavings = {
+        "orders of two handlers": explored.orders,
+        "crashes": explored.crashes,
+        "seconds": round(explored.seconds, 1),
+        "violations": len(explored.violations),
+    }
+    proof.console.print(f"interleavings: {proof.interleavings}", highlight=False)
+    proof.failed += [f"interleaving: {violation}" for violation in explored.violations]
+
+
+def _run(proof: Proof, standing: Standing, folder: Path, *, seed: int, duration_s: float, rate: float) -> None:
+    schedule = expand(Schedule(seed=seed, instances=3, duration_s=duration_s), kinds=_kinds())
+    proof.main = standing.run(schedule, folder / "history.jsonl", rate=rate)
+    proof.take(proof.main)
+    _plant(proof, proof.main, seed=seed)
+    for number in range(1, MOST_MORE + 1):
+        if not (missing := proof.missing_cells()):
+            return
+        short = Schedule(seed=seed * 1000 + number, instances=3, duration_s=MORE_S)
+        schedule = expand(short, kinds={kind for _, kind in missing}, cells=sorted(missing))
+        proof.take(standing.run(schedule, folder / "more.jsonl", rate=rate))
+
+
+def _plant(proof: Proof, judged: Judged, *, seed: int) -> None:
+    """A lie of each kind in the history: whoever does not see it proves nothing."""
+    told = canaries(judged.events, random.Random(seed))
+    proof.console.print(f"canaries: {len(told.caught)} lies planted and caught", highlight=False)
+    proof.failed += [f"the planted lie {name} was not caught" for name in told.missed]
+
+
+def _replay(proof: Proof, standing: Standing, folder: Path, *, rate: float) -> None:
+    for name, schedule in corpus().items():
+        judged = standing.run(schedule, folder / "corpus.jsonl", rate=rate)
+        proof.take(judged)
+        proof.replayed.append({"schedule": name, "faults": len(schedule.faults), "broken": ", ".join(judged.broken)})
+
+
+def _search(proof: Proof, *, seed: int, lanes: int) -> None:
+    from tests.chaos.mutants import MUTANTS
+
+    proof.mutants = rows_of(in_lanes(sorted(MUTANTS), [seed], within_s=30.0, lanes=lanes))
+    proof.console.print(table_of(proof.mutants))
+    for row in proof.mutants:
+        if row["found"] < row["tried"] and not row["why"]:
+            proof.failed.append(f"the mutant {row['mutant']} was not found")
+
+
+def _kinds() -> Sequence[str]:
+    return [name for name, kind in KINDS.items() if kind.needs is None]
+
+
+def _say(proof: Proof, took_s: float, report: Path) -> int:
+    console, lacking = proof.console, proof.lacks()
+    for what in (*proof.failed, *lacking):
+        console.print(f"  {what}", style="red", highlight=False, markup=False)
+    found = sum(row["found"] == row["tried"] for row in proof.mutants)
+    totals = proof.totals
+    console.print(
+        f"{totals.operations:,} operations, {totals.faults:,} faults of {len(totals.kinds)} kinds"
+        f" ({totals.targeted_faults:,} at points, {len(totals.cells)} of {len(CELLS)} cells),"
+        f" {totals.holders_killed_inside:,} holders killed inside, {totals.unknowns_committed:,} unknowns committed;"
+        f" {proof.interleavings['orders of two handlers']} interleavings; {found} of {len(proof.mutants)} mutants"
+        f" found; {took_s:.0f} s; report: {report}",
+        highlight=False,
+    )
+    return 1 if proof.failed else 2 if lacking else 0
