@@ -236,6 +236,11 @@ class Line:
         for waiter in waiters:
             waiter.refuse(error)
 
+    @property
+    def may_stand(self) -> bool:
+        """Whether the server may have a place, or a turn, for those who wait here."""
+        return self.may_hold or self._stands
+
     def dismiss(self) -> None:
         """Nobody who waits here needs a turn any more; a first caller who still asks for itself is not waiting yet."""
         waiters = list(self.waiters)
@@ -374,7 +379,7 @@ class Line:
             self._next_look = None
 
     def _give_back(self) -> None:
-        if self.may_hold or self._stands:
+        if self.may_stand:
             self._lines.give_back(self.name, self.lease_id)
 
     def _renew_lease_id(self) -> None:

@@ -83,15 +83,18 @@ class Releasing:
         if self._emit is not ignore:
             self._emit(events.Releasing(lease.name, lease.fencing_token, lease.request_id))
         self._renewal.forget(lease)
-        self._lines.dismiss(lease.name)
+        line = self._lines.by_name.get(lease.name)
         try:
             node = self._store.node_of(lease.name)
-            if lease.lease_ttl_s <= self._kept_s:
+            # Where our own callers stand in line at the server, others may behind them. These hear first that it is done:
+            # our leaving the line would wake the next of them, who would take a turn for nothing.
+            if lease.lease_ttl_s <= self._kept_s and not (line is not None and line.may_stand):
                 node.gather_for(_Finishing(self, lease), node.releases, (lease.name, lease.known_as))
             else:
                 self.finish_before_all(lease)
         except LockStoreDown:
             self.not_finished(lease)
+        self._lines.dismiss(lease.name)
 
     def finish_before_all(self, lease: Lease) -> None:
         """Others wait at the server, and are told. Raises LockStoreDown at once while there is no connection."""

@@ -25,27 +25,73 @@ pytest_plugins = ["tests.servers.fixtures"]
 GIVEN_REDIS_URL = os.environ.get("CHARGEONCE_REDIS_URL")
 TEMPLATE = "template_migrated"
 SEQUENCES = ("appointment_info", "appointment_action", "coupon_grant", "user_consume", "lock_audit")
-FIGURES = pytest.StashKey[list[str]]()
+FIGURES = "figures"
+
+# The longest first: where processes share the tests, each takes whole files, and none should begin a long one last.
+LONG_FILES = (
+    "contract/test_commands.py",
+    "contract/test_slow_servers.py",
+    "browser/test_page.py",
+    "integration/test_embedded.py",
+    "integration/test_lock_stores.py",
+    "contract/test_overload.py",
+    "contract/test_lock_outage.py",
+    "contract/test_dying_workers.py",
+    "contract/test_draining.py",
+    "contract/test_contention.py",
+    "integration/test_lock_faults_processes.py",
+    "contract/test_leases.py",
+    "contract/test_shared_lock.py",
+    "contract/test_stuck_rows.py",
+    "integration/test_lock_model.py",
+    "contract/test_background_audit.py",
+    "contract/test_locks_command.py",
+    "contract/test_postgres_away.py",
+    "contract/test_metrics.py",
+    "contract/test_openapi.py",
+    "integration/test_lock_faults_server.py",
+    "contract/test_races.py",
+    "integration/test_charging_frozen.py",
+    "contract/test_crowd.py",
+    "contract/test_disconnects.py",
+    "contract/test_dashboard.py",
+    "contract/test_tracing.py",
+    "contract/test_running.py",
+    "contract/test_force_release.py",
+)
 
 ReportFigures = Callable[[str, Sequence[float]], None]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where processes share the tests, the long files come first."""
+    if hasattr(config, "workerinput"):
+        ranks = {Path(__file__).parent / file: rank for rank, file in enumerate(LONG_FILES)}
+        items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
 @pytest.fixture
-def report_figures(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> ReportFigures:
+def report_figures(record_property: Callable[[str, object], None]) -> ReportFigures:
     """Puts measured milliseconds into the run's summary and the test's properties: report_figures("what", [...])."""
 
     def report(what: str, figures_ms: Sequence[float]) -> None:
         least, median, most = min(figures_ms), statistics.median(figures_ms), max(figures_ms)
-        line = f"{what}: min {least:.1f}, median {median:.1f}, max {most:.1f} ms of {len(figures_ms)}"
-        record_property("figures", line)
-        request.config.stash.setdefault(FIGURES, []).append(line)
+        record_property(
+            FIGURES, f"{what}: min {least:.1f}, median {median:.1f}, max {most:.1f} ms of {len(figures_ms)}"
+        )
 
     return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints what the tests have measured."""
-    if lines := terminalreporter.config.stash.get(FIGURES, []):
+    """Prints what the tests have measured, in whichever process."""
+    calls = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        if report.when == "call"
+    ]
+    if lines := [str(value) for report in calls for name, value in report.user_properties if name == FIGURES]:
         terminalreporter.section("measured")
         terminalreporter.write_line("\n".join(lines))
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import sqlalchemy as sa
 
 from db.database import Database
 from service.callers import sign_token
+from tests.servers.processes import unused_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "a secret for tests, longer than 32 bytes"
@@ -162,20 +162,13 @@ def run_cli(
     )
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class OwnRedis:
     """A Valkey of the test's own, to be stopped, frozen, and started again on the same port, empty."""
 
     def __init__(self, binary: Path, folder: Path) -> None:
         self._binary = binary
         self._folder = folder
-        self.port = free_port()
+        self.port = unused_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
 

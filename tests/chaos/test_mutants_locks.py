@@ -219,17 +219,13 @@ async def an_acquirer_waits_for_itself(port: int, folder: Path) -> bool:
     return False
 
 
-async def a_queue_has_no_end(port: int, folder: Path) -> bool:
-    """While somebody stands in it."""
-    async with _locker(port) as one, _locker(port) as two:
-        await one.acquire(NAME, lease_ttl_s=LONG_S)
-        waiting = asyncio.create_task(two.acquire(NAME, lease_ttl_s=LONG_S))
-        await _stand(port, 1)
-        with _server(port) as server:
-            has_no_end = server.pttl(QUEUE) == -1
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-    return has_no_end
+async def a_grant_has_no_end(port: int, folder: Path) -> bool:
+    """What stays of a lease that is over."""
+    async with _locker(port) as one:
+        lease = await one.acquire(NAME)
+        await lease.release()
+    with _server(port) as server:
+        return server.pttl(f"lock-grant:{{{NAME}}}") == -1
 
 
 TRIALS: list[tuple[str, Trial]] = [
@@ -245,7 +241,7 @@ TRIALS: list[tuple[str, Trial]] = [
     ("handoff-to-the-dead", a_lock_is_handed_to_the_dead_for_ever),
     ("no-takeover", a_lapse_is_slept_through),
     ("acquire-not-idempotent", an_acquirer_waits_for_itself),
-    ("queue-without-expiry", a_queue_has_no_end),
+    ("grant-without-expiry", a_grant_has_no_end),
 ]
 IDS = [f"{name}: {trial.__name__}" for name, trial in TRIALS]
 

@@ -30,7 +30,7 @@ async def lost_over(rehearsal: Rehearsal, kind: str) -> tuple[set[int], float]:
     ("world", "kinds"),
     [
         ("power", ["power_loss", "power_loss"]),
-        ("standby", ["postgres_failover", "postgres_failover"]),
+        ("standby", ["standby_away", "postgres_failover", "postgres_failover"]),
         ("full_disk", ["disk_full", "wal_full"]),
         ("slow_disk", ["fsync_slow", "fsync_error"]),
         ("clock", ["postgres_clock_forward", "postgres_clock_back"]),

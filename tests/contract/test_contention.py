@@ -20,8 +20,9 @@ from redis_lock import Lock
 from tests.contract.api import Answer, Api, held_row, in_background, problem, waits_for_row
 from tests.contract.conftest import World, a_world
 from tests.contract.conftest import module_database_url as module_database_url
-from tests.harness import OwnRedis, bearer, free_port, wait_until
+from tests.harness import OwnRedis, bearer, wait_until
 from tests.servers.kinds import server_binary
+from tests.servers.processes import unused_port
 
 MONITOR = "monitor"
 ROUTES = ("/v1/locks", "/v1/locks/a", "/v1/contention", "/v1/contention/stream")
@@ -116,11 +117,11 @@ def test_a_killed_holder_is_taken_over_from_and_both_are_told_of(own_world: Worl
         holder = get(own_world, f"/v1/locks/{name}")["holder"]["pid"]
         heirs = [start(_enter_or_break, own_world.api, id_, invitee) for _ in range(8)]
         wait_until(lambda: get(own_world, f"/v1/locks/{name}")["waiters"] == 8)
+        os.kill(holder, signal.SIGKILL)  # first, for a holder that hears of its lost connection gives the lock back
         own_world.rows.run(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             " AND datname = current_database()"
         )
-        os.kill(holder, signal.SIGKILL)
         let_go()
         answers = [each.result() for each in (doomed, *heirs)]
     assert [answer for answer in answers if answer is not None and answer.status >= 500] == []
@@ -211,7 +212,7 @@ def test_counts_of_entries_are_those_of_the_answers(own_world: World) -> None:
 
 
 def test_without_redis_watching_says_so(module_database_url: str, tmp_path: Path) -> None:
-    nowhere = f"redis://127.0.0.1:{free_port()}/0"
+    nowhere = f"redis://127.0.0.1:{unused_port()}/0"
     with a_world(tmp_path, module_database_url, nowhere, {}) as world:
         for path in ("/v1/locks", "/v1/locks/a", "/v1/contention", "/v1/contention/stream"):
             problem(world.api.get(path, user=1, scope=MONITOR), "lock-store-down")

@@ -208,6 +208,19 @@ async def in_line(locker: Locker, name: str, count: int) -> None:
     await wait_until_async(enough, what=f"{count} in line")
 
 
+async def answered(locker: Locker, name: str) -> None:
+    """Waits until this locker, in line for the lock, has the answer to all that it has asked about it."""
+
+    async def nothing_is_on_its_way() -> bool:
+        line = locker._lines.by_name[name]
+        if line.asked is not None:
+            return False
+        await locker.inspect(name)  # on the same connection, so answered after all that was asked before
+        return line.asked is None
+
+    await wait_until_async(nothing_is_on_its_way, what="the answers to a locker's questions")
+
+
 async def watching(locker: Locker, name: str) -> None:
     """Waits until this locker will be told, over connections that are there, of the lock's next change."""
 

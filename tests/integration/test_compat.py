@@ -17,9 +17,10 @@ import redis_lock
 from locks import LeaseLost, LockStoreDown, LossReason
 from locks.compat import SafeLock
 from locks.compat import client as stated_client
-from tests.harness import PATIENCE_S, OwnRedis, free_port, wait_until
+from tests.harness import PATIENCE_S, OwnRedis, wait_until
 from tests.integration.compat_helpers import SOON_S, blocked, doing, original, through
 from tests.proxy import Cut, Proxy
+from tests.servers.processes import unused_port
 
 
 @pytest.fixture
@@ -331,7 +332,7 @@ def test_an_interrupted_acquisition_leaves_nothing_behind(redis_url: str, name: 
 
 
 def test_redis_out_of_reach_is_one_error(name: str) -> None:
-    with closing(stated_client(f"redis://127.0.0.1:{free_port()}/0", retries=0)) as client:
+    with closing(stated_client(f"redis://127.0.0.1:{unused_port()}/0", retries=0)) as client:
         lock = SafeLock(client, name)
         for call in (lock.acquire, lock.release, lock.extend, lock.reset, lock.locked, lock.get_owner_id):
             with pytest.raises(LockStoreDown):

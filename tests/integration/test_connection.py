@@ -16,9 +16,10 @@ import pytest
 from db.connection import Connection
 from db.database import DatabaseLimits, connect_arguments
 from db.errors import DatabaseDown
-from tests.harness import PATIENCE_S, Rows, free_port, wait_until_async
+from tests.harness import PATIENCE_S, Rows, wait_until_async
 from tests.integration.charging_helpers import frozen, session_ends
 from tests.proxy import Cut, Proxy, Way, postgres_proxy
+from tests.servers.processes import unused_port
 
 QUICK = DatabaseLimits(connect_timeout_s=0.3)
 SOON_S = 15.0  # far below the patience of whoever waits for ever
@@ -218,7 +219,7 @@ async def test_what_the_server_says_unasked_does_not_disturb(database_url: str, 
 
 async def test_a_closed_port_is_down_in_one_line() -> None:
     with nothing_left_behind(), pytest.raises(DatabaseDown) as caught:
-        await open_quickly(f"postgresql://u@127.0.0.1:{free_port()}/d")
+        await open_quickly(f"postgresql://u@127.0.0.1:{unused_port()}/d")
     assert "\n" not in str(caught.value)
 
 
@@ -251,7 +252,7 @@ async def test_a_script_that_is_wrong_is_told_and_leaves_nothing_behind(database
 
 
 async def test_many_that_fail_and_many_that_are_closed_leave_no_descriptor_behind(database_url: str) -> None:
-    closed_port = free_port()
+    closed_port = unused_port()
     with nothing_left_behind():
         for _ in range(20):
             with pytest.raises(DatabaseDown):
@@ -277,7 +278,7 @@ def test_an_event_loop_that_ends_leaves_no_thread_behind(database_url: str) -> N
     async def use() -> None:
         connection = await opened(database_url)
         with pytest.raises(DatabaseDown):
-            await open_quickly(f"postgresql://u@127.0.0.1:{free_port()}/d")
+            await open_quickly(f"postgresql://u@127.0.0.1:{unused_port()}/d")
         connection.close()
 
     before = set(threading.enumerate())

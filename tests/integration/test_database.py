@@ -21,8 +21,9 @@ from db.database import (
     translated_at_commit,
 )
 from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, TimedOut
-from tests.harness import Rows, free_port, wait_until
+from tests.harness import Rows, wait_until
 from tests.proxy import Cut, Proxy, postgres_proxy
+from tests.servers.processes import unused_port
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_a_full_pool_times_out(database_url: str) -> None:
 
 def test_a_dead_port_is_down() -> None:
     with (
-        closing(quick(f"postgresql://u@127.0.0.1:{free_port()}/d", connect_timeout_s=1)) as database,
+        closing(quick(f"postgresql://u@127.0.0.1:{unused_port()}/d", connect_timeout_s=1)) as database,
         pytest.raises(DatabaseDown) as caught,
     ):
         database.transaction(lambda connection: None)

@@ -17,8 +17,9 @@ import redis
 from locks import LockStoreDown
 from locks.address import Address
 from locks.link import Link
-from tests.harness import PATIENCE_S, OwnRedis, free_port
+from tests.harness import PATIENCE_S, OwnRedis
 from tests.proxy import Cut, Proxy
+from tests.servers.processes import unused_port
 
 TRANSPORT_WRITE = "asyncio.selector_events._SelectorSocketTransport.write"
 
@@ -108,7 +109,7 @@ async def test_a_large_reply_and_a_large_command_pass(redis_url: str) -> None:
 
 
 async def test_before_the_first_connection_every_call_fails_at_once() -> None:
-    link = Link(Address.from_url(f"redis://127.0.0.1:{free_port()}"), command_timeout_s=1)
+    link = Link(Address.from_url(f"redis://127.0.0.1:{unused_port()}"), command_timeout_s=1)
     with pytest.raises(LockStoreDown):
         link.call("PING")
     link.open()
@@ -196,7 +197,7 @@ async def test_after_a_quiet_time_a_slow_answer_still_has_its_whole_time(own_red
 
 
 async def test_a_wait_for_a_connection_that_went_long_ago_says_no_at_once() -> None:
-    link = Link(Address.from_url(f"redis://127.0.0.1:{free_port()}"), command_timeout_s=1)
+    link = Link(Address.from_url(f"redis://127.0.0.1:{unused_port()}"), command_timeout_s=1)
     link.open()
     assert not await link.up_within(0.05)
     loop = asyncio.get_running_loop()
@@ -259,7 +260,7 @@ async def test_a_close_leaves_no_timer_behind(redis_url: str) -> None:
 
 
 async def test_a_close_before_the_first_connection_is_harmless() -> None:
-    link = Link(Address.from_url(f"redis://127.0.0.1:{free_port()}"), command_timeout_s=1)
+    link = Link(Address.from_url(f"redis://127.0.0.1:{unused_port()}"), command_timeout_s=1)
     link.open()
     await link.close()
     await link.close()

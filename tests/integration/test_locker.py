@@ -18,8 +18,9 @@ import redis
 from locks import Lease, LockBusy, Locker, LockStoreDown, TooManyWaiters
 from locks.events import Acquired, GaveUp, LockEvent, Released, StoreUp, Waiting, WakeSource
 from locks.store import QueueLimits
-from tests.harness import PATIENCE_S, ROOT, OwnRedis, free_port, wait_until_async
+from tests.harness import PATIENCE_S, ROOT, OwnRedis, wait_until_async
 from tests.proxy import Cut, Proxy
+from tests.servers.processes import unused_port
 
 KEEP_MS = QueueLimits().keep_ms
 Event = TypeVar("Event", bound=LockEvent)
@@ -735,7 +736,7 @@ async def test_the_memory_returns_when_the_locks_are_gone(own_redis: OwnRedis) -
 async def test_a_dead_port_is_down_at_the_start() -> None:
     started_at_s = time.monotonic()
     with pytest.raises(LockStoreDown):
-        async with Locker.connect(f"redis://127.0.0.1:{free_port()}", instance_id="test"):
+        async with Locker.connect(f"redis://127.0.0.1:{unused_port()}", instance_id="test"):
             pass
     assert time.monotonic() - started_at_s < 15
 

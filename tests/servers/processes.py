@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import socket
@@ -10,6 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FIRST_PORT = 12_000
+# Where processes share the tests, ports are dealt out among them, so that no two give the same one.
+_PROCESS_COUNT = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _PROCESS_COUNT
 _given: set[int] = set()
 
 
@@ -30,7 +34,7 @@ def unused_port() -> int:
     So a server that is away for a while finds its port free, and a client that keeps trying cannot meet itself.
     """
     while True:
-        port = random.randrange(FIRST_PORT, _first_ephemeral_port())
+        port = random.randrange(FIRST_PORT + _PROCESS, _first_ephemeral_port(), _PROCESS_COUNT)
         if port not in _given and _is_free(port):
             _given.add(port)
             return port

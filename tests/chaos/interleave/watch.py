@@ -14,7 +14,7 @@ from locks.keys import keys_of
 PATIENCE_S = 30.0  # an upper bound; everything waited for here takes milliseconds
 
 _SESSIONS = "select pid from pg_stat_activity where client_port = any(%s)"
-_BLOCKED = "select pid from unnest(%s) as session (pid) where pg_blocking_pids(pid) <> '{}'"
+_BLOCKED = "select pid from unnest(%s::int[]) as session (pid) where pg_blocking_pids(pid) <> '{}'"
 
 
 class StepperError(Exception):

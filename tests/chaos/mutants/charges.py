@@ -20,7 +20,7 @@ CHARGES = (
         does="Tells everybody in a batch what one of them was refused for.",
         caught_by=("refused_not_charged", "entries_match_answers", "consume_once_linearizable"),
         points=(("rows_locked", "delay"), ("committing", "delay"), ("committed", "delay")),
-        hints=("coupons", "wide"),
+        hints=("coupons",),
         edits=(
             Python(
                 "db.charging:Charges._charge",

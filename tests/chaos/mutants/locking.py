@@ -201,18 +201,16 @@ LOCKING = (
         ),
     ),
     Mutant(
-        name="queue-without-expiry",
-        does="Lets the queue of a lock stand for ever.",
+        name="grant-without-expiry",
+        does="Lets what is remembered of a grant stand for ever.",
         caught_by=("nothing_left_behind",),
-        points=(("waiting", "die_later"),),
-        hints=("hot", "leases"),
+        hints=("wide",),
         edits=(
             Lua(
-                "prelude.lua",
+                "acquire_free.lua",
                 """
-                     now_ms, ALIVE_MS, wanted.later, wanted.waiter_count, wanted.lease_ms, wanted.lease_id, wanted.who))
-                -  call('PEXPIRE', queue, ALIVE_MS + KEEP_MS)
-                -  call('PEXPIRE', waiters, ALIVE_MS + KEEP_MS)
+                -      local last = call('SET', grant, written_now .. tail, 'PX', kept_ms, 'GET')
+                +      local last = call('SET', grant, written_now .. tail, 'GET')
                 """,
             ),
         ),

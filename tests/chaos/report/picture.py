@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
-WIDTH, HEIGHT = 1280, 900
+WIDTH, HEIGHT = 1280, 1000
 PATIENCE_MS = 60_000
 
 Scheme = Literal["light", "dark"]
@@ -31,5 +31,6 @@ def take_timeline(browser: Browser, html_path: Path, png_path: Path, *, scheme: 
     page.set_default_timeout(PATIENCE_MS)
     page.goto(html_path.resolve().as_uri())
     page.wait_for_selector("#timeline[data-drawn]")
+    page.add_style_tag(content=".top { position: static; }")
     page.locator("#timeline").screenshot(path=png_path)
     page.close()

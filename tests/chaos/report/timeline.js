@@ -177,7 +177,13 @@
       label(pen, row.name, top + ROW / 2, true);
       hits.push({ from: 0, to: gutter(), top, bottom: top + ROW, text: () => `${row.name}\n${row.holds.toLocaleString("en")} holds, ${row.overlaps.length} overlaps`, order: 4 });
       clipped(pen, gutter(), top, canvas.clientWidth - gutter(), ROW, () => {
-        for (const bar of visible(row.bars, row.longest)) drawBar(pen, row, bar, top, still);
+        let filled = -1; // whatever would fall on pixels that are drawn already is left out, unless something befell it
+        for (const bar of visible(row.bars, row.longest)) {
+          const right = x(bar.to);
+          if (right - filled < .75 && bar.end === "releasing" && !bar.takeover && bar.lane === WHOLE) continue;
+          filled = Math.max(filled, right);
+          drawBar(pen, row, bar, top, still);
+        }
         for (const each of row.overlaps) if (each.to >= view.from && each.from <= view.to) drawOverlap(pen, each, top);
         drawCommits(pen, row, top);
       });
@@ -191,7 +197,7 @@
       hits.push({ from: from + wide, to: x(bar.lapses), top, bottom: top + ROW, text: () => `${row.name}\nthe dead holder's lease: ${length(bar.lapses - bar.to)} left`, order: 2 });
     }
     pen.globalAlpha = bar.count > 1 ? .5 : 1; pen.fillStyle = tone; pen.fillRect(from, y, wide, high); pen.globalAlpha = 1;
-    if (bar.holder >= 0) for (const fault of still) if (fault.who === data.holders[bar.holder] && fault.to > bar.from && fault.from < bar.to) {
+    if (bar.holder >= 0 && wide >= 6) for (const fault of still) if (fault.who === data.holders[bar.holder] && fault.to > bar.from && fault.from < bar.to) {
       const begin = Math.max(from, x(fault.from)), end = Math.min(from + wide, x(fault.to));
       if (end - begin > 2) hatched(pen, begin, y, end - begin, high, colour("on-bar"));
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import psycopg2
 
 from service.embedded_servers import postgres_binary
-from tests.chaos.faults.kinds import Fault, FaultKind, FaultMissed, alone_with, in_thread
+from tests.chaos.faults.kinds import Fault, FaultKind, FaultMissed, alone_with, draw_lasting, in_thread
 from tests.chaos.faults.kinds import World as Run
 from tests.chaos.ground import PostgresServer
 from tests.chaos.proxy import ChaosProxy
@@ -112,6 +113,21 @@ async def postgres_failover(run: Run, fault: Fault, target: object) -> None:
                 await in_thread(ground.add_standby)
 
 
+async def standby_away(run: Run, fault: Fault, target: object) -> None:
+    """The standby is killed, and comes back."""
+    ground = run.ground
+    assert isinstance(ground, StandbyGround)
+    async with alone_with(run, "postgres"):
+        standby = ground.standby
+        if standby is None:
+            raise FaultMissed("there is no standby")
+        try:
+            await in_thread(standby.kill)
+            await asyncio.sleep(fault["lasts_s"])
+        finally:
+            await in_thread(standby.start)
+
+
 WORLD = World(
     name="standby",
     does="Postgres with a synchronous standby.",
@@ -122,6 +138,14 @@ WORLD = World(
             scope="postgres",
             does="SIGKILL to every process of the primary; its synchronous standby is promoted, and gets one too.",
             run=postgres_failover,
+            ambient=True,
+        ),
+        FaultKind(
+            name="standby_away",
+            scope="postgres",
+            does="SIGKILL to the synchronous standby: no COMMIT is answered until it is back, up to 1.5 s later.",
+            run=standby_away,
+            draw=draw_lasting(0.3, 1.5),
             ambient=True,
         ),
     ),
