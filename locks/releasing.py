@@ -86,8 +86,8 @@ class Releasing:
         line = self._lines.by_name.get(lease.name)
         try:
             node = self._store.node_of(lease.name)
-            # Where our own callers stand in line at the server, others may behind them. These hear first that it is done:
-            # our leaving the line would wake the next of them, who would take a turn for nothing.
+            # Where our own callers stand in line at the server, others may behind them. These hear first that it is
+            # done: our leaving the line would wake the next of them, who would take a turn for nothing.
             if lease.lease_ttl_s <= self._kept_s and not (line is not None and line.may_stand):
                 node.gather_for(_Finishing(self, lease), node.releases, (lease.name, lease.known_as))
             else:

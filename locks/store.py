@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import random
 import re
@@ -73,15 +74,19 @@ class QueueLimits:
     keep_ms: int = 10_000  # how long the fence outlives its lease: see docs/locks.md on clocks that are set back
 
 
+@functools.cache
+def _text_of(part: str) -> str:
+    return (resources.files("locks") / "scripts" / part).read_text("utf-8")
+
+
 class _Script:
     """One Lua file behind the limits and the shared prelude, sent by its hash."""
 
     def __init__(self, limits: QueueLimits, *parts: str) -> None:
-        folder = resources.files("locks") / "scripts"
         constants = "".join(
             f"local {field.name.upper()} = {getattr(limits, field.name)}\n" for field in fields(QueueLimits)
         )
-        self.source = constants + "\n".join((folder / part).read_text("utf-8") for part in parts)
+        self.source = constants + "\n".join(_text_of(part) for part in parts)
         sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
         self.name = f"$7\r\nEVALSHA\r\n$40\r\n{sha}\r\n"
 

@@ -209,7 +209,11 @@ class Lives:
 
     def write_death(self, handle: InstanceHandle, died_at: int, *, how: str) -> None:
         """The end of a life, and what became of the locks that it held: their time left, and who waits."""
-        held = [self._left_of(name, fence, died_at) for name, fence in handle.held.items()]
+        held = [
+            self._left_of(name, fence, died_at)
+            for name, fence in handle.held.items()
+            if name.startswith("appointment:")
+        ]
         self._history.write("died", died_at, i=handle.number, life=handle.life, pid=handle.pid, how=how, held=held)
         for left in self._metrics_folder.glob(f"*_{handle.pid}.db"):
             left.unlink(missing_ok=True)
@@ -235,7 +239,7 @@ class Lives:
 
     def _left_of(self, name: str, fence: int, died_at: int) -> dict[str, Any]:
         left: dict[str, Any] = {"name": name, "fence": fence, "left_ms": None, "waiters": None}
-        if self._redis_port is None or not name.startswith("appointment:"):
+        if self._redis_port is None:
             return left
         keys = keys_of(name)
         with contextlib.suppress(OSError, ErrorReply):

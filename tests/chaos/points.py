@@ -72,7 +72,7 @@ _FACTS: dict[type, tuple[str, Callable[[Any], Facts]]] = {
             "r": event.request_id,
         },
     ),
-    locks.GaveUp: ("gave_up", lambda event: {"name": event.name, "outcome": event.outcome}),
+    locks.GaveUp: ("gave_up", lambda event: {"name": event.name, "outcome": event.outcome, "queued": event.queued}),
     locks.Exported: ("exported", lambda event: {"name": event.name, "fence": event.fencing_token}),
     locks.Adopted: ("adopted", lambda event: {"name": event.name, "fence": event.fencing_token}),
     locks.Forced: ("forced", lambda event: {"name": event.name, "fence": event.fencing_token}),

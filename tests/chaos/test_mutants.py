@@ -8,12 +8,13 @@ from db import charging_statements, decisions
 from db.decisions import ChargeRequest, Payer, Rules, decide
 from locks.store import QueueLimits, Scripts
 from tests.chaos.checks.judging import CHECKERS
-from tests.chaos.mutants import MUTANTS, Mutant
+from tests.chaos.mutants import MUTANTS, UNSEEN_MUTANTS, Mutant
 from tests.chaos.mutants.edits import Edit, Lua, Python, StaleEdit, Statement
 from tests.chaos.mutants.in_child import in_child
 from tests.chaos.points import TARGET_POINTS
 
 PROPERTIES = {checker.__name__ for checker in CHECKERS}
+ALL = {**MUTANTS, **UNSEEN_MUTANTS}
 HINTS = {"hot", "wide", "coupons", "retries", "leases"}
 
 
@@ -21,7 +22,7 @@ async def nothing() -> None:
     """For a child that is only to be patched."""
 
 
-@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
+@pytest.mark.parametrize("mutant", ALL.values(), ids=ALL)
 def test_each_mutant_can_be_applied_to_the_product_as_it_is(mutant: Mutant) -> None:
     in_child(mutant, nothing)
 

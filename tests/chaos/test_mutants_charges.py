@@ -22,7 +22,7 @@ from service.charging import Charging
 from service.listeners import Listeners
 from service.settings import load_settings
 from service.workers import serve_instance
-from tests.chaos.mutants import MUTANTS
+from tests.chaos.mutants import MUTANTS, UNSEEN_MUTANTS
 from tests.chaos.mutants.in_child import in_child
 from tests.harness import APP_CERTIFICATE, APP_ID, PATIENCE_S, SECRET, Rows, bearer, wait_until
 from tests.integration.charging_helpers import (
@@ -41,6 +41,7 @@ from tests.proxy import Cut
 
 Trial = Callable[[str], Awaitable[bool]]  # of the database's URL; whether the defect shows
 
+ALL = {**MUTANTS, **UNSEEN_MUTANTS}
 WAITS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 PAYERS = range(100, 108)
 BATCHES, ROUNDS = 6, 25
@@ -256,7 +257,7 @@ TRIALS: dict[str, Trial] = {
 
 @pytest.mark.parametrize("name", TRIALS)
 def test_each_mutant_of_the_charge_has_its_defect(name: str, database_url: str, rows: Rows) -> None:
-    mutant = MUTANTS[name]
+    mutant = ALL[name]
     for statement in mutant.schema:
         rows.run(statement)
     assert in_child(mutant, TRIALS[name], database_url)
@@ -264,7 +265,7 @@ def test_each_mutant_of_the_charge_has_its_defect(name: str, database_url: str, 
 
 @pytest.mark.parametrize("trial", dict.fromkeys(TRIALS.values()), ids=lambda trial: trial.__name__)
 def test_the_product_has_none_of_them_even_without_the_constraints(trial: Trial, database_url: str, rows: Rows) -> None:
-    for statement in sorted({statement for mutant in MUTANTS.values() for statement in mutant.schema}):
+    for statement in sorted({statement for mutant in ALL.values() for statement in mutant.schema}):
         rows.run(statement)
     assert not in_child(None, trial, database_url)
 
@@ -321,4 +322,4 @@ async def told_of_one_entry(database_url: str, redis_url: str) -> list[str]:
 def test_a_whole_instance_holds_the_lock_over_its_commit_and_these_mutants_do_not(
     name: str | None, told: list[str], database_url: str, redis_url: str
 ) -> None:
-    assert in_child(MUTANTS[name] if name else None, told_of_one_entry, database_url, redis_url) == told
+    assert in_child(ALL[name] if name else None, told_of_one_entry, database_url, redis_url) == told

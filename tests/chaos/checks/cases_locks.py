@@ -25,11 +25,14 @@ def held(*holds: tuple[int, int, float, float]) -> HandWritten:
     return history
 
 
-def died(*, left_ms: float | None = 500, took_ms: float | None = 520, waiters: int = 1) -> HandWritten:
-    """Instance 1 dies at 100 holding the lock; instance 2 waits since 50, and has it `took_ms` after the death."""
+def died(
+    *, left_ms: float | None = 500, took_ms: float | None = 520, waits_from_ms: float | None = 50
+) -> HandWritten:
+    """Instance 1 dies at 100 holding the lock; instance 2 waits, and has it `took_ms` after the death."""
     history = HandWritten().point("acquired", 1, at_ms=10, name=LOCK, fence=5, queued=False)
-    history.point("waiting", 2, at_ms=50, name=LOCK)
-    lock = {"name": LOCK, "fence": 5, "left_ms": left_ms, "waiters": waiters}
+    if waits_from_ms is not None:
+        history.point("waiting", 2, at_ms=waits_from_ms, name=LOCK)
+    lock = {"name": LOCK, "fence": 5, "left_ms": left_ms, "waiters": 1}
     history.event("died", at_ms=100, i=1, life=1, pid=9, held=[lock])
     if took_ms is not None:
         acquired: dict[str, Any] = {"queued": True, "takeover": True, "waited_s": (50 + took_ms) / 1000}
@@ -164,7 +167,9 @@ TAKEOVER_CASES = (
     Case("taken over at the last moment", died(took_ms=550)),
     Case("taken over too late", died(took_ms=551), {TAKEOVER}),
     Case("never taken over", died(took_ms=None), {TAKEOVER}),
-    Case("nobody waited", died(waiters=0, took_ms=900)),
+    Case("nobody waited", died(waits_from_ms=None, took_ms=900)),
+    Case("a waiter that has come after the death", died(waits_from_ms=400, took_ms=551), {TAKEOVER}),
+    Case("a waiter that has only just come when the lease ends", died(waits_from_ms=580, took_ms=900)),
     Case("nobody knows what was left", died(left_ms=None, took_ms=900)),
     Case("the waiter was frozen", died(took_ms=900).fault(1, "freeze", "instance:2", from_ms=300, to_ms=900)),
     Case(

@@ -13,6 +13,7 @@ from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.verdict import Counts, Example, Verdict, found
 
 GRACE_MS = 50.0
+SETTLED_MS = 50.0  # whoever waits for less than that may still be on its way
 
 Process = tuple[int | str, int]
 
@@ -71,9 +72,8 @@ def _takeover(death: Event, lock: Event, waiting: _Waiting, evidence: Evidence) 
     name, left_ms, died = lock["name"], lock.get("left_ms"), death["t"]
     if left_ms is None:
         return "rest_unknown"
-    if not lock.get("waiters"):
-        return "no_waiter"
-    waiters = waiting.at(name, died) - {(death["i"], death["life"])}
+    # Who stands in line some time before the lease is over: it need not have come before the death.
+    waiters = waiting.at(name, died + round((left_ms - SETTLED_MS) * 1e6)) - {(death["i"], death["life"])}
     if not waiters:
         return "no_other_instance_waits"
     due = died + round((left_ms + GRACE_MS) * 1e6)

@@ -9,7 +9,8 @@ _LOSE_COMMIT = (("committing", "lose_commit_reply"),)
 _SLOW_INSIDE = (("rows_locked", "delay"), ("decided", "delay"), ("committing", "delay"))
 
 
-def _coupons_in(order_and_lock: str) -> tuple[Edit, ...]:
+def coupons_read(order_and_lock: str) -> tuple[Edit, ...]:
+    """The payers' coupons are read in this order, and locked in this way, or not."""
     locked = " ORDER BY user_coupon.user_id FOR UPDATE)"
     return tuple(Statement(name, locked, f" {order_and_lock})") for name in ("LOCK_FREE", "LOCK"))
 
@@ -171,7 +172,7 @@ CHARGES = (
         caught_by=("balances_conserved",),
         points=_SLOW_INSIDE,
         hints=("coupons", "wide"),
-        edits=_coupons_in("ORDER BY user_coupon.user_id"),
+        edits=coupons_read("ORDER BY user_coupon.user_id"),
         schema=("ALTER TABLE user_coupon DROP CONSTRAINT user_coupon_count_check",),
     ),
     Mutant(
@@ -181,7 +182,7 @@ CHARGES = (
         points=_SLOW_INSIDE,
         hints=("coupons", "wide"),
         edits=(
-            *_coupons_in("ORDER BY user_coupon.user_id"),
+            *coupons_read("ORDER BY user_coupon.user_id"),
             Statement("WRITE", "count=(user_coupon.count - spent.spent_count)", "count=spent.spent_count"),
             Python(
                 "db.batch:ChargingBatch._locked_rows",
@@ -198,14 +199,6 @@ CHARGES = (
                 """,
             ),
         ),
-    ),
-    Mutant(
-        name="no-lock-order",
-        does="Locks the coupons of a batch's payers in any order, so that two batches can wait for each other.",
-        caught_by=("no_deadlocks",),
-        points=_SLOW_INSIDE,
-        hints=("hot", "wide"),
-        edits=_coupons_in("ORDER BY random() FOR UPDATE"),
     ),
     Mutant(
         name="asynchronous-commit",
@@ -228,6 +221,7 @@ CHARGES = (
         name="no-fsync",
         does="Lets Postgres believe that what was written is on the disk.",
         caught_by=("acknowledged_is_there",),
+        ambient=("power_loss",),
         hints=("wide",),
         world="power",
         postgres_settings={"fsync": "off"},

@@ -151,8 +151,8 @@ def _with_diff(text: str, diff: str, *, where: str) -> str:
 _LOADING = Python(
     "locks.store:_Script.__init__",
     """
-    -        self.source = constants + "\\n".join((folder / part).read_text("utf-8") for part in parts)
-    +        texts = [_edited_script(part, (folder / part).read_text("utf-8")) for part in parts]
+    -        self.source = constants + "\\n".join(_text_of(part) for part in parts)
+    +        texts = [_edited_script(part, _text_of(part)) for part in parts]
     +        self.source = constants + "\\n".join(texts)
     """,
 )

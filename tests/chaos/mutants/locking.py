@@ -144,33 +144,11 @@ LOCKING = (
         ),
     ),
     Mutant(
-        name="handoff-to-the-dead",
-        does="Hands the lock over whether or not anybody hears of it, and without an end until it is claimed.",
-        caught_by=_STUCK,
-        points=(("waiting", "die_later"),),
-        hints=("coupons", "hot", "leases"),
-        edits=(
-            Lua(
-                "prelude.lua",
-                """
-                -    if call('PUBLISH', head, message) > 0 then
-                +    if call('PUBLISH', head, message) >= 0 then
-                """,
-            ),
-            Lua(
-                "prelude.lua",
-                """
-                +      call('PERSIST', lock)
-                       call('HSET', waiters, '.handoffs', handoffs + turns, '.turns_here', turns)
-                """,
-            ),
-        ),
-    ),
-    Mutant(
         name="no-takeover",
         does="Sleeps through the end of a dead holder's lease, to the end of its own patience.",
         caught_by=("takeover_in_time",),
         points=(("acquired", "die"), ("rows_locked", "die"), ("decided", "die")),
+        targets=(1,),
         hints=("hot",),
         edits=(
             Python(
@@ -180,22 +158,6 @@ LOCKING = (
                 -        if place == 0:
                 +        wait_s, source = 10.0, WakeSource.HEARTBEAT
                 +        if place < 0:
-                """,
-            ),
-        ),
-    ),
-    Mutant(
-        name="acquire-not-idempotent",
-        does="Does not know its own lock again when the answer to its acquire was lost, and queues behind itself.",
-        caught_by=("handoff_in_time",),
-        points=(("releasing", "lose_redis_reply"), ("waiting", "lose_redis_reply")),
-        hints=("leases", "hot"),
-        edits=(
-            Lua(
-                "acquire.lua",
-                """
-                -if holder == lease_id then
-                +if false then
                 """,
             ),
         ),

@@ -15,7 +15,8 @@ class Mutant:
     """One defect, as small as a plausible slip, which is really there in the running service.
 
     `caught_by`: each of these properties may name it, one at least must. `points`: the cells that show it best;
-    `ambient`: kinds of faults by time that do. `hints`: of what the workload needs much: hot (few appointments, both
+    `ambient`: kinds of faults by time that do. `targets`: the instances that are aimed at, where the others are to stay
+    undisturbed; none: all. `hints`: of what the workload needs much: hot (few appointments, both
     participants), wide (many appointments), coupons (that run out), retries (the same request again after a time-out),
     leases (over HTTP). `world`: which ground it takes. `schema`: SQL for the migrated database, without what would
     hide the defect. `register_unfenced`: the program that holds a lease writes past the fence; the product is whole.
@@ -26,6 +27,7 @@ class Mutant:
     caught_by: tuple[str, ...]
     points: tuple[Cell, ...] = ()
     ambient: tuple[str, ...] = ()
+    targets: tuple[int, ...] = ()
     hints: tuple[str, ...] = ()
     world: str = "plain"
     edits: tuple[Edit, ...] = ()

@@ -47,7 +47,7 @@ class Rehearsal:
     rng: Random = field(default_factory=lambda: Random(1))
 
     def hot_appointments(self) -> list[int]:
-        """The one whose lock leases_taken() takes."""
+        """The one whose lock Leases takes."""
         return [1]
 
     @property
@@ -90,7 +90,7 @@ class Ledger:
         with self._looking() as cursor:
             # The table itself is to stay, whatever the server's settings are.
             cursor.execute("SET synchronous_commit = on")
-            cursor.execute("CREATE TABLE IF NOT EXISTS ledger (number bigint PRIMARY KEY)")
+            cursor.execute("DROP TABLE IF EXISTS ledger; CREATE TABLE ledger (number bigint PRIMARY KEY)")
 
     @asynccontextmanager
     async def written(self, *, sessions: int = 3) -> AsyncIterator[None]:
@@ -180,12 +180,35 @@ class Leases:
     async def _take(self, locker: Locker) -> None:
         while True:
             try:
-                async with locker.hold(self.NAME, lease_ttl_s=LEASE_TTL_S, wait_s=PATIENCE_S) as lease:
-                    self.tokens.append(lease.fencing_token)
-                    await asyncio.sleep(PAUSE_S)
+                await self._take_one(locker)
             except (LockStoreDown, LockBusy, LeaseLost) as refusal:
                 self.refusals.append(repr(refusal))
                 await asyncio.sleep(PAUSE_S)
+
+    async def _take_one(self, locker: Locker) -> None:
+        lease = await locker.acquire(self.NAME, lease_ttl_s=LEASE_TTL_S, wait_s=PATIENCE_S)
+        self.tokens.append(lease.fencing_token)
+        await asyncio.sleep(PAUSE_S)
+        await lease.release()
+
+
+class Holds(Leases):
+    """The same by hold(), whose body begins as soon as the lock is handed over."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.inside = 0
+        self.most_inside = 0
+
+    async def _take_one(self, locker: Locker) -> None:
+        async with locker.hold(self.NAME, lease_ttl_s=LEASE_TTL_S, wait_s=PATIENCE_S) as lease:
+            self.tokens.append(lease.fencing_token)
+            self.inside += 1
+            self.most_inside = max(self.most_inside, self.inside)
+            try:
+                await asyncio.sleep(PAUSE_S)
+            finally:
+                self.inside -= 1
 
 
 @asynccontextmanager

@@ -28,8 +28,6 @@ SETTINGS = {
     # A standby that has lost its primary asks for it again at once: until then no COMMIT is answered.
     "wal_retrieve_retry_interval": "50ms",
     "wal_receiver_status_interval": "1s",
-    # A promoted standby has nothing to wait for but what it has received.
-    "hot_standby": "on",
 }
 PROMOTE_WAIT_S = 30
 
