@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -51,6 +52,13 @@ def status_of_codes() -> dict[str, int]:
 def _schemas(routes: Iterable[Route]) -> tuple[dict[str, Any], Mapping[type, dict[str, Any]]]:
     bodies = {route.body for route in routes if route.body}
     answers = {model for route in routes for model in route.answers.values() if isinstance(model, type)}
+    return _schemas_of(frozenset(bodies), frozenset(answers))
+
+
+@functools.cache
+def _schemas_of(
+    bodies: frozenset[type], answers: frozenset[type]
+) -> tuple[dict[str, Any], Mapping[type, dict[str, Any]]]:
     wanted: list[tuple[type, Literal["validation", "serialization"], TypeAdapter[Any]]] = []
     wanted += [(model, "validation", TypeAdapter(model)) for model in bodies]
     wanted += [(model, "serialization", TypeAdapter(model)) for model in answers | {ProblemAnswer}]

@@ -15,13 +15,13 @@ from rich.console import Console
 
 from service.workers import wait_politely
 from tests.chaos.arguments import kinds_of, parser
-from tests.chaos.faults import KINDS
+from tests.chaos.every_kind import available_in
 from tests.chaos.report import write_report
 from tests.chaos.run import RunError
 from tests.chaos.schedule import Schedule, ScheduleError, expand, load
-from tests.chaos.thresholds import least_of
 from tests.chaos.standing import Standing
 from tests.chaos.telling import again, tell
+from tests.chaos.thresholds import least_of
 
 COMMANDS = {
     name: f"tests.chaos.{module}"
@@ -92,8 +92,7 @@ def _drawn(asked: object) -> Schedule:
         mutant=a["mutant"],
         world=a["world"],
     )
-    available = [name for name, kind in KINDS.items() if kind.needs is None]
-    return expand(schedule, kinds=kinds_of(a["faults"], available))
+    return expand(schedule, kinds=kinds_of(a["faults"], available_in(a["world"])))
 
 
 if __name__ == "__main__":

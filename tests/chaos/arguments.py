@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.chaos.faults import KINDS
+from tests.chaos.every_kind import EVERY_KIND, PLAIN
 from tests.chaos.guards import GUARDS
 from tests.chaos.instance import LOCK_AND_ROW
 from tests.chaos.mutants import MUTANTS
-from tests.chaos.standing import PLAIN
+from tests.chaos.worlds import WORLDS
 
 ALL = "all"
 
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     parsed.add_argument("--faults", type=fault_names, default=ALL, help="kinds, with commas between them; all; none")
     parsed.add_argument("--guard", choices=GUARDS, default=LOCK_AND_ROW, help=f"what is judged ({LOCK_AND_ROW})")
     parsed.add_argument("--mutant", choices=sorted(MUTANTS), help="a broken variant of the product")
-    parsed.add_argument("--world", default=PLAIN, help="the servers: plain, or one of `kinds` (plain)")
+    parsed.add_argument("--world", choices=(PLAIN, *WORLDS), default=PLAIN, help="the servers (plain)")
     parsed.add_argument("--schedule", type=Path, help="replay this file; what else decides a schedule is then refused")
     parsed.add_argument("--times", type=count, default=1, help="replay so often, and tell how often it is broken (1)")
     parsed.add_argument("--report", type=Path, default=Path("chaos-report.html"))
@@ -80,7 +80,7 @@ def fault_names(text: str) -> str:
     if text in (ALL, "none"):
         return text
     for name in text.split(","):
-        if name not in KINDS:
+        if name not in EVERY_KIND:
             raise argparse.ArgumentTypeError(f"there is no fault {name!r}; `python -m tests.chaos kinds` lists them")
     return text
 

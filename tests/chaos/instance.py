@@ -12,7 +12,7 @@ from pathlib import Path
 
 import uvloop
 
-from service.observe import count_for_this_process, set_up_logs
+from service.observe import set_up_logs
 from service.settings import load_settings
 from service.workers import wait_politely
 from tests.chaos.guards import serve_guard
@@ -30,7 +30,6 @@ class Plan:
     harness: str  # the path of its unix socket
     guard: str
     log_folder: str
-    metrics_folder: str
     settings: dict[str, str]  # CHARGEONCE_ variables that are the same for all
     own_settings: dict[str, dict[str, str]]  # instance number -> those that are its own
 
@@ -41,7 +40,6 @@ def live(plan: Plan, *, instance: int, life: int, listening: socket.socket) -> N
     _write_to(Path(plan.log_folder) / f"instance-{instance}.log")
     os.environ |= plan.settings | plan.own_settings[str(instance)]
     os.environ["CHARGEONCE_INSTANCE_ID"] = f"chaos-{instance}"
-    count_for_this_process()
     wait_politely()
     uvloop.run(_live(plan, instance=instance, life=life, listening=listening))
 

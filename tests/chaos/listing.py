@@ -7,8 +7,8 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
+from tests.chaos.every_kind import PLAIN
 from tests.chaos.faults import KINDS, FaultKind
-from tests.chaos.standing import PLAIN
 
 
 def main(words: list[str]) -> int:

@@ -24,7 +24,6 @@ from tests.servers.wire import ErrorReply, Wire
 READY_WAIT_S = 60.0
 BACKLOG = 1024
 FIRST_WAIT_S = 0.5
-METRICS = "metrics"  # the folder in which instances count
 STOP_WAIT_S = 5.0
 
 
@@ -71,6 +70,7 @@ class InstanceHandle:
         self.life = 0
         self.pid = 0
         self.held: dict[str, int] = {}  # as it told when it last stood still
+        self.killed_at: int | None = None  # ns; None while nobody has killed this life
         self.listening = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
         self.ready = asyncio.Event()
         self.busy = asyncio.Lock()  # whoever ends its life, until the next is there
@@ -94,18 +94,22 @@ class InstanceHandle:
         """Forks a life; returns once it serves."""
         self.life += 1
         self.held = {}
+        self.killed_at = None
         self.ready.clear()
         self.pid = await self._lives.fork(self.number, self.life)
         await self._until_ready()
 
     async def kill(self) -> None:
         """SIGKILL; the next life serves when this returns."""
+        life = self.life
+        # At once: whoever drains it waits for its end, which may be standing still at a point.
+        self._send(signal.SIGKILL)
+        if self.killed_at is None:
+            self.killed_at = now_ns()
         async with self.busy:
-            self._send(signal.SIGKILL)
-            died_at = now_ns()
-            await self._lives.ended(self.pid)
-            self._lives.write_death(self, died_at, how="killed")
-            await self.begin()
+            if self.life == life:
+                await self._ended()
+                await self.begin()
 
     async def drain(self) -> None:
         """SIGTERM, as a deployment sends it; the next life serves when this returns."""
@@ -121,9 +125,14 @@ class InstanceHandle:
     async def _drained(self) -> None:
         self.thaw()
         self._send(signal.SIGTERM)
+        await self._ended()
+
+    async def _ended(self) -> None:
         await self._lives.ended(self.pid)
-        self.held = {}
-        self._lives.write_death(self, now_ns(), how="drained")
+        if self.killed_at is None:
+            self.held = {}
+        how = "drained" if self.killed_at is None else "killed"
+        self._lives.write_death(self, self.killed_at or now_ns(), how=how)
 
     def freeze(self) -> None:
         """SIGSTOP."""
@@ -162,7 +171,6 @@ class Lives:
         self._harness = harness
         self._redis_port = redis_port
         self._zygote: Child | None = None
-        self._metrics_folder = folder / METRICS
         self._ends: dict[int, asyncio.Future[None]] = {}
         self._forks: dict[tuple[int, int], asyncio.Future[int]] = {}
         self._zygote_ready: asyncio.Future[None] | None = None
@@ -182,7 +190,6 @@ class Lives:
         config = self.log_folder / "zygote.json"
         config.touch(mode=0o600)
         config.write_text(json.dumps({"plan": asdict(plan), "mutant": mutant}))
-        self._metrics_folder.mkdir(exist_ok=True)
         self._zygote_ready = loop.create_future()
         self._zygote = self._nursery.fork(
             "zygote",
@@ -215,8 +222,6 @@ class Lives:
             if name.startswith("appointment:")
         ]
         self._history.write("died", died_at, i=handle.number, life=handle.life, pid=handle.pid, how=how, held=held)
-        for left in self._metrics_folder.glob(f"*_{handle.pid}.db"):
-            left.unlink(missing_ok=True)
 
     async def stop(self) -> None:
         """Ends every life and the zygote; harmless twice."""

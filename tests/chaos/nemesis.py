@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tests.chaos.faults import KINDS, FaultKind, FaultMissed
+from tests.chaos.every_kind import EVERY_KIND
+from tests.chaos.faults import FaultKind, FaultMissed
 from tests.chaos.history import History
-from tests.chaos.lives import InstanceHandle, LivesError
+from tests.chaos.lives import InstanceHandle
 from tests.chaos.schedule import Fault, Schedule
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Nemesis:
             return
         facts = {key: question[key] for key in ("name", "appointments") if key in question}
         running = self._targeted(fault, instance, facts)
-        if KINDS[fault["kind"]].lets_go:
+        if EVERY_KIND[fault["kind"]].lets_go:
             self._begin(running)
         else:
             await running
@@ -108,7 +109,7 @@ class Nemesis:
     async def _fire(
         self, fault: Fault, target: InstanceHandle | None, *, targeted: bool, facts: dict[str, Any]
     ) -> None:
-        kind = KINDS[fault["kind"]]
+        kind = EVERY_KIND[fault["kind"]]
         if target is not None:
             facts |= {"i": target.number, "life": target.life}
         detail = {key: value for key, value in fault.items() if key not in ("id", "kind", "instance", "at_s")}
@@ -124,8 +125,10 @@ class Nemesis:
             await kind.run(self._world, fault, target)
         except FaultMissed as missed:
             self._history.write("missed", id=fault["id"], kind=kind.name, why=str(missed))
-        except (OSError, LivesError) as error:
-            self.errors.append(error)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self.errors.append(error)  # whatever it is, a fault that did not heal must not go unseen
         finally:
             self._history.write("healed", id=fault["id"], kind=kind.name)
 

@@ -84,6 +84,7 @@ class Nursery:
                 cwd=ROOT,
                 env=_without_settings(),
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )

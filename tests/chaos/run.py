@@ -21,7 +21,7 @@ from tests.chaos.clients import Clients
 from tests.chaos.history import History
 from tests.chaos.instance import LOCK_AND_ROW, Plan
 from tests.chaos.leftovers import threads_too_many, write_left, write_snapshot, write_tables
-from tests.chaos.lives import METRICS, InstanceHandle, Link, Lives, LivesError
+from tests.chaos.lives import InstanceHandle, Link, Lives, LivesError
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.nemesis import Nemesis, quietly
 from tests.chaos.nursery import Nursery
@@ -162,7 +162,6 @@ class _Running:
             harness=self._lives.socket_path,
             guard=self._schedule.guard,
             log_folder=str(self._folder),
-            metrics_folder=str(self._folder / METRICS),
             settings=_settings(self._schedule, self._folder) | getattr(self._ground, "settings", {}),
             own_settings=own,
         )

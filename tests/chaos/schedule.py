@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.faults import KINDS, FaultKind
+from tests.chaos.every_kind import EVERY_KIND
+from tests.chaos.faults import FaultKind
 from tests.chaos.points import TARGET_POINTS
 
 VERSION = 1
@@ -84,8 +85,8 @@ def load(path: Path) -> Schedule:
 
 def _check(fault: Mapping[str, Any], schedule: Schedule) -> None:
     where = f"fault {fault.get('id')}"
-    if fault.get("kind") not in KINDS:
-        raise ScheduleError(f"{where}: kind must be one of {', '.join(sorted(KINDS))}")
+    if fault.get("kind") not in EVERY_KIND:
+        raise ScheduleError(f"{where}: kind must be one of {', '.join(sorted(EVERY_KIND))}")
     if "at_s" in fault:
         return
     if fault.get("point") not in TARGET_POINTS:
@@ -107,8 +108,8 @@ def expand(
     them every pair of a target point and a targeted kind. `most_faults`: no more than so many.
     """
     rng = random.Random(schedule.seed)
-    targeted = [KINDS[kind] for kind in sorted(kinds) if KINDS[kind].targeted]
-    ambient = [KINDS[kind] for kind in sorted(kinds) if KINDS[kind].ambient and not KINDS[kind].targeted]
+    targeted = [EVERY_KIND[kind] for kind in sorted(kinds) if EVERY_KIND[kind].targeted]
+    ambient = [EVERY_KIND[kind] for kind in sorted(kinds) if EVERY_KIND[kind].ambient and not EVERY_KIND[kind].targeted]
     aims = list(cells) if cells else list(itertools.product(TARGET_POINTS, [kind.name for kind in targeted]))
     faults = [*_targeted_faults(rng, schedule, aims), *_ambient_faults(rng, schedule, ambient)]
     if most_faults is not None:
@@ -156,7 +157,7 @@ def _kills_a_holder(aim: tuple[str, str]) -> bool:
 
 def _fault(rng: random.Random, schedule: Schedule, instance: int, *, point: str, kind: str, **given: Any) -> Fault:
     nth = 1 if point in ("lost", "extended") else rng.choice((1, 1, 2, 3, 5))
-    drawn = KINDS[kind].draw(rng, schedule.lease_ttl_s)
+    drawn = EVERY_KIND[kind].draw(rng, schedule.lease_ttl_s)
     return {"instance": instance, "point": point, "nth": nth, "kind": kind, **drawn, **given}
 
 

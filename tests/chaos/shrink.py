@@ -1,7 +1,7 @@
 """Cuts a schedule that failed down to the shortest that still fails: `python -m tests.chaos shrink SCHEDULE`.
 
-Delta debugging (Zeller, Hildebrandt: Simplifying and Isolating Failure-Inducing Input, 2002) over the faults, each trial
-a real run; since a run may fail now and then only, a cut is kept only where it was seen to fail.
+Delta debugging (Zeller, Hildebrandt: Simplifying and Isolating Failure-Inducing Input, 2002) over the faults, each
+trial a real run; since a run may fail now and then only, a cut is kept only where it was seen to fail.
 """
 
 from __future__ import annotations

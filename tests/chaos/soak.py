@@ -14,12 +14,13 @@ from rich.console import Console
 
 from service.workers import wait_politely
 from tests.chaos.arguments import count, kinds_of, natural, positive
-from tests.chaos.faults import KINDS
+from tests.chaos.every_kind import PLAIN, available_in
 from tests.chaos.report import write_report
 from tests.chaos.schedule import Schedule, expand
-from tests.chaos.standing import PLAIN, Judged, Standing
+from tests.chaos.standing import Judged, Standing
 from tests.chaos.telling import again, summary, tell
 from tests.chaos.totals import Totals
+from tests.chaos.worlds import WORLDS
 
 
 def main(words: list[str]) -> int:
@@ -32,13 +33,13 @@ def main(words: list[str]) -> int:
     parser.add_argument("--clients", type=count, default=32)
     parser.add_argument("--rate", type=positive, default=450.0)
     parser.add_argument("--faults", default="all")
-    parser.add_argument("--world", default=PLAIN)
+    parser.add_argument("--world", choices=(PLAIN, *WORLDS), default=PLAIN)
     parser.add_argument("--folder", type=Path, default=Path("chaos-soak"), help="totals, and what was broken")
     asked = parser.parse_args(words)
     asked.folder.mkdir(exist_ok=True)
     console, totals = Console(), Totals()
     wait_politely()
-    kinds = kinds_of(asked.faults, [name for name, kind in KINDS.items() if kind.needs is None])
+    kinds = kinds_of(asked.faults, available_in(asked.world))
     end_s = time.monotonic() + asked.for_s
     worst = 0
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder, Standing(Path(folder), world=asked.world) as standing:

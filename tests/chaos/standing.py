@@ -21,6 +21,7 @@ from tests.chaos.checks import Thresholds, Verdict, exit_code, judge
 from tests.chaos.checks.canary import plant
 from tests.chaos.checks.draft import CannotPlant
 from tests.chaos.checks.judging import judge_one
+from tests.chaos.every_kind import PLAIN
 from tests.chaos.ground import Ground
 from tests.chaos.guards import SCHEMA_OF_GUARD
 from tests.chaos.history import Event, read_history
@@ -28,8 +29,7 @@ from tests.chaos.mutants import MUTANTS
 from tests.chaos.nursery import Nursery, NurseryError
 from tests.chaos.run import RATE, RunError, run
 from tests.chaos.schedule import Schedule
-
-PLAIN = "plain"
+from tests.chaos.worlds import WORLDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +103,7 @@ class Standing:
     def _open(self) -> Any:
         if self._world == PLAIN:
             return Ground(self._folder / "ground", postgres_settings=self._postgres_settings)
-        from tests.chaos.worlds import WORLDS  # whoever stays on the plain ground needs none of theirs
-
-        world = WORLDS.get(self._world)
-        if world is None:
-            raise RunError(f"--world: there is no {self._world!r}; there are {PLAIN}, {', '.join(sorted(WORLDS))}")
+        world = WORLDS[self._world]
         if (why := world.needs()) is not None:
             raise RunError(f"the world {self._world} cannot be had here: {why}")
         return world.open(self._folder / "ground", postgres_settings=self._postgres_settings)

@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos.arguments import count, natural, positive
-from tests.chaos.nursery import ROOT
 from tests.chaos.mutants import MUTANTS, Mutant
+from tests.chaos.nursery import ROOT
 from tests.chaos.run import RunError
 from tests.chaos.schedule import Schedule, expand
 from tests.chaos.standing import Standing

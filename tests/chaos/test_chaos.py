@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.history import read_history
-from tests.chaos.nursery import ROOT
 from tests.chaos.mutants import MUTANTS
+from tests.chaos.nursery import ROOT
 from tests.chaos.schedule import Schedule, expand, load
 from tests.chaos.standing import Standing
 from tests.chaos.teeth import search

@@ -29,7 +29,6 @@ def run(config_path: Path, fds: Sequence[int]) -> None:
     config = json.loads(config_path.read_text())
     listening = {number: socket.socket(fileno=fd) for number, fd in enumerate(fds, 1)}
     plan = Plan(**config["plan"])
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = plan.metrics_folder
     if config["mutant"] is not None:
         from tests.chaos.mutants import MUTANTS
 
