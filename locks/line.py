@@ -203,7 +203,8 @@ class Line:
     def granted_by_message(self, fencing_token: int, turns: int) -> None:
         """Another process has handed the lock over; the claim is short, so the first waiter confirms.
 
-        It begins at once where it may and the claim, counted from when we still stood in line, leaves time enough.
+        It begins at once where it may, where the message alone makes it ours, and where the claim, counted from when we
+        still stood in line, leaves time enough.
         """
         if self.asked is self or not self.waiters:
             self.look(WakeSource.HANDOFF)
@@ -211,7 +212,8 @@ class Line:
         waiter, heard_at_s = self.first, time.monotonic()
         claim_s = min(waiter.lease_ttl_s, self._lines.store.scripts.limits.claim_ms / 1000)
         ends_at_s = self._stood_at_s + claim_s - margin_s(claim_s)
-        if not waiter.begins_at_once or ends_at_s - heard_at_s < claim_s / 3:
+        may_begin = waiter.begins_at_once and self._lines.store.messages_hold
+        if not may_begin or ends_at_s - heard_at_s < claim_s / 3:
             self.look(WakeSource.HANDOFF)
             return
         handoff_s = time.monotonic() - heard_at_s

@@ -44,6 +44,14 @@ class Servers(Protocol):
         """For how long the lock's server has been out of reach; 0.0 while it is not."""
 
     @property
+    def hears_only_its_own(self) -> bool:
+        """Whether a message reaches those alone whom the server that sent it has counted.
+
+        A Cluster spreads messages over its bus: at a failover one can arrive by another node although its sender
+        counted nobody, and has taken back what it said.
+        """
+
+    @property
     def last_error(self) -> str:
         """Why there was no connection when there was none."""
 
@@ -100,6 +108,11 @@ class OneServer:
     def down_for_s(self, name: str) -> float:
         """Of the server."""
         return self._node.commands.down_for_s
+
+    @property
+    def hears_only_its_own(self) -> bool:
+        """As Servers.hears_only_its_own."""
+        return True
 
     @property
     def last_error(self) -> str:
@@ -184,6 +197,11 @@ class ClusterServers:
         """Of the slot's master; of all of them while none is known."""
         node = self._by_slot[slot_of(name)]
         return node.commands.down_for_s if node is not None else self._unknown_for_s()
+
+    @property
+    def hears_only_its_own(self) -> bool:
+        """As Servers.hears_only_its_own."""
+        return False
 
     @property
     def last_error(self) -> str:

@@ -305,6 +305,11 @@ class LockStore:
         """For how long the lock's server has been out of reach; 0.0 while it is not."""
         return self._servers.down_for_s(name)
 
+    @property
+    def messages_hold(self) -> bool:
+        """Whether a lock that a message hands over is ours by that alone: see Servers.hears_only_its_own."""
+        return self._servers.hears_only_its_own
+
     async def ask(self, name: str, command_to: Callable[[Node], str]) -> Any:
         """The reply to a command. Raises LockStoreDown, also where it may have been done and only the reply is lost."""
         node = self._servers.node_of(name)

@@ -74,7 +74,8 @@ else
   local before = call('ZRANGE', queue, place - 1, place - 1)[1]
   local its = heard(before)
   if its then look_within_ms = math.min(look_within_ms, tonumber(its.lease_ms)) end
-  -- The first in line looks when the holder's lease ends. It may have died with the holder: the second looks a moment later.
-  if place == 1 and remaining_ms >= 0 then look_within_ms = math.min(look_within_ms, remaining_ms + 20) end
+  -- The first in line looks when the holder's lease ends. It may have died with the holder, and others before us too: each
+  -- looks a little later than the one before it, and whoever looks drops all that are gone.
+  if remaining_ms >= 0 then look_within_ms = math.min(look_within_ms, remaining_ms + math.min(15 + 5 * place, 40)) end
 end
 return {remaining_ms, place, look_within_ms, by_sync_program and 1 or 0}

@@ -13,7 +13,6 @@ import redis
 
 from tests.chaos.history import History
 
-SETTLE_S = 10.0
 LOOK_S = 0.05
 # An instance has its loop's thread, those of its reads and of its health, and those that connect.
 MOST_THREADS = 24
@@ -62,14 +61,20 @@ def write_tables(history: History, database_url: str) -> None:
 
 
 def write_left(
-    history: History, database_url: str, redis_url: str | None, *, processes: Sequence[int], threads: int
+    history: History,
+    database_url: str,
+    redis_url: str | None,
+    *,
+    processes: Sequence[int],
+    threads: int,
+    settle_s: float,
 ) -> None:
-    """Looks until nothing is left, or for SETTLE_S. Raises psycopg2.Error, redis.RedisError."""
-    give_up_at_s = time.monotonic() + SETTLE_S
+    """Looks until nothing is left that could still go, or for settle_s. Raises psycopg2.Error, redis.RedisError."""
+    give_up_at_s = time.monotonic() + settle_s
     while True:
-        keys, waiters = ([], 0) if redis_url is None else _keys(redis_url)
+        keys, going, waiters = ([], 0, 0) if redis_url is None else _keys(redis_url)
         ((sessions, idle),) = _rows(database_url, SESSIONS)
-        if not (keys or waiters or sessions) or time.monotonic() > give_up_at_s:
+        if not (going or waiters or sessions) or time.monotonic() > give_up_at_s:
             break
         time.sleep(LOOK_S)
     history.write(
@@ -95,16 +100,18 @@ def _thread_count(pid: int) -> int:
         return 0
 
 
-def _keys(redis_url: str) -> tuple[list[str], int]:
-    """Keys that would stay for ever, and locks that are held; and how many processes still stand in line."""
-    stay, waiters = [], 0
+def _keys(redis_url: str) -> tuple[list[str], int, int]:
+    """Keys that stay for ever and locks that are held, how many of these will still go, and how many stand in line."""
+    left, going, waiters = [], 0, 0
     with closing(redis.Redis.from_url(redis_url, socket_timeout=5, decode_responses=True)) as client:
         for key in client.scan_iter(count=1000):
-            if key.startswith("lock:{") or client.pttl(key) == -1:
-                stay.append(key)
+            stays = client.pttl(key) == -1
+            if stays or key.startswith("lock:{"):
+                left.append(key)
+                going += not stays
             elif key.startswith("lock-queue:"):
                 waiters += client.zcard(key)
-    return stay, waiters
+    return left, going, waiters
 
 
 def _rows(database_url: str, query: str) -> list[tuple[Any, ...]]:

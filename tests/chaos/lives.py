@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from tests.servers.wire import ErrorReply, Wire
 READY_WAIT_S = 60.0
 BACKLOG = 1024
 FIRST_WAIT_S = 0.5
+WAITER_LOOK_S = 0.01
 STOP_WAIT_S = 5.0
 
 
@@ -110,6 +112,10 @@ class InstanceHandle:
             if self.life == life:
                 await self._ended()
                 await self.begin()
+
+    async def somebody_waits(self, *, within_s: float) -> bool:
+        """Whether somebody stands in line, within this time, for a lock that it holds."""
+        return await self._lives.somebody_waits(self, within_s=within_s)
 
     async def drain(self) -> None:
         """SIGTERM, as a deployment sends it; the next life serves when this returns."""
@@ -214,13 +220,25 @@ class Lives:
         if pid in self._ends:
             await asyncio.shield(self._ends[pid])
 
+    async def somebody_waits(self, handle: InstanceHandle, *, within_s: float) -> bool:
+        """As InstanceHandle.somebody_waits."""
+        queues = [keys_of(name).queue for name in handle.held if name.startswith("appointment:")]
+        if not queues or self._redis_port is None:
+            return False
+        loop = asyncio.get_running_loop()
+        give_up_at_s = loop.time() + within_s
+        while loop.time() < give_up_at_s:
+            with contextlib.suppress(OSError, ErrorReply), closing(Wire(self._redis_port)) as wire:
+                if any(wire.ask("ZCARD", queue) for queue in queues):
+                    return True
+            await asyncio.sleep(WAITER_LOOK_S)
+        return False
+
     def write_death(self, handle: InstanceHandle, died_at: int, *, how: str) -> None:
         """The end of a life, and what became of the locks that it held: their time left, and who waits."""
-        held = [
-            self._left_of(name, fence, died_at)
-            for name, fence in handle.held.items()
-            if name.startswith("appointment:")
-        ]
+        held = self._left_of(
+            {name: fence for name, fence in handle.held.items() if name.startswith("appointment:")}, died_at
+        )
         self._history.write("died", died_at, i=handle.number, life=handle.life, pid=handle.pid, how=how, held=held)
 
     async def stop(self) -> None:
@@ -242,24 +260,27 @@ class Lives:
         """The pids of lives that have not ended."""
         return [pid for pid, ended in self._ends.items() if not ended.done()]
 
-    def _left_of(self, name: str, fence: int, died_at: int) -> dict[str, Any]:
-        left: dict[str, Any] = {"name": name, "fence": fence, "left_ms": None, "waiters": None}
-        if self._redis_port is None:
+    def _left_of(self, held: Mapping[str, int], died_at: int) -> list[dict[str, Any]]:
+        """What Redis tells of these locks, all asked at once: the harness' proxies wait meanwhile."""
+        left: list[dict[str, Any]] = [
+            {"name": name, "fence": fence, "left_ms": None, "waiters": None} for name, fence in held.items()
+        ]
+        if self._redis_port is None or not left:
             return left
-        keys = keys_of(name)
-        with contextlib.suppress(OSError, ErrorReply):
-            wire = Wire(self._redis_port, answer_wait_s=FIRST_WAIT_S)
-            try:
-                grant, left_ms, waiters = (
-                    wire.ask("GET", keys.grant),
-                    wire.ask("PTTL", keys.lock),
-                    wire.ask("ZCARD", keys.queue),
-                )
-            finally:
-                wire.close()
-            if left_ms > 0 and _is_of(grant, fence):
-                # As of the death, so that the lease's end is died + left.
-                left["left_ms"], left["waiters"] = left_ms + (now_ns() - died_at) / 1e6, waiters
+        with (
+            contextlib.suppress(OSError, ErrorReply),
+            closing(Wire(self._redis_port, answer_wait_s=FIRST_WAIT_S)) as wire,
+        ):
+            for lock in left:
+                keys = keys_of(lock["name"])
+                wire.say("GET", keys.grant)
+                wire.say("PTTL", keys.lock)
+                wire.say("ZCARD", keys.queue)
+            for lock in left:
+                grant, left_ms, waiters = wire.hear(), wire.hear(), wire.hear()
+                if left_ms > 0 and _is_of(grant, lock["fence"]):
+                    # As of the death, so that the lease's end is died + left.
+                    lock["left_ms"], lock["waiters"] = left_ms + (now_ns() - died_at) / 1e6, waiters
         return left
 
     async def _read(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ TARGET_POINTS = (
     "lost",
 )
 
+HARNESS = "harness"  # the process whose loop has the proxies, as the history names it
 STALL_LOOK_S = 0.02
 STALL_NS = 25_000_000  # takeovers are judged to within 50 ms
 
@@ -177,16 +178,21 @@ class Points:
 
         On a busy machine that lapses leases too.
         """
-        last = now_ns()
-        while True:
-            await asyncio.sleep(STALL_LOOK_S)
-            now = now_ns()
-            if now - last - STALL_LOOK_S * 1e9 > STALL_NS:
-                self._history.write("stall", **self._who, **{"from": last, "to": now})
+        async for _ in stalls_written(self._history, self._who):
             if self._armed is not None and self._armed.waited_in_vain():
                 missed, self._armed = self._armed, None
                 self._arm(self._ask({"missed": missed.id}))
-            last = now_ns()
+
+
+async def stalls_written(history: History, who: Facts) -> AsyncIterator[None]:
+    """Ticks for ever, and writes down each time that this event loop has come too late for a tick."""
+    while True:
+        asleep_at = now_ns()
+        await asyncio.sleep(STALL_LOOK_S)
+        now = now_ns()
+        if now - asleep_at - STALL_LOOK_S * 1e9 > STALL_NS:
+            history.write("stall", **who, **{"from": asleep_at, "to": now})
+        yield
 
 
 def _is_targeted(facts: Facts) -> bool:

@@ -25,6 +25,7 @@ from tests.chaos.lives import InstanceHandle, Link, Lives, LivesError
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.nemesis import Nemesis, quietly
 from tests.chaos.nursery import Nursery
+from tests.chaos.points import HARNESS, stalls_written
 from tests.chaos.proxy import ChaosProxy
 from tests.chaos.schedule import Schedule
 from tests.chaos.workload.config import MIX, Config
@@ -122,13 +123,15 @@ class _Running:
 
     async def _under_faults(self, clients: Clients) -> None:
         self._world.clients = clients
-        snapshots = asyncio.get_running_loop().create_task(self._snapshots())
+        loop = asyncio.get_running_loop()
+        watching, snapshots = loop.create_task(self._watch()), loop.create_task(self._snapshots())
         await self._nemesis.run(self._schedule.duration_s)
         for handle in self._world.instances.values():
             handle.thaw()
         self._history.write("healing")
         await asyncio.sleep(self._schedule.quiet_leases * self._schedule.lease_ttl_s)
         await quietly(snapshots)
+        await quietly(watching)
         if clients.ended:
             raise RunError(f"the clients have ended; see {self._folder / 'workload.log'}")
         if not await clients.stop():
@@ -144,7 +147,13 @@ class _Running:
         database_url = self._ground.database_url
         redis_url = self._ground.redis_url if _port_of(getattr(self._ground, "valkey", None)) else None
         await asyncio.to_thread(
-            write_left, self._history, database_url, redis_url, processes=processes, threads=threads
+            write_left,
+            self._history,
+            database_url,
+            redis_url,
+            processes=processes,
+            threads=threads,
+            settle_s=self._schedule.settle_s,
         )
         await asyncio.to_thread(write_tables, self._history, database_url)
 
@@ -198,6 +207,11 @@ class _Running:
 
     def _proxied_redis(self) -> bool:
         return getattr(self._ground, "valkey", None) is not None
+
+    async def _watch(self) -> None:
+        """The proxies are in this loop: when it stands still, everybody waits for their servers."""
+        async for _ in stalls_written(self._history, {"i": HARNESS, "life": 1}):
+            pass
 
     async def _snapshots(self) -> None:
         while True:

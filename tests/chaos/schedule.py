@@ -49,6 +49,7 @@ class Schedule:
     world: str = "plain"
     mix: dict[str, float] = field(default_factory=dict)  # of the workload; empty: its own
     quiet_leases: float = 4.0  # for so long the clients go on when all faults are over
+    settle_s: float = 10.0  # for so long what is left may still go, once everything is drained
     faults: list[Fault] = field(default_factory=list)
     version: int = VERSION
 
@@ -100,30 +101,33 @@ def expand(
     *,
     kinds: Collection[str],
     cells: Sequence[tuple[str, str]] | None = None,
-    most_faults: int | None = None,
+    targets: int | None = None,
 ) -> Schedule:
     """The schedule with its faults, drawn by its seed alone.
 
     `kinds`: the names of the kinds that may be drawn. `cells`: (point, kind) pairs to aim at, over and over; without
-    them every pair of a target point and a targeted kind. `most_faults`: no more than so many.
+    them every pair of a target point and a targeted kind. `targets`: only the first so many instances are aimed at.
     """
     rng = random.Random(schedule.seed)
     targeted = [EVERY_KIND[kind] for kind in sorted(kinds) if EVERY_KIND[kind].targeted]
     ambient = [EVERY_KIND[kind] for kind in sorted(kinds) if EVERY_KIND[kind].ambient and not EVERY_KIND[kind].targeted]
     aims = list(cells) if cells else list(itertools.product(TARGET_POINTS, [kind.name for kind in targeted]))
-    faults = [*_targeted_faults(rng, schedule, aims), *_ambient_faults(rng, schedule, ambient)]
-    if most_faults is not None:
-        faults = sorted(rng.sample(faults, min(most_faults, len(faults))), key=_order)
+    faults = [
+        *_targeted_faults(rng, schedule, aims, targets or schedule.instances),
+        *_ambient_faults(rng, schedule, ambient),
+    ]
     for number, fault in enumerate(faults, 1):
         fault["id"] = number
     return replace(schedule, faults=faults)
 
 
-def _targeted_faults(rng: random.Random, schedule: Schedule, aims: Sequence[tuple[str, str]]) -> list[Fault]:
+def _targeted_faults(
+    rng: random.Random, schedule: Schedule, aims: Sequence[tuple[str, str]], targets: int
+) -> list[Fault]:
     if not aims:
         return []
     faults: list[Fault] = []
-    busy_s = dict.fromkeys(range(1, schedule.instances + 1), 0.5)
+    busy_s = dict.fromkeys(range(1, targets + 1), 0.5)
     for point, kind in _drawn(rng, aims):
         instance = min(busy_s, key=lambda number: busy_s[number])
         if busy_s[instance] >= schedule.duration_s:
@@ -180,7 +184,3 @@ def _ambient_faults(rng: random.Random, schedule: Schedule, kinds: Sequence[Faul
             left = list(kinds)
             rng.shuffle(left)
     return faults
-
-
-def _order(fault: Fault) -> tuple[float, int]:
-    return (fault.get("at_s", 0.0), fault.get("instance", 0))

@@ -60,9 +60,8 @@ def shrink(schedule: Schedule, fails: Fails, *, within_s: float) -> Shrunk:
             break
         else:
             parts = min(len(best.faults), parts * 2)
-    while best.duration_s > SHORTEST_S and time.monotonic() < give_up_at_s:
-        if not still_fails(_shorter(best)):
-            break
+    while (shorter := _shorter(best)).duration_s < best.duration_s and still_fails(shorter):
+        pass
     return Shrunk(best, trials)
 
 

@@ -57,6 +57,10 @@ class SmallInstance:
         self._process.send_signal(number)
         self.ends.append(await self._process.wait())
 
+    async def somebody_waits(self, *, within_s: float) -> bool:
+        """As InstanceHandle.somebody_waits: it holds nothing."""
+        return False
+
     async def kill(self) -> None:
         """As InstanceHandle.kill."""
         await self.end(signal.SIGKILL)

@@ -19,6 +19,7 @@ from tests.chaos.report import write_report
 from tests.chaos.schedule import Schedule, expand
 from tests.chaos.standing import Judged, Standing
 from tests.chaos.telling import again, summary, tell
+from tests.chaos.thresholds import least_of
 from tests.chaos.totals import Totals
 from tests.chaos.worlds import WORLDS
 
@@ -33,6 +34,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--clients", type=count, default=32)
     parser.add_argument("--rate", type=positive, default=450.0)
     parser.add_argument("--faults", default="all")
+    parser.add_argument("--targets", type=count, help="faults are aimed at the first so many instances (all)")
     parser.add_argument("--world", choices=(PLAIN, *WORLDS), default=PLAIN)
     parser.add_argument("--folder", type=Path, default=Path("chaos-soak"), help="totals, and what was broken")
     asked = parser.parse_args(words)
@@ -52,8 +54,10 @@ def main(words: list[str]) -> int:
                 clients=asked.clients,
                 world=asked.world,
             )
-            schedule = expand(schedule, kinds=kinds)
-            judged = standing.run(schedule, asked.folder / "history.jsonl", rate=asked.rate)
+            schedule = expand(schedule, kinds=kinds, targets=asked.targets)
+            judged = standing.run(
+                schedule, asked.folder / "history.jsonl", rate=asked.rate, thresholds=least_of(schedule)
+            )
             totals.add(judged)
             worst = _worse(worst, judged.exit_code)
             console.print(f"seed {seed}: exit {judged.exit_code}; {summary(judged.events)}", highlight=False)

@@ -112,9 +112,8 @@ class Standing:
         """Empty tables, as migrated but for what would hide a guard's or mutant's defect; an empty Redis."""
         if getattr(self.ground, "valkey", None) is not None:
             self.ground.valkey.flush()
-        if self._runs > 1:
-            _run(self.ground.database_url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
-            migrate(self.ground.database_url)
+        _run(self.ground.database_url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+        migrate(self.ground.database_url)
         changes = SCHEMA_OF_GUARD[schedule.guard]
         if schedule.mutant is not None:
             changes += MUTANTS[schedule.mutant].schema

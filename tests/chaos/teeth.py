@@ -34,6 +34,7 @@ from tests.chaos.standing import Standing
 
 RUNS_S = (2.5, 4.0, 8.0, 12.0)  # each longer than the one before, until it is found
 INSTANCES, CLIENTS = 3, 24
+AFTER_ALL = {"alive_after_healing", "nothing_left_behind"}  # what is only seen when all faults are over
 MIX_OF_HINT = {
     "hot": {"crowd": 0.8, "wide": 0.1, "again": 0.1},
     "retries": {"crowd": 0.6, "wide": 0.1, "again": 0.3},
@@ -87,10 +88,14 @@ def schedule_of(mutant: Mutant, *, seed: int, duration_s: float) -> Schedule:
         mutant=mutant.name,
         world=mutant.world,
         mix=dict(mix),
-        quiet_leases=3.0,
+        quiet_leases=2.5 if set(mutant.caught_by) & AFTER_ALL else 0.5,
+        settle_s=10.0 if "nothing_left_behind" in mutant.caught_by else 0.5,
     )
     aimed = {kind for _, kind in mutant.points}
-    return expand(schedule, kinds={*aimed, *mutant.ambient}, cells=mutant.points)
+    schedule = expand(schedule, kinds={*aimed, *mutant.ambient}, cells=mutant.points)
+    if not mutant.targets:
+        return schedule
+    return schedule.without({fault["id"] for fault in schedule.faults if fault["instance"] not in mutant.targets})
 
 
 def searches(names: Iterable[str], seeds: Sequence[int], *, within_s: float) -> Iterator[Detection]:

@@ -187,6 +187,11 @@ CHARGE_CASES = (
         {BALANCES},
     ),
     Case(
+        "a deadlock that Postgres had to end",
+        charged_and_repeated().event("snapshot", granted=10, spent=1, left=9, lowest=4, deadlocks=1),
+        {"no_deadlocks"},
+    ),
+    Case(
         "a snapshot below zero",
         charged_and_repeated().event("snapshot", granted=10, spent=1, left=9, lowest=-1),
         {BALANCES},

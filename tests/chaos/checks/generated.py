@@ -57,7 +57,9 @@ class _Run:
         granted = GRANTED * USERS
         left = granted - spent
         lowest = GRANTED - max(self._spent.values())
-        self._history.event("snapshot", at_ms=self._now_ms - 1, granted=granted, spent=spent, left=left, lowest=lowest)
+        self._history.event(
+            "snapshot", at_ms=self._now_ms - 1, granted=granted, spent=spent, left=left, lowest=lowest, deadlocks=0
+        )
 
     def finish(self) -> list[Event]:
         """The end of the run: all healed, the tables, nothing left."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tests.chaos.checks.acknowledged import acknowledged_is_there
 from tests.chaos.checks.balances import balances_conserved
 from tests.chaos.checks.charges import charged_at_most_once, refused_not_charged, unknown_is_settled
+from tests.chaos.checks.deadlocks import no_deadlocks
 from tests.chaos.checks.entries import entries_match_answers
 from tests.chaos.checks.evidence import Event, Evidence
 from tests.chaos.checks.fences import fences_rise, row_fence_rises
@@ -36,6 +37,7 @@ CHECKERS = (
     takeover_in_time,
     alive_after_healing,
     nothing_left_behind,
+    no_deadlocks,
 )
 
 _CHECKER_OF = {checker.__name__: checker for checker in CHECKERS}

@@ -13,6 +13,7 @@ from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.verdict import Counts, Example, Verdict, found
 
 GRACE_MS = 50.0
+HARNESS = "harness"  # whose loop has the proxies that instances reach their servers by
 SETTLED_MS = 50.0  # whoever waits for less than that may still be on its way
 
 Process = tuple[int | str, int]
@@ -77,7 +78,7 @@ def _takeover(death: Event, lock: Event, waiting: _Waiting, evidence: Evidence) 
     if not waiters:
         return "no_other_instance_waits"
     due = died + round((left_ms + GRACE_MS) * 1e6)
-    reason = _disturbed(waiters, died, due, evidence)
+    reason = _disturbed(waiters, died, due, evidence) or _held_up(death["i"], died, due, evidence)
     if reason is not None:
         return reason
     following = _following(evidence.holds_by_name.get(name, ()), lock.get("fence"), died)
@@ -100,10 +101,23 @@ def _disturbed(waiters: set[Process], begin: int, end: int, evidence: Evidence) 
         return "link_fault"
     if any(evidence.standstills_of(i).touch(begin, end) for i, _ in waiters):
         return "waiter_stood_still"
+    if evidence.standstills_of(HARNESS).touch(begin, end):
+        return "proxies_stood_still"
     deaths = evidence.by_kind["died"]
     if any((death["i"], death["life"]) in waiters and begin <= death["t"] <= end for death in deaths):
         return "waiter_died"
     return None
+
+
+def _held_up(dead: int | str, died: int, due: int, evidence: Evidence) -> str | None:
+    """Another instance under a fault may stand first in line though nobody knows: it has not heard that it waits."""
+    begin = died - evidence.lease_ttl_ns
+    scopes = (scope for scope in evidence.fault_spans if scope.startswith("instance:") and scope != f"instance:{dead}")
+    return (
+        "another_instance_under_a_fault"
+        if any(evidence.spans_of(scope).touch(begin, due) for scope in scopes)
+        else None
+    )
 
 
 def _following(holds: Sequence[Hold], fence: int | None, died: int) -> Hold | None:

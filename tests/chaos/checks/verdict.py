@@ -22,10 +22,11 @@ PROPERTIES = (
     "takeover_in_time",
     "alive_after_healing",
     "nothing_left_behind",
+    "no_deadlocks",
     "not_vacuous",
 )
-# Without an occasion these two say nothing, and no run is worse for it: who wants occasions sets a threshold.
-ASKED = frozenset(PROPERTIES) - {"takeover_in_time", "stale_writes_refused"}
+# Without an occasion these say nothing, and no run is worse for it: who wants occasions sets a threshold.
+ASKED = frozenset(PROPERTIES) - {"takeover_in_time", "stale_writes_refused", "no_deadlocks"}
 SHOWN_EXAMPLES = 20
 
 Counts = dict[str, int | float]

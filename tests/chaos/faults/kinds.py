@@ -46,6 +46,9 @@ class InstanceHandle(Protocol):
     async def kill(self) -> None:
         """SIGKILL; the next life serves when this returns."""
 
+    async def somebody_waits(self, *, within_s: float) -> bool:
+        """Whether somebody stands in line, within this time, for a lock that it holds."""
+
     async def drain(self) -> None:
         """SIGTERM; the next life serves when this returns."""
 

@@ -10,10 +10,12 @@ from tests.chaos.faults.kinds import Fault, FaultKind, InstanceHandle, World, to
 
 MOST_OF_A_LEASE = 0.8
 LONGEST_LATER_MS = 5.0
+WAITER_WAIT_S = 0.08  # for a takeover there has to be somebody who takes over
 
 
 async def die(world: World, fault: Fault, target: InstanceHandle) -> None:
-    """Killed; the next life serves."""
+    """Killed, as soon as somebody waits for what it holds; the next life serves."""
+    await target.somebody_waits(within_s=WAITER_WAIT_S)
     await to_its_end(target.kill())
 
 

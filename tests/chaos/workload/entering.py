@@ -63,7 +63,7 @@ class Entrants:
         self._standing_up: asyncio.Task[None] | None = None
         modes = {"crowd": self._crowd, "wide": self._one, "again": self._again, "poor": self._poor_crowd}
         # A mode's share is of operations, and a crowd is several of them.
-        sizes = {"crowd": sum(CROWD) / len(CROWD), "poor": sum(POOR_CROWD) / len(POOR_CROWD)}
+        sizes = {"crowd": sum(CROWD) / len(CROWD), "poor": 3 * sum(POOR_CROWD) / len(POOR_CROWD)}
         self._modes = [modes[name] for name in config.mix]
         self._weights = [share / sizes.get(name, 1) for name, share in config.mix.items()]
 
@@ -99,9 +99,9 @@ class Entrants:
     async def _poor_crowd(self, rng: random.Random, number: int) -> None:
         """Several appointments of one payer at once, who can pay for some of them."""
         size = rng.choice(POOR_CROWD)
-        await self._pace.take(size)
+        await self._pace.take(3 * size)
         chosen = [next(self._poor) for _ in range(size)]
-        await asyncio.gather(*[self._enter(rng, number, appointment_id) for appointment_id in chosen])
+        await asyncio.gather(*[self._enter(rng, number, appointment_id) for appointment_id in chosen for _ in range(3)])
 
     async def _enter(self, rng: random.Random, number: int, appointment_id: int) -> None:
         user = rng.choice(self._appointments.participants(appointment_id))

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import psycopg2
 
 from tests.chaos.history import History, now_ns
-from tests.chaos.workload.client import Client
+from tests.chaos.workload.client import Answer, Client
 from tests.chaos.workload.config import Config
 from tests.chaos.workload.people import SERVICE_USER
 
@@ -53,20 +53,28 @@ class LeaseClient:
         if taken.kind != "ok":
             return
         fence, lease = taken.body["fencing_token"], f"{leases}/{quote(taken.body['lease_id'], safe='')}"
-        self._point("acquired", name, fence, until=taken.asked_at + TTL_MS * 1_000_000)
+        if _is_over(taken):
+            await self._write(name, fence)  # it has heard of its lease too late, and does not know
+            return
+        self._point("acquired", name, fence, until=_end_of(taken))
         await self._write(name, fence)
         if self._rng.random() < EXTENDS:
-            extended = await self._ask("PUT", lease, "extend", name, body={"ttl_ms": TTL_MS})
-            if extended.kind == "ok":
-                self._point("extended", name, fence, until=extended.asked_at + TTL_MS * 1_000_000)
+            await self._extend(lease, name, fence)
         if self._rng.random() < OVERSLEEPS:
             await asyncio.sleep(TTL_MS / 1000 * self._rng.uniform(1.0, 1.6))
+            if self._rng.random() < 0.5:
+                await self._extend(lease, name, fence)
             await self._write(name, fence)
         if self._rng.random() >= FORGETS:
             self._point("releasing", name, fence)
             await self._ask("DELETE", lease, "finish", name)
 
-    async def _ask(self, method: str, path: str, f: str, name: str, **more: Any) -> Any:
+    async def _extend(self, lease: str, name: str, fence: int) -> None:
+        extended = await self._ask("PUT", lease, "extend", name, body={"ttl_ms": TTL_MS})
+        if extended.kind == "ok" and not _is_over(extended):
+            self._point("extended", name, fence, until=_end_of(extended))
+
+    async def _ask(self, method: str, path: str, f: str, name: str, **more: Any) -> Answer:
         instance = self._rng.choice(list(self._client.base_urls))
         return await self._client.ask(method, path, caller=SERVICE_USER, instance=instance, f=f, name=name, **more)
 
@@ -91,6 +99,15 @@ class LeaseClient:
                 self._history.write("ok", op=op, status=200, fence=fence, name=name)
             else:
                 self._history.write("refused", op=op, status=409, code="stale", charged=False)
+
+
+def _end_of(answer: Answer) -> int:
+    """When the lease that was given or extended is over (ns), counted from when it was asked for."""
+    return answer.asked_at + TTL_MS * 1_000_000
+
+
+def _is_over(answer: Answer) -> bool:
+    return now_ns() >= _end_of(answer)
 
 
 def _written(database_url: str, statement: str, name: str, fence: int, op: str) -> bool:

@@ -1,0 +1,54 @@
+"""The line at the server: when those who stand in it look for themselves."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+import redis
+
+from locks.keys import keys_of
+from locks.store import QueueLimits, Scripts
+
+HELD_MS, WANTED_MS = 10_000, 60_000
+LIMITS = QueueLimits(alive_ms=90_000)  # a sign of life is due only long after the lease
+LATEST_MS = 40
+
+
+class Server:
+    """The acquire script on a real server, called as so many processes."""
+
+    def __init__(self, url: str) -> None:
+        self.client = redis.Redis.from_url(url, socket_timeout=5)
+        self._script = self.client.register_script(Scripts(LIMITS, holder="test")._acquire.source)
+        self._keys = keys_of(f"test:{uuid.uuid4().hex}")
+
+    def acquire(self, process: int, lease_ms: int) -> Any:
+        """What a process is answered that waits for the lock since 1 ms."""
+        keys = self._keys
+        return self._script(
+            keys=[keys.lock, keys.queue, keys.waiters, keys.grant, keys.signal],
+            args=[f"{process:032}", lease_ms, f"channel-{process}\ti\th\t1\tr", 0, 1000, 1, ""],
+        )
+
+
+@pytest.fixture
+def server(redis_url: str) -> Iterator[Server]:
+    server = Server(redis_url)
+    with closing(server.client):
+        yield server
+
+
+def test_everybody_in_line_looks_soon_after_the_lease_since_all_before_may_have_died_with_its_holder(
+    server: Server,
+) -> None:
+    assert server.acquire(0, HELD_MS) > 0
+
+    for process in range(1, 8):
+        remaining_ms, place, look_within_ms, _ = server.acquire(process, WANTED_MS)
+        assert place == process - 1
+        if place > 0:  # the first one goes by the holder's remaining time itself
+            assert 0 < look_within_ms <= remaining_ms + LATEST_MS
