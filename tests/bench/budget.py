@@ -27,6 +27,7 @@ from db.decisions import ChargeRequest
 from service import app as composed
 from service.callers import sign_token
 from service.entering import EntryRequest, lock_name
+from service.listeners import Listeners
 from service.observe import Metrics, Observer, count_for_this_process, set_up_logs
 from service.openapi import status_of_codes
 from service.problems import ProblemRunner
@@ -73,8 +74,9 @@ async def _measured(ground: Ground) -> list[Stage]:
     settings = _settings(ground)
     count_for_this_process()
     observer = Observer(Metrics(status_of_codes()))
-    locker = composed._locker(settings, "budget", observer)
-    charges = composed._charges(settings, observer)
+    listeners = Listeners(observer.on_lock_event, observer.on_charge_event)
+    locker = composed._locker(settings, "budget", listeners)
+    charges = composed._charges(settings, listeners)
     charging = composed._charging(settings, charges, observer)
     charged = composed._charged(settings, charges, locker, observer)
     entering = composed._entering(settings, locker, charging, charged, observer)

@@ -32,7 +32,7 @@ from tests.chaos.run import RunError
 from tests.chaos.schedule import Schedule, expand
 from tests.chaos.standing import Standing
 
-RUNS_S = (2.5, 4.0, 8.0, 12.0)  # each longer than the one before, until it is found
+LONGER = 1.6  # each run than the one before, until it is found
 INSTANCES, CLIENTS = 3, 24
 AFTER_ALL = {"alive_after_healing", "nothing_left_behind"}  # what is only seen when all faults are over
 MIX_OF_HINT = {
@@ -62,7 +62,7 @@ def search(standing: Standing, folder: Path, mutant: Mutant, *, seed: int, withi
     begun_at_s = time.monotonic()
     number = 0
     while (left_s := within_s - (time.monotonic() - begun_at_s)) > 0:
-        duration_s = min(RUNS_S[min(number, len(RUNS_S) - 1)], max(RUNS_S[0], left_s))
+        duration_s = min(mutant.run_s * LONGER**number, max(mutant.run_s, left_s))
         judged = standing.run(
             schedule_of(mutant, seed=seed * 1000 + number, duration_s=duration_s), folder / "mutant.jsonl"
         )

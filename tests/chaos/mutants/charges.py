@@ -139,6 +139,7 @@ CHARGES = (
         does="Has one lane less for each transaction that fails.",
         caught_by=("alive_after_healing",),
         ambient=("postgres_quit",),
+        run_s=6.0,
         hints=("wide", "hot"),
         edits=(
             Python(
@@ -231,6 +232,7 @@ CHARGES = (
         does="Locks the coupons of a batch's payers in any order, so that two batches can wait for each other.",
         caught_by=("no_deadlocks",),
         points=(("rows_locked", "delay"), ("committing", "delay")),
+        run_s=4.0,
         hints=("hot", "wide"),
         edits=coupons_read("ORDER BY random() FOR UPDATE"),
     ),

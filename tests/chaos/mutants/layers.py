@@ -113,6 +113,7 @@ LAYERS = (
         does="Reads is_consume first, then locks the row, and decides on what it read first.",
         caught_by=TWICE,
         points=HELD_OVER_LAPSE,
+        run_s=4.0,
         hints=("hot",),
         edits=(
             Python(

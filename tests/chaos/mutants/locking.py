@@ -45,6 +45,7 @@ LOCKING = (
         does="Takes every renewal for granted, whatever Redis says, or does not say.",
         caught_by=_OVERLAP,
         points=(("decided", "freeze"), ("acquired", "flush")),
+        run_s=9.0,
         hints=("leases", "hot"),
         edits=(
             Python(
@@ -121,6 +122,7 @@ LOCKING = (
         does="Takes the lock with one command, and gives it its end with the next.",
         caught_by=_STUCK,
         points=(("acquired", "die"),),
+        run_s=4.0,
         hints=("hot", "wide"),
         edits=(
             Lua(
