@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import signal
 import sys
@@ -16,13 +17,17 @@ from rich.console import Console
 from service.workers import wait_politely
 from tests.chaos.arguments import kinds_of, parser
 from tests.chaos.every_kind import available_in
+from tests.chaos.instance import LOCK_AND_ROW
+from tests.chaos.mutants import MUTANTS
 from tests.chaos.report import write_report
 from tests.chaos.run import RunError
 from tests.chaos.schedule import Schedule, ScheduleError, expand, load
-from tests.chaos.standing import Standing
+from tests.chaos.shrink import failing_in, shrink
+from tests.chaos.standing import Judged, Standing
 from tests.chaos.telling import again, tell
 from tests.chaos.thresholds import least_of
 
+SHRINK_S = 120.0
 COMMANDS = {
     name: f"tests.chaos.{module}"
     for name, module in {
@@ -63,36 +68,66 @@ def _run(words: list[str]) -> int:
     schedule = load(asked.schedule) if asked.schedule else _drawn(asked)
     printed = asked.history.with_suffix(".schedule.json")
     schedule.save(printed)
-    console.print(f"{len(schedule.faults)} faults in {printed}, from seed {schedule.seed}", highlight=False)
+    console.print(
+        f"{len(schedule.faults)} faults in {printed}, from seed {schedule.seed}; {schedule.instances} instances,"
+        f" {schedule.clients} clients, {schedule.duration_s:g} s under faults …",
+        highlight=False,
+    )
     broken = 0
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder, _standing(Path(folder), schedule) as standing:
         for _ in range(asked.times):
             judged = standing.run(schedule, asked.history, rate=asked.rate, thresholds=least_of(schedule))
             broken += judged.exit_code == 1
             tell(console, judged)
+        write_report(asked.report, judged.events, judged.verdicts, command=again(printed))
+        if broken and _is_to_be_shrunk(asked.shrink_s, schedule):
+            _cut_down(console, standing, Path(folder), judged, asked)
     if asked.times > 1:
         console.print(f"broken in {broken} of {asked.times} runs of this schedule", highlight=False)
-    write_report(asked.report, judged.events, judged.verdicts, command=again(printed))
     console.print(f"report: {asked.report}; again: {again(printed)}", highlight=False, soft_wrap=True)
     return 1 if broken else judged.exit_code
 
 
-def _standing(folder: Path, schedule: Schedule) -> Standing:
-    return Standing(folder, world=schedule.world)
+def _is_to_be_shrunk(within_s: float | None, schedule: Schedule) -> bool:
+    """Unless told otherwise only what should have held: a guard or mutant that is broken is no news."""
+    if within_s is None:
+        return schedule.guard == LOCK_AND_ROW and schedule.mutant is None
+    return within_s > 0
 
 
-def _drawn(asked: object) -> Schedule:
-    a = vars(asked)
-    schedule = Schedule(
-        seed=a["seed"],
-        instances=a["instances"],
-        duration_s=a["duration_s"],
-        clients=a["clients"],
-        guard=a["guard"],
-        mutant=a["mutant"],
-        world=a["world"],
+def _cut_down(console: Console, standing: Standing, folder: Path, judged: Judged, asked: argparse.Namespace) -> None:
+    within_s = asked.shrink_s or SHRINK_S
+    console.print(f"cutting the schedule down, for {within_s:g} s at the most …", highlight=False)
+    fails = failing_in(standing, folder, judged.broken, rate=asked.rate)
+    shrunk = shrink(judged.schedule, fails, within_s=within_s)
+    path = asked.history.with_suffix(".shrunk.json")
+    shrunk.schedule.save(path)
+    console.print(
+        f"{len(judged.schedule.faults)} faults cut down to {len(shrunk.schedule.faults)} in {shrunk.trials} runs:"
+        f" {again(path)}",
+        highlight=False,
+        soft_wrap=True,
     )
-    return expand(schedule, kinds=kinds_of(a["faults"], available_in(a["world"])))
+
+
+def _standing(folder: Path, schedule: Schedule) -> Standing:
+    if schedule.mutant is None:
+        return Standing(folder, world=schedule.world)
+    mutant = MUTANTS[schedule.mutant]
+    return Standing(folder, world=mutant.world, postgres_settings=dict(mutant.postgres_settings))
+
+
+def _drawn(asked: argparse.Namespace) -> Schedule:
+    schedule = Schedule(
+        seed=asked.seed,
+        instances=asked.instances,
+        duration_s=asked.duration_s,
+        clients=asked.clients,
+        guard=asked.guard,
+        mutant=asked.mutant,
+        world=asked.world,
+    )
+    return expand(schedule, kinds=kinds_of(asked.faults, available_in(asked.world)))
 
 
 if __name__ == "__main__":

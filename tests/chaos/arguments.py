@@ -37,9 +37,7 @@ def parser() -> argparse.ArgumentParser:
     parsed.add_argument("--times", type=count, default=1, help="replay so often, and tell how often it is broken (1)")
     parsed.add_argument("--report", type=Path, default=Path("chaos-report.html"))
     parsed.add_argument("--history", type=Path, default=Path("chaos-history.jsonl"))
-    parsed.add_argument(
-        "--shrink-s", type=amount, default=120.0, help="to cut down a schedule that failed; 0: not (120)"
-    )
+    parsed.add_argument("--shrink-s", type=amount, help="to cut down a schedule that failed; 0: not (120)")
     return parsed
 
 

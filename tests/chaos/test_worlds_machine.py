@@ -19,6 +19,8 @@ import os, signal, sys
 from pathlib import Path
 from tests.chaos.worlds.disks import SmallDisk
 from tests.chaos.worlds.network import Network
+
+pytestmark = pytest.mark.slow
 with SmallDisk(Path(sys.argv[1]), size_mb=1) as disk, Network(place_count=1) as network:
     print(disk.folder, network.places[0].name, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)

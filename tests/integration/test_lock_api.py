@@ -38,6 +38,7 @@ from locks.events import (
     GaveUp,
     Lost,
     Released,
+    Releasing,
     Waiting,
     WakeSource,
 )
@@ -736,9 +737,10 @@ async def test_a_life_without_contention_is_told_fact_by_fact(redis_url: str, na
             await lease.extend(20.0)
             assert await lease.release()
 
-            acquired, extended, released = heard.events
+            acquired, extended, releasing, released = heard.events
             assert acquired == Acquired(name, token, lease.waited_s, WakeSource.NONE, False, False, None)
             assert extended == Extended(name, token)
+            assert releasing == Releasing(name, token)
             assert isinstance(released, Released)
             assert released == Released(name, token, released.held_s, still_ours=True, handed_over=False)
             assert 0 < released.held_s < SOON_S

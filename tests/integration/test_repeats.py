@@ -16,7 +16,7 @@ from db.database import DatabaseLimits
 from db.decisions import AppointmentNotOpen, ChargeRequest, IllegalRequest, Outcome, Rules
 from db.decisions import Payer as PayerRule
 from db.errors import CommitUnknown, DatabaseDown
-from db.events import ChargeEvent, Committed, Settled
+from db.events import ChargeEvent, Committed, Committing, Settled
 from tests.harness import PATIENCE_S, Rows, wait_until_async
 from tests.integration.charging_helpers import (
     ANN,
@@ -343,7 +343,8 @@ async def test_the_listener_hears_of_entries_without_charges(database_url: str, 
         heard.clear()
         await charges.enter_again([ChargeRequest(appointment_id, user) for user in (ANN, BOB, EVE)])
 
-    (committed,) = heard
+    committing, committed = heard
+    assert committing == Committing([appointment_id])
     assert isinstance(committed, Committed)
     assert (committed.entries, committed.charges) == (2, 0)
 

@@ -41,7 +41,8 @@ def _seen(evidence: Evidence, counts: dict[str, Counts]) -> Counts:
         "faults": len(faults),
         "targeted_faults": sum(fault.is_targeted for fault in faults),
         "fault_kinds": len({fault.kind for fault in faults}),
-        "holders_killed_inside": sum(len(death.get("held") or ()) for death in evidence.by_kind["died"]),
+        # Each counts once, however many locks it held: independent trials.
+        "holders_killed_inside": sum(bool(death.get("held")) for death in evidence.by_kind["died"]),
         "takeovers": counts["takeover_in_time"].get("takeovers", 0),
         "overlaps_explained": counts["overlaps_are_explained"].get("explained", 0),
         "stale_writes": counts["stale_writes_refused"].get("stale", 0),
