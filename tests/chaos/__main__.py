@@ -38,6 +38,7 @@ COMMANDS = {
         "mutants": "teeth",
         "shrink": "shrink",
         "kinds": "listing",
+        "worlds": "every_world",
         "interleave": "interleave.__main__",
         "race": "race",
     }.items()

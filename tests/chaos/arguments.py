@@ -22,7 +22,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m tests.chaos",
         description="Races real instances under faults, and judges what happened. Exit 0: every invariant held;"
         " 1: one was broken; 2: the run could not be made, or too little happened to tell.",
-        epilog="Other commands: prove, soak, mutants, shrink, interleave, attach, check, kinds; each has its --help.",
+        epilog="Other commands, each with its --help: prove, soak, mutants, worlds, shrink, interleave, attach, check,"
+        " kinds, race.",
     )
     parsed.add_argument("--seed", type=natural, default=1, help="the schedule follows from it alone (1)")
     parsed.add_argument("--duration-s", type=positive, default=60.0, help="how long faults are fired (60)")

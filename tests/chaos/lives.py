@@ -103,13 +103,14 @@ class InstanceHandle:
 
     async def kill(self) -> None:
         """SIGKILL; the next life serves when this returns."""
-        life = self.life
-        # At once: whoever drains it waits for its end, which may be standing still at a point.
-        self._send(signal.SIGKILL)
-        if self.killed_at is None:
-            self.killed_at = now_ns()
+        life, lives = self.life, self.ready.is_set()
+        if lives:
+            # At once: whoever drains it waits for its end, which may be standing still at a point.
+            self._send(signal.SIGKILL)
+            self.killed_at = self.killed_at or now_ns()
         async with self.busy:
-            if self.life == life:
+            # Where it was dead already, its next life has been awaited now, and is left alone.
+            if lives and self.life == life:
                 await self._ended()
                 await self.begin()
 

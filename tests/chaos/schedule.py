@@ -24,6 +24,17 @@ Fault = dict[str, Any]
 # For how long a targeted fault keeps its instance, waiting for its point included: for how many fit into a run.
 EXPECTED_S = {"freeze": 1.0, "redis_restart": 0.35, "die": 0.3, "die_later": 0.3, "delay": 0.3}
 USUAL_S = 0.18
+# For how long an ambient fault that draws no duration keeps its server, which is its own meanwhile.
+TAKES_S = {
+    "sentinel_kill_master": 4.8,
+    "sentinel_freeze_master": 5.0,
+    "sentinel_failover": 4.0,
+    "cluster_kill_master": 3.2,
+    "postgres_failover": 4.0,
+    "split_brain": 6.0,
+    "power_loss": 1.5,
+}
+QUICK_S = 0.3
 STAGED_S = 1.2  # a point that comes only after another fault
 # Killing a holder is what the run is for, so it comes more often than the rest.
 EXTRA_DEATHS = 3
@@ -173,7 +184,7 @@ def _ambient_faults(rng: random.Random, schedule: Schedule, kinds: Sequence[Faul
     while left:
         kind = left.pop()
         drawn = kind.draw(rng, schedule.lease_ttl_s)
-        lasts_s = float(drawn.get("lasts_s", 0.3))
+        lasts_s = float(TAKES_S.get(kind.name) or drawn.get("lasts_s", QUICK_S))
         if at_s + lasts_s > schedule.duration_s - 1.0:
             break
         faults.append(
