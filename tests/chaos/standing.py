@@ -92,6 +92,7 @@ class Standing:
         folder.mkdir(mode=0o700)
         history.unlink(missing_ok=True)
         self._renew(schedule)
+        self.ground.turns.clear()  # they are of the last run's event loop
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(schedule, self.ground, self._nursery, folder, history, rate=rate))
         events = read_history(history)
