@@ -60,6 +60,7 @@ class Schedule:
     world: str = "plain"
     mix: dict[str, float] = field(default_factory=dict)  # of the workload; empty: its own
     quiet_leases: float = 4.0  # for so long the clients go on when all faults are over
+    takeover_grace_ms: float = 50.0  # how late after a dead holder's lease is in time
     settle_s: float = 10.0  # for so long what is left may still go, once everything is drained
     faults: list[Fault] = field(default_factory=list)
     version: int = VERSION
