@@ -44,7 +44,22 @@ def written(*log: list[Any]) -> HandWritten:
     return HandWritten().table("chaos_register_log", *log)
 
 
+def heard_after(*, flushed: bool) -> HandWritten:
+    """Instance 1 stands still from 100 to 500 and then hears of a grant, under which token 6 had followed."""
+    history = HandWritten().point("waiting", 1, at_ms=60, name=LOCK)
+    history.fault(1, "delay", "instance:1", from_ms=100, to_ms=500)
+    if flushed:
+        history.fault(2, "flush", "redis", from_ms=200, to_ms=201)
+    history.hold(2, LOCK, 6, from_ms=210, to_ms=230)
+    history.point("acquired", 1, at_ms=501, name=LOCK, fence=5, queued=True, takeover=False, waited_s=0.44)
+    return history.point("lost", 1, at_ms=510, name=LOCK, fence=5, reason="deleted").event(
+        "end", at_ms=5000, why="time"
+    )
+
+
 FENCE_CASES = (
+    Case("a grant heard after a standstill, in which the store was emptied", heard_after(flushed=True)),
+    Case("a grant heard after a standstill that was no lease long", heard_after(flushed=False), {FENCES}),
     Case("a token that falls", held((1, 6, 10, 20), (2, 5, 21, 30)), {FENCES}),
     Case("a token that comes twice", held((1, 5, 10, 20), (2, 5, 21, 30)), {FENCES}),
     Case("tokens of two locks", held((1, 6, 10, 20)).hold(2, "appointment:8", 5, from_ms=21, to_ms=30)),

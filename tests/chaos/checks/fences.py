@@ -91,4 +91,7 @@ def heard_late(hold: Hold, evidence: Evidence) -> bool:
     deaf_ns += evidence.spans_of(f"link:{hold.i}:redis").within(from_t, hold.began)
     if deaf_ns >= evidence.lease_ttl_ns - UNSEEN_NS:
         return True
-    return evidence.spans_of("redis").touch(max(from_t, hold.began - UNSEEN_NS), hold.began)
+    # It may have been granted when its holder last listened.
+    listened = evidence.standstills_of(hold.i).begin_before(hold.began, slack=UNSEEN_NS)
+    listened = evidence.spans_of(f"link:{hold.i}:redis").begin_before(listened, slack=UNSEEN_NS)
+    return evidence.spans_of("redis").touch(max(from_t, listened - UNSEEN_NS), hold.began)
