@@ -127,6 +127,7 @@ def _drawn(asked: argparse.Namespace) -> Schedule:
         guard=asked.guard,
         mutant=asked.mutant,
         world=asked.world,
+        takeover_grace_ms=asked.takeover_grace_ms,
     )
     return expand(schedule, kinds=kinds_of(asked.faults, available_in(asked.world)))
 

@@ -34,6 +34,12 @@ def parser() -> argparse.ArgumentParser:
     parsed.add_argument("--guard", choices=GUARDS, default=LOCK_AND_ROW, help=f"what is judged ({LOCK_AND_ROW})")
     parsed.add_argument("--mutant", choices=sorted(MUTANTS), help="a broken variant of the product")
     parsed.add_argument("--world", choices=(PLAIN, *WORLDS), default=PLAIN, help="the servers (plain)")
+    parsed.add_argument(
+        "--takeover-grace-ms",
+        type=positive,
+        default=250.0,
+        help="how late after a dead holder's lease is in time; 50 on a machine that nobody else uses (250)",
+    )
     parsed.add_argument("--schedule", type=Path, help="replay this file; what else decides a schedule is then refused")
     parsed.add_argument("--times", type=count, default=1, help="replay so often, and tell how often it is broken (1)")
     parsed.add_argument("--report", type=Path, default=Path("chaos-report.html"))

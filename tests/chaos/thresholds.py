@@ -13,12 +13,13 @@ LONG_S = 20.0  # a run from which deaths of holders may be expected
 def least_of(schedule: Schedule) -> Thresholds:
     """A fraction of what such a run has on the machine that it was made for."""
     targeted = [fault for fault in schedule.faults if "point" in fault]
+    fired = FIRED if schedule.duration_s >= LONG_S else 0.0
     deaths = sum(fault["kind"].startswith("die") for fault in targeted)
     return Thresholds(
         operations=int(OPERATIONS_PER_S * schedule.duration_s),
         charges=1,
         snapshots=1,
-        faults=int(FIRED * len(schedule.faults)),
-        targeted_faults=int(FIRED * len(targeted)),
+        faults=max(min(1, len(schedule.faults)), int(fired * len(schedule.faults))),
+        targeted_faults=int(fired * len(targeted)),
         holders_killed_inside=1 if deaths and schedule.duration_s >= LONG_S else 0,
     )
