@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         default=250.0,
         help="how late after a dead holder's lease is in time; 50 on a machine that nobody else uses (250)",
     )
-    parsed.add_argument("--schedule", type=Path, help="replay this file; what else decides a schedule is then refused")
+    parsed.add_argument("--schedule", type=Path, help="replay this file, which decides all but --rate and --times")
     parsed.add_argument("--times", type=count, default=1, help="replay so often, and tell how often it is broken (1)")
     parsed.add_argument("--report", type=Path, default=Path("chaos-report.html"))
     parsed.add_argument("--history", type=Path, default=Path("chaos-history.jsonl"))
