@@ -14,13 +14,13 @@ from tests.chaos.worlds.machine import why_not_root
 from tests.chaos.worlds.network import Network, why_no_network
 from tests.harness import PATIENCE_S, ROOT
 
+pytestmark = pytest.mark.slow
+
 DIE_WITHIN = """
 import os, signal, sys
 from pathlib import Path
 from tests.chaos.worlds.disks import SmallDisk
 from tests.chaos.worlds.network import Network
-
-pytestmark = pytest.mark.slow
 with SmallDisk(Path(sys.argv[1]), size_mb=1) as disk, Network(place_count=1) as network:
     print(disk.folder, network.places[0].name, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -169,7 +169,7 @@ def test_three_rounds_at_a_postgres_that_says_nothing_pile_up_no_threads_and_it_
             told += zip(entries, enter_in_time(world.api, entries, may_say=MAY_HAVE), strict=True)
             assert_no_more_threads(world.service, before)
             after_each.append(footprints(world.service))
-        assert_no_more_threads(world.service, after_each[0], spare=2)  # by then all are stuck that may be
+        assert_no_more_threads(world.service, after_each[1], spare=2)  # by then all are stuck that may be
     wait_until_well(world.api)
     assert_truthful(world, [entry for entry, _ in told], [answer for _, answer in told])
     assert_books_right(world.database_url)
