@@ -227,13 +227,4 @@ CHARGES = (
         world="power",
         postgres_settings={"fsync": "off"},
     ),
-    Mutant(
-        name="no-lock-order",
-        does="Locks the coupons of a batch's payers in any order, so that two batches can wait for each other.",
-        caught_by=("no_deadlocks",),
-        points=(("rows_locked", "delay"), ("committing", "delay")),
-        run_s=4.0,
-        hints=("hot", "wide"),
-        edits=coupons_read("ORDER BY random() FOR UPDATE"),
-    ),
 )
