@@ -40,6 +40,7 @@ MIX_OF_HINT = {
     "retries": {"crowd": 0.6, "wide": 0.1, "again": 0.3},
     "leases": {"crowd": 0.6, "wide": 0.3, "again": 0.1},
     "wide": {"wide": 0.7, "crowd": 0.2, "again": 0.1},
+    "payers": {"payers": 0.8, "crowd": 0.1, "wide": 0.1},
     "coupons": {"poor": 0.7, "crowd": 0.2, "again": 0.1},
 }
 

@@ -231,9 +231,13 @@ class Stage:
         try:
             for _ in range(3):
                 await asyncio.sleep(0)
-            assert self.keys.client.get(f"lock:{{{lease.name}}}") == lease.lease_id
+            # A turn of a run is on before the server has heard whose it is: what tells it travels on another connection.
+            await wait_until_async(lambda: self._is_its_holder(lease), what=f"the server to know {lease}")
         finally:
             self._inside.remove(lease.name)
+
+    async def _is_its_holder(self, lease: Lease) -> bool:
+        return bool(self.keys.client.get(f"lock:{{{lease.name}}}") == lease.lease_id)
 
 
 # The scenarios

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.chaos.checks.cases_charges import CHARGE_CASES
+from tests.chaos.checks.cases_idle import IDLE_CASES
 from tests.chaos.checks.cases_locks import FENCE_CASES, RELEASE_CASES, TAKEOVER_CASES, WRITE_CASES
 from tests.chaos.checks.cases_overlaps import OVERLAP_CASES
 from tests.chaos.checks.cases_rest import REST_CASES
@@ -14,5 +15,6 @@ CASES = (
     *WRITE_CASES,
     *RELEASE_CASES,
     *TAKEOVER_CASES,
+    *IDLE_CASES,
     *REST_CASES,
 )

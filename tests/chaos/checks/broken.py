@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -177,7 +177,7 @@ BROKEN = (
     Broken("forgets renewals", "holds.Hold.told_before", lambda hold, _: hold.began),
     Broken("forgets that a client's lease ends", "holds._end", lambda hold, t, how: setattr(hold, "ended", t)),
     Broken("forgets that a client extends", "holds._Reading._extended", fixed(None)),
-    Broken("counts what instances hold for clients", "holds._is_its_own", fixed(True)),
+    Broken("counts what instances hold for clients", "holds.is_its_own", fixed(True)),
     Broken("lets the dead hold on", "holds._Reading._died", fixed(None)),
     Broken("charged: by answers only", "evidence.Evidence.charges_by_appointment", property(_one_of_each)),
     Broken("charged: by rows only", "charges._told_charged", nothing),
@@ -228,7 +228,15 @@ BROKEN = (
     Broken("takeovers: no grace", "takeover.GRACE_MS", 0.0),
     Broken("takeovers: always disturbed", "takeover._disturbed", fixed("store_fault")),
     Broken("takeovers: never disturbed", "takeover._disturbed", fixed(None)),
-    Broken("takeovers: whoever gives up waits on", "takeover._step", lambda event: event["p"] == "waiting"),
+    Broken("takeovers: whoever gives up waits on", "waits.step_of", lambda event: event["p"] == "waiting"),
+    Broken("idle: no limit", "idle.LONGEST_OF_LEASE", 1e9),
+    Broken("idle: not a moment", "idle.LONGEST_OF_LEASE", 0.49),
+    Broken("idle: no excuse", "idle.excuses_of", fixed({})),
+    Broken("idle: connections come back at once", "idle.RECONNECTED_NS", 0),
+    Broken("idle: programs leave nothing", "idle.LEASE_OF_PROGRAMS_NS", 0),
+    Broken("idle: nobody has to do with it", "idle._concerned", fixed(defaultdict(set))),
+    Broken("idle: everybody has to do with it", "idle._concerned", fixed(defaultdict(lambda: {"1", "2", "3"}))),
+    Broken("idle: held or not", "idle.is_its_own", fixed(False)),
     Broken("alive: all in good time", "healing.FIRST_ENTRY_GRACE_NS", A_YEAR_NS),
     Broken("alive: at once", "healing.HEALED_WITHIN_LEASES", 0),
     Broken("alive: locked out is fine", "healing.BUSINESS_CODES", healing.BUSINESS_CODES | {"charge-in-progress"}),

@@ -14,6 +14,7 @@ ROW_FENCE = "row_fence_rises"
 WRITES = "stale_writes_refused"
 RELEASE = "no_foreign_release"
 TAKEOVER = "takeover_in_time"
+IDLE = "no_lock_lies_idle"
 LOCK = "appointment:7"
 
 
@@ -179,7 +180,7 @@ TAKEOVER_CASES = (
     Case("taken over in time", died()),
     Case("taken over at the last moment", died(took_ms=550)),
     Case("taken over too late", died(took_ms=551), {TAKEOVER}),
-    Case("never taken over", died(took_ms=None), {TAKEOVER}),
+    Case("never taken over", died(took_ms=None), {TAKEOVER, IDLE}),
     Case("nobody waited", died(waits_from_ms=None, took_ms=900)),
     Case("a waiter that has come after the death", died(waits_from_ms=400, took_ms=551), {TAKEOVER}),
     Case("a waiter that has only just come when the lease ends", died(waits_from_ms=580, took_ms=900)),
@@ -200,6 +201,7 @@ TAKEOVER_CASES = (
         "the waiter was at another lock",
         died(took_ms=None)
         .point("gave_up", 2, at_ms=60, name=LOCK, outcome="busy")
-        .point("waiting", 2, at_ms=70, name="appointment:8"),
+        .point("waiting", 2, at_ms=70, name="appointment:8")
+        .point("gave_up", 2, at_ms=340, name="appointment:8", outcome="busy"),
     ),
 )

@@ -157,7 +157,7 @@ OVERLAP_CASES = (
     ),
     Case(
         "it died, and another had it while it still lived",
-        died(took_ms=None).hold(3, LOCK, 6, from_ms=60, to_ms=80),
+        died(took_ms=None, waits_from_ms=None).hold(3, LOCK, 6, from_ms=60, to_ms=80),
         {ALONE, EXPLAINED},
     ),
     Case(

@@ -89,7 +89,9 @@ class _Run:
         if rng.random() < self._unknown_share:
             self._unknown(appointment, payer, at_ms - 1, is_done=False)
         op = self._invoke(appointment, payer, at_ms)
-        fence = self._held(rng.randint(1, INSTANCES), appointment, at_ms + 1, at_ms + 6)
+        holder = rng.randint(1, INSTANCES)
+        fence = self._held(holder, appointment, at_ms + 1, at_ms + 6)
+        self._waited(holder % INSTANCES + 1, appointment, at_ms + 2, at_ms + 8)
         charge_id = self._charge(appointment, payer, fence)
         if rng.random() < self._unknown_share:
             history.unknown(op, at_ms=at_ms + 50)
@@ -198,6 +200,12 @@ class _Run:
         released = {"still_ours": still_ours, "handed_over": False}
         self._history.point("released", i, at_ms=to_ms + 1, life=life, name=name, fence=fence, **released)
         return fence
+
+    def _waited(self, i: int, appointment: int, from_ms: float, to_ms: float) -> None:
+        """For a lock whose holder is done with the appointment."""
+        who: dict[str, Any] = {"life": self._lives[i], "name": f"appointment:{appointment}"}
+        self._history.point("waiting", i, at_ms=from_ms, **who)
+        self._history.point("gave_up", i, at_ms=to_ms, outcome="dismissed", queued=True, **who)
 
     def _begin_fault(self, kind: str, i: int, point: str, at_ms: float) -> None:
         self._fault += 1

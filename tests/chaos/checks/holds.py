@@ -116,7 +116,7 @@ class _Reading:
 
     def _acquired(self, event: Event) -> None:
         i, name = event["i"], event["name"]
-        if not _is_its_own(i, name):
+        if not is_its_own(i, name):
             return
         waited_ns = round((event.get("waited_s") or 0.0) * 1e9)
         hold = Hold(name, event.get("fence"), i, event.get("life", 0), event["t"], waited_ns, event.get("until"))
@@ -156,7 +156,7 @@ class _Reading:
                 _end(hold, event["t"], DIED)
 
 
-def _is_its_own(i: int | str, name: str) -> bool:
+def is_its_own(i: int | str, name: str) -> bool:
     """Leases of other names than appointments' an instance holds for clients, who record them themselves."""
     return isinstance(i, str) or name.startswith("appointment:")
 

@@ -12,6 +12,7 @@ from tests.chaos.checks.entries import entries_match_answers
 from tests.chaos.checks.evidence import Event, Evidence
 from tests.chaos.checks.fences import fences_rise, row_fence_rises
 from tests.chaos.checks.healing import alive_after_healing, nothing_left_behind
+from tests.chaos.checks.idle import no_lock_lies_idle
 from tests.chaos.checks.overlap import holders_do_not_overlap, overlaps_are_explained
 from tests.chaos.checks.register import consume_once_linearizable
 from tests.chaos.checks.releases import no_foreign_release
@@ -35,6 +36,7 @@ CHECKERS = (
     stale_writes_refused,
     no_foreign_release,
     takeover_in_time,
+    no_lock_lies_idle,
     alive_after_healing,
     nothing_left_behind,
     no_deadlocks,

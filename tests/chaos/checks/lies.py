@@ -6,10 +6,12 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from tests.chaos.checks.draft import CannotPlant, Draft, Row
-from tests.chaos.checks.evidence import ALREADY_CHARGED, CHARGED, OK, REFUSED, Charge, Evidence, Operation
+from tests.chaos.checks.evidence import ALREADY_CHARGED, CHARGED, FOREVER, OK, REFUSED, Charge, Evidence, Operation
 from tests.chaos.checks.fences import heard_late
 from tests.chaos.checks.healing import HEALED_WITHIN_LEASES
 from tests.chaos.checks.holds import Hold
+from tests.chaos.checks.idle import EVERYBODY, excuses_of
+from tests.chaos.checks.spans import Spans
 from tests.chaos.checks.takeover import grace_ms_of, takeovers_of
 
 Lie = Callable[[Draft], None]
@@ -186,6 +188,24 @@ def late_takeover(draft: Draft) -> None:
     draft.replace(death, held=held)
 
 
+def lock_forgotten(draft: Draft) -> None:
+    """Somebody waited in vain, for a lease, for a lock that nobody had."""
+    lease_ns = draft.evidence.lease_ttl_ns
+    broken = excuses_of(draft.evidence).get(EVERYBODY, Spans(()))
+    deaths = {(death["i"], death["life"]): death["t"] for death in draft.evidence.by_kind["died"]}
+    began = draft.one_of(
+        [
+            point
+            for point in draft.evidence.points.get("waiting", ())
+            if not broken.touch(point["t"], point["t"] + lease_ns)
+            and deaths.get((point["i"], point["life"]), FOREVER) > point["t"] + lease_ns
+        ]
+    )
+    who = {"i": began["i"], "life": began["life"], "name": "appointment:0"}
+    draft.add("point", began["t"], p="waiting", **who)
+    draft.add("point", began["t"] + lease_ns, p="gave_up", outcome="busy", queued=True, **who)
+
+
 def locked_out(draft: Draft) -> None:
     """Somebody was turned away long after all faults were over."""
     healing = draft.one_of(draft.evidence.by_kind["healing"])["t"]
@@ -221,6 +241,7 @@ LIES: tuple[tuple[Lie, str], ...] = (
     (stale_write_accepted, "stale_writes_refused"),
     (foreign_release, "no_foreign_release"),
     (late_takeover, "takeover_in_time"),
+    (lock_forgotten, "no_lock_lies_idle"),
     (locked_out, "alive_after_healing"),
     (something_left, "nothing_left_behind"),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 Event = dict[str, Any]
@@ -38,6 +38,15 @@ class Spans:
         """How much of begin..end they cover, in ns."""
         first, after = bisect_right(self._ends, begin), bisect_left(self._begins, end)
         return sum(min(end, self._ends[k]) - max(begin, self._begins[k]) for k in range(first, after))
+
+    def uncovered(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
+        """The parts of begin..end that they do not cover."""
+        for k in range(bisect_right(self._ends, begin), bisect_left(self._begins, end)):
+            if begin < self._begins[k]:
+                yield begin, self._begins[k]
+            begin = self._ends[k]
+        if begin < end:
+            yield begin, end
 
     def touch(self, begin: int, end: int) -> bool:
         """Whether any of them has a moment in common with begin..end, both included."""

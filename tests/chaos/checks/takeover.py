@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
 from typing import NamedTuple
 
 from tests.chaos.checks.evidence import Event, Evidence
 from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.verdict import Counts, Example, Verdict, found
+from tests.chaos.checks.waits import Process, Waiting
 
 GRACE_MS = 50.0
 HARNESS = "harness"  # whose loop has the proxies that instances reach their servers by
 SETTLED_MS = 50.0  # whoever waits for less than that may still be on its way
-
-Process = tuple[int | str, int]
 
 
 class Takeover(NamedTuple):
@@ -64,7 +61,7 @@ def grace_ms_of(evidence: Evidence) -> float:
 
 def takeovers_of(evidence: Evidence) -> tuple[list[Takeover], Counter[str]]:
     """The takeovers that count, and how many were left out, by reason."""
-    waiting = _Waiting(evidence)
+    waiting = Waiting(evidence)
     takeovers, excluded = [], Counter[str]()
     for death in evidence.by_kind["died"]:
         for lock in death.get("held") or ():
@@ -76,7 +73,7 @@ def takeovers_of(evidence: Evidence) -> tuple[list[Takeover], Counter[str]]:
     return takeovers, excluded
 
 
-def _takeover(death: Event, lock: Event, waiting: _Waiting, evidence: Evidence) -> Takeover | str:
+def _takeover(death: Event, lock: Event, waiting: Waiting, evidence: Evidence) -> Takeover | str:
     name, left_ms, died = lock["name"], lock.get("left_ms"), death["t"]
     if left_ms is None:
         return "rest_unknown"
@@ -133,51 +130,6 @@ def _following(holds: Sequence[Hold], fence: int | None, died: int) -> Hold | No
         if hold.began > died or (fence is not None and hold.fence is not None and hold.fence > fence):
             return hold
     return None
-
-
-class _Waiting:
-    """Who waits for a lock at a given time."""
-
-    def __init__(self, evidence: Evidence) -> None:
-        self._evidence = evidence
-
-    def at(self, name: str, t: int) -> set[Process]:
-        """The processes that have begun to wait for it and neither got it as often nor gave up, nor died before `t`."""
-        times, processes, steps = self._steps.get(name, ([], [], []))
-        counts: Counter[Process] = Counter()
-        for place in range(bisect_right(times, t)):
-            process = processes[place]
-            counts[process] = max(0, counts[process] + steps[place])
-        deaths = self._deaths
-        return {process for process, count in counts.items() if count > 0 and deaths.get(process, t) >= t}
-
-    @cached_property
-    def _deaths(self) -> dict[Process, int]:
-        return {(death["i"], death["life"]): death["t"] for death in self._evidence.by_kind["died"]}
-
-    @cached_property
-    def _steps(self) -> dict[str, tuple[list[int], list[Process], list[int]]]:
-        steps: dict[str, tuple[list[int], list[Process], list[int]]] = defaultdict(lambda: ([], [], []))
-        for event in self._evidence.by_kind["point"]:
-            step = _step(event)
-            if step:
-                times, processes, changes = steps[event["name"]]
-                times.append(event["t"])
-                processes.append((event["i"], event.get("life", 0)))
-                changes.append(step)
-        return dict(steps)
-
-
-def _step(event: Event) -> int:
-    """By how many this point changes the number of those who wait in its process."""
-    match event["p"]:
-        case "waiting":
-            return 1
-        case "acquired":
-            return -1 if event.get("queued") else 0
-        case "gave_up":
-            return -1 if event.get("queued", True) else 0
-    return 0
 
 
 def _quantile(ascending: Sequence[float], share: float) -> float:

@@ -24,6 +24,8 @@ from tests.chaos.proxy import ChaosProxy, Way
 TRAP_WAIT_S = 1.0
 COMMIT = b"COMMIT"
 ANY_REQUEST = b""
+# Only the script that takes free locks has an argument that begins with a tab: what is remembered of its grant.
+GRANT = b"\r\n\t"
 
 Spell = Callable[[ChaosProxy, Fault], AbstractContextManager[None]]  # how a proxy is while a fault lasts
 SERVERS = ("redis", "database")
@@ -98,8 +100,10 @@ async def lose_commit_request(world: World, fault: Fault, target: InstanceHandle
 
 
 async def lose_redis_reply(world: World, fault: Fault, target: InstanceHandle) -> None:
-    """The next command is done, and its connection gone before the answer."""
-    await _sprung(target.redis.lose_reply_once(at=ANY_REQUEST), "command for Redis")
+    """The next command, or the next that asks for a free lock, is done, and its connection gone before the answer."""
+    of_grant = fault.get("of") == "grant"
+    trap = target.redis.lose_reply_once(at=GRANT if of_grant else ANY_REQUEST)
+    await _sprung(trap, "request for a free lock" if of_grant else "command for Redis")
 
 
 async def _sprung(trap: asyncio.Future[None], what: str) -> None:
@@ -112,6 +116,11 @@ async def _sprung(trap: asyncio.Future[None], what: str) -> None:
 def draw_delay(rng: Random, lease_ttl_s: float) -> dict[str, Any]:
     """Each way so much, and how long."""
     return {"delay_ms": round(rng.uniform(5.0, 150.0), 1), "lasts_s": round(rng.uniform(0.2, 1.2), 3)}
+
+
+def draw_command(rng: Random, lease_ttl_s: float) -> dict[str, Any]:
+    """Which command's answer is lost."""
+    return {"of": rng.choice(("any", "grant"))}
 
 
 def _kinds_of(server: str) -> Iterator[FaultKind]:
@@ -166,8 +175,9 @@ KINDS = (
     FaultKind(
         name="lose_redis_reply",
         scope="link:<i>:redis",
-        does="The instance's next command for Redis is done, and its answer lost with the connection.",
+        does="The instance's next command for Redis, or next grant, is done, and its answer lost with the connection.",
         run=lose_redis_reply,
+        draw=draw_command,
         targeted=True,
         lets_go=True,
     ),

@@ -202,6 +202,15 @@ CHARGES = (
         ),
     ),
     Mutant(
+        name="no-lock-order",
+        does="Locks the coupons of a batch's payers in any order, so that two batches can wait for each other.",
+        caught_by=("no_deadlocks",),
+        points=_SLOW_INSIDE,
+        run_s=4.0,
+        hints=("payers",),
+        edits=coupons_read("ORDER BY random() FOR UPDATE"),
+    ),
+    Mutant(
         name="asynchronous-commit",
         does="Does not wait until a COMMIT is on the disk.",
         caught_by=("acknowledged_is_there",),

@@ -165,6 +165,23 @@ LOCKING = (
         ),
     ),
     Mutant(
+        name="acquire-not-idempotent",
+        does="Does not know its own lock again when the answer to its acquire was lost, and queues behind itself.",
+        caught_by=("no_lock_lies_idle",),
+        points=(("releasing", "lose_redis_reply"), ("released", "lose_redis_reply")),
+        run_s=4.0,
+        hints=("wide",),
+        edits=(
+            Lua(
+                "acquire.lua",
+                """
+                -if holder == lease_id then
+                +if false then
+                """,
+            ),
+        ),
+    ),
+    Mutant(
         name="grant-without-expiry",
         does="Lets what is remembered of a grant stand for ever.",
         caught_by=("nothing_left_behind",),

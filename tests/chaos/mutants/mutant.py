@@ -17,7 +17,8 @@ class Mutant:
     `caught_by`: each of these properties may name it, one at least must. `points`: the cells that show it best;
     `ambient`: kinds of faults by time that do. `targets`: the instances that are aimed at, where the others are to stay
     undisturbed; none: all. `hints`: of what the workload needs much: hot (few appointments, both participants), wide
-    (many appointments), coupons (that run out), retries (the same request again after a time-out), leases (over HTTP).
+    (many appointments), payers (few, of many appointments), coupons (that run out), retries (the same request again
+    after a time-out), leases (over HTTP).
     `world`: which ground it takes. `schema`: SQL for the migrated database, without what would hide the defect.
     `run_s`: a run that short mostly shows it. `register_unfenced`: the program that holds a lease writes past the
     fence; the product is whole.

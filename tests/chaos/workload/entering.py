@@ -15,12 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg2
 from psycopg2.extensions import connection as Session
 
-from tests.chaos.workload.client import PATIENCE_S, Client
+from tests.chaos.workload.client import PATIENCE_S, Answer, Client
 from tests.chaos.workload.config import Config
-from tests.chaos.workload.people import Front
+from tests.chaos.workload.people import RICH_INVITERS, Front
 
 CROWD = (2, 3, 4, 6, 8)
 POOR_CROWD = (2, 4, 6)
+FEW_PAYERS = RICH_INVITERS[:10]
+PAYERS_CROWD = 5
 MOST_RETRIES = 3
 IMPATIENT = 0.04  # of the entries hang up early, and mostly ask again
 IMPATIENT_S = (0.005, 0.25)
@@ -57,13 +59,25 @@ class Entrants:
         # Whoever comes to the end of them enters them again.
         self._wide = itertools.cycle(self._appointments.wide)
         self._poor = itertools.cycle(self._appointments.poor)
+        of_few = [id_ for id_ in self._appointments.wide if self._appointments.participants(id_)[0] in FEW_PAYERS]
+        self._of_few = itertools.cycle(of_few)
         self._pace = Pace(config.rate)
         self._sitters = sitters
         self._sitting = False
         self._standing_up: asyncio.Task[None] | None = None
-        modes = {"crowd": self._crowd, "wide": self._one, "again": self._again, "poor": self._poor_crowd}
+        modes = {
+            "crowd": self._crowd,
+            "wide": self._one,
+            "again": self._again,
+            "poor": self._poor_crowd,
+            "payers": self._few_payers,
+        }
         # A mode's share is of operations, and a crowd is several of them.
-        sizes = {"crowd": sum(CROWD) / len(CROWD), "poor": 3 * sum(POOR_CROWD) / len(POOR_CROWD)}
+        sizes = {
+            "crowd": sum(CROWD) / len(CROWD),
+            "poor": 3 * sum(POOR_CROWD) / len(POOR_CROWD),
+            "payers": PAYERS_CROWD,
+        }
         self._modes = [modes[name] for name in config.mix]
         self._weights = [share / sizes.get(name, 1) for name, share in config.mix.items()]
 
@@ -103,26 +117,43 @@ class Entrants:
         chosen = [next(self._poor) for _ in range(size)]
         await asyncio.gather(*[self._enter(rng, number, appointment_id) for appointment_id in chosen for _ in range(3)])
 
+    async def _few_payers(self, rng: random.Random, number: int) -> None:
+        """Appointments of the same few payers, all at once by one instance: batches that have payers in common."""
+        await self._pace.take(PAYERS_CROWD)
+        instance = rng.choice(list(self._client.base_urls))
+        chosen = [next(self._of_few) for _ in range(PAYERS_CROWD)]
+        payers = [self._appointments.participants(appointment_id)[0] for appointment_id in chosen]
+        await asyncio.gather(
+            *[self._ask(number, id_, payer, instance, PATIENCE_S) for id_, payer in zip(chosen, payers, strict=True)]
+        )
+
     async def _enter(self, rng: random.Random, number: int, appointment_id: int) -> None:
         user = rng.choice(self._appointments.participants(appointment_id))
         of = None
         for _ in range(1 + MOST_RETRIES):
             impatient = rng.random() < IMPATIENT
-            answer = await self._client.ask(
-                "POST",
-                f"/v1/appointments/{appointment_id}/entries",
-                caller=user,
-                instance=rng.choice(list(self._client.base_urls)),
-                f="enter",
-                patience_s=rng.uniform(*IMPATIENT_S) if impatient else PATIENCE_S,
-                client=number,
-                appointment=appointment_id,
-                of=of,
-            )
+            instance = rng.choice(list(self._client.base_urls))
+            patience_s = rng.uniform(*IMPATIENT_S) if impatient else PATIENCE_S
+            answer = await self._ask(number, appointment_id, user, instance, patience_s, of)
             if not answer.retryable or rng.random() < 0.25:
                 return
             of = of or answer.op
             await asyncio.sleep(rng.uniform(0.0, 0.1))
+
+    async def _ask(
+        self, number: int, appointment_id: int, user: int, instance: int, patience_s: float, of: str | None = None
+    ) -> Answer:
+        return await self._client.ask(
+            "POST",
+            f"/v1/appointments/{appointment_id}/entries",
+            caller=user,
+            instance=instance,
+            f="enter",
+            patience_s=patience_s,
+            client=number,
+            appointment=appointment_id,
+            of=of,
+        )
 
     def _next_hot(self) -> int:
         front = self._front.get()
