@@ -231,7 +231,7 @@ class Stage:
         try:
             for _ in range(3):
                 await asyncio.sleep(0)
-            # A turn of a run is on before the server has heard whose it is: what tells it travels on another connection.
+            # A turn of a run is on before the server knows: what tells it travels on another connection than ours.
             await wait_until_async(lambda: self._is_its_holder(lease), what=f"the server to know {lease}")
         finally:
             self._inside.remove(lease.name)

@@ -13,8 +13,9 @@ UNSEEN = (
         name="handoff-to-the-dead",
         does="Hands the lock over whether or not anybody hears of it, and without an end until it is claimed.",
         caught_by=("nothing_left_behind", "alive_after_healing"),
-        points=(("acquired", "die"), ("waiting", "die_later")),
-        hints=("coupons",),
+        points=(("waiting", "die"), ("waiting", "die_later")),
+        run_s=6.0,
+        hints=("leases",),
         edits=(
             Lua(
                 "prelude.lua",
