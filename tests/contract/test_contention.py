@@ -115,7 +115,7 @@ def test_a_killed_holder_is_taken_over_from_and_both_are_told_of(own_world: Worl
         doomed = start(_enter_or_break, own_world.api, id_, inviter)
         wait_until(lambda: waits_for_row(own_world.rows))
         holder = get(own_world, f"/v1/locks/{name}")["holder"]["pid"]
-        heirs = []
+        heirs: list[Any] = []
         while len(heirs) < 8 or not _waits_elsewhere(get(own_world, f"/v1/locks/{name}"), holder):
             heirs.append(start(_enter_or_break, own_world.api, id_, invitee))
             wait_until(lambda: get(own_world, f"/v1/locks/{name}")["waiters"] == len(heirs))
