@@ -11,7 +11,7 @@ from locks.errors import Dismissed, LockBusy, LockStoreDown
 from locks.events import Acquired, GaveUp, Listener, Waiting, WakeSource, ignore
 from locks.held import HeldLeases
 from locks.keys import check_name, packed_keys
-from locks.lease import Lease, LeaseKeeper, milliseconds
+from locks.lease import Lease, LeaseKeeper, is_over, milliseconds
 from locks.line import Line
 from locks.lines import Lines
 from locks.node import Node
@@ -96,10 +96,13 @@ class Acquiring:
                     self._gave_up(name, started_at_s, "cancelled", queued=False)
                     raise
                 if reply.__class__ is int and reply > 0:
-                    line.first_is_gone()
-                    return self._begin_at_once(
-                        name, lease_id, reply, lease_ttl_s, keep_extended, request_id, started_at_s
-                    )
+                    waited_s = time.monotonic() - started_at_s
+                    if not is_over(lease_ttl_s, after_s=waited_s):
+                        line.first_is_gone()
+                        return self._begin_at_once(
+                            name, lease_id, reply, lease_ttl_s, keep_extended, request_id, started_at_s, waited_s
+                        )
+                    # We have stood still for so long that it is somebody else's by now: as if it had been refused.
             else:
                 lines.check_room(line)
             assert line is not None
@@ -156,7 +159,11 @@ class Acquiring:
         if line is not None:
             line.stand()
         try:
-            reply = await self._store.run(name, command)
+            while True:
+                asked_at_s = time.monotonic()
+                reply = await self._store.run(name, command)
+                if not (isinstance(reply, int) and is_over(lease_ttl_s, after_s=time.monotonic() - asked_at_s)):
+                    break
         except LockStoreDown:
             if may_hold:
                 self.lines.give_back(name, lease_id)
@@ -170,7 +177,8 @@ class Acquiring:
             waited_s = time.monotonic() - started_at_s
             self._gave_up(name, started_at_s, "busy", queued=False)
             raise LockBusy(name, waited_s=waited_s, expires_in_s=reply[0] / 1000 if reply[0] >= 0 else None)
-        return self._begin_at_once(name, lease_id, reply, lease_ttl_s, keep_extended, request_id, started_at_s)
+        waited_s = time.monotonic() - started_at_s
+        return self._begin_at_once(name, lease_id, reply, lease_ttl_s, keep_extended, request_id, asked_at_s, waited_s)
 
     async def _wait(self, line: Line, waiter: Waiter, first_reply: Any) -> Lease:
         """A place in line, until the lease is there. `first_reply`: what a caller who asked for itself was told."""
@@ -211,17 +219,18 @@ class Acquiring:
         lease_ttl_s: float,
         keep_extended: bool,
         request_id: str,
-        started_at_s: float,
+        asked_at_s: float,
+        waited_s: float,
     ) -> Lease:
-        """The lease of a caller who did not have to wait, counted from its call: that was before anything was sent."""
+        """The lease of a caller who did not have to wait, counted from a time before anything was sent for it."""
         lease = Lease(
             self._keeper,
             name,
             lease_id,
             fencing_token=fencing_token,
             lease_ttl_s=lease_ttl_s,
-            sent_at_s=started_at_s,
-            waited_s=time.monotonic() - started_at_s,
+            sent_at_s=asked_at_s,
+            waited_s=waited_s,
             stood_in_line=False,
             keep_extended=keep_extended,
             request_id=request_id,

@@ -181,6 +181,11 @@ def margin_s(lease_ttl_s: float) -> float:
     return 0.01 * lease_ttl_s + 0.002
 
 
+def is_over(lease_ttl_s: float, *, after_s: float) -> bool:
+    """Whether a lease that was asked for so long ago has ended meanwhile: its grant was heard too late to be used."""
+    return after_s >= lease_ttl_s - margin_s(lease_ttl_s)
+
+
 def milliseconds(lease_ttl_s: float) -> int:
     """A lease as Redis counts it. Raises ValueError outside 0.1 to 3600 seconds."""
     if not SHORTEST_LEASE_S <= lease_ttl_s <= LONGEST_LEASE_S:

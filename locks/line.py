@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from locks.errors import Dismissed, LockBusy, LockStoreDown, LockStoreRefused
 from locks.events import WakeSource
 from locks.keys import packed_keys
-from locks.lease import Lease, margin_s
+from locks.lease import Lease, is_over, margin_s
 from locks.request import Request, Watch
 from locks.turns import Run
 from locks.waiter import Grant, Waiter
@@ -173,6 +173,9 @@ class Line:
 
     def granted_by_release(self, fencing_token: int, turns: int, sent_at_s: float) -> None:
         """The release that was sent then by a holder of this process has given the lock to the first waiter."""
+        if is_over(self.first.lease_ttl_s, after_s=time.monotonic() - sent_at_s):
+            self.look(WakeSource.HANDOFF)
+            return
         self._grant(fencing_token, turns, sent_at_s, WakeSource.HANDOFF, handoff_s=time.monotonic() - sent_at_s)
 
     def take_turn(self, lease: Lease) -> bool:
@@ -271,6 +274,8 @@ class Line:
         self._down_since_s = None
         if _is_refusal(reply):
             self._refused(reply, request.sent_at_s)
+        elif is_over(self.first.lease_ttl_s, after_s=time.monotonic() - request.sent_at_s):
+            self.look(source)  # heard too late: we have stood still, and it is somebody else's by now
         else:
             handoff_s = time.monotonic() - request.sent_at_s if source is WakeSource.HANDOFF else None
             fencing_token, turns = (reply, 1) if isinstance(reply, int) else reply

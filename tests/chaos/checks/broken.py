@@ -173,6 +173,7 @@ BROKEN = (
     Broken("excuses by a store's fault at any time", "causes._taken_away", _store_fault_at_any_time),
     Broken("excuses by the force on another hold", "causes._taken_away", _any_force),
     Broken("excuses an overlap of any length", "causes.UNSEEN_NS", A_YEAR_NS),
+    Broken("takes a moment for a rest", "evidence.MOMENT_NS", -1),
     Broken("excuses nothing unseen", "causes.UNSEEN_NS", 0),
     Broken("forgets renewals", "holds.Hold.told_before", lambda hold, _: hold.began),
     Broken("forgets that a client's lease ends", "holds._end", lambda hold, t, how: setattr(hold, "ended", t)),

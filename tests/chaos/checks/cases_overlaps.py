@@ -48,6 +48,20 @@ OVERLAP_CASES = (
         stalled(lost(1, 5, from_ms=10, to_ms=912).hold(2, LOCK, 6, from_ms=615, to_ms=700), 1, from_ms=20, to_ms=911),
     ),
     Case(
+        "it had a moment between two standstills, in which it heard of a grant of long ago",
+        stalled(
+            stalled(
+                lost(1, 5, from_ms=906, to_ms=1150).hold(2, LOCK, 6, from_ms=912, to_ms=1200),
+                1,
+                from_ms=40,
+                to_ms=905,
+            ),
+            1,
+            from_ms=905.1,
+            to_ms=1149,
+        ),
+    ),
+    Case(
         "another instance was frozen",
         lost(1, 5, from_ms=10, to_ms=912)
         .hold(2, LOCK, 6, from_ms=615, to_ms=700)

@@ -16,6 +16,7 @@ Pair = tuple[int, int]  # appointment, user
 
 FOREVER = 2**63  # ns: later than any answer
 NO_TIME = -1
+MOMENT_NS = 5_000_000  # between two standstills: what is read then was sent before them
 
 OK, REFUSED, UNKNOWN = "ok", "refused", "unknown"
 _PLACES = {OK: 0, UNKNOWN: 1, REFUSED: 2}
@@ -186,7 +187,7 @@ class Evidence:
                 found[who].append((fault.began, fault.ended))
         for stall in self.by_kind["stall"]:
             found[str(stall["i"])].append((stall["from"], stall["to"]))
-        return {who: Spans(spans) for who, spans in found.items()}
+        return {who: Spans(spans, apart=MOMENT_NS) for who, spans in found.items()}
 
     def spans_of(self, scope: str) -> Spans:
         """When there was a fault of this scope."""

@@ -22,13 +22,13 @@ class Fault(NamedTuple):
 
 
 class Spans:
-    """Spans (from, to) in ns, merged where they touch or overlap."""
+    """Spans (from, to) in ns, merged where they overlap or have no more than `apart` ns between them."""
 
-    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
+    def __init__(self, spans: Iterable[tuple[int, int]], *, apart: int = 0) -> None:
         self._begins: list[int] = []
         self._ends: list[int] = []
         for begin, end in sorted(spans):
-            if self._ends and begin <= self._ends[-1]:
+            if self._ends and begin <= self._ends[-1] + apart:
                 self._ends[-1] = max(self._ends[-1], end)
             else:
                 self._begins.append(begin)
