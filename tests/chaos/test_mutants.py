@@ -12,10 +12,11 @@ from tests.chaos.mutants import MUTANTS, UNSEEN_MUTANTS, Mutant
 from tests.chaos.mutants.edits import Edit, Lua, Python, StaleEdit, Statement
 from tests.chaos.mutants.in_child import in_child
 from tests.chaos.points import TARGET_POINTS
+from tests.chaos.teeth import MIX_OF_HINT
 
 PROPERTIES = {checker.__name__ for checker in CHECKERS}
 ALL = {**MUTANTS, **UNSEEN_MUTANTS}
-HINTS = {"hot", "wide", "coupons", "retries", "leases"}
+HINTS = set(MIX_OF_HINT)
 
 
 async def nothing() -> None:
