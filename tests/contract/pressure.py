@@ -59,12 +59,12 @@ def wait_until_not_grown(service: Service, before: dict[int, Footprint]) -> None
     wait_until(has_not_grown, patience_s=20, what=f"{footprints(service)} to be no more than {before}")
 
 
-def assert_no_more_threads(service: Service, before: dict[int, Footprint], *, spare: int = SPARE_THREADS) -> None:
+def assert_no_more_threads(service: Service, before: dict[int, Footprint]) -> None:
     """For a moment at which nothing is about to end: no worker has more threads than before."""
     now = footprints(service)
     assert now.keys() == before.keys(), "a worker has died"
     for pid, footprint in now.items():
-        assert footprint.threads <= before[pid].threads + spare, (before, now)
+        assert footprint.threads <= before[pid].threads + SPARE_THREADS, (before, now)
 
 
 def assert_truthful(world: World, entries: Sequence[tuple[int, int]], answers: Sequence[Answer]) -> None:
