@@ -21,11 +21,13 @@ if holder == lease_id then
 end
 
 local channel = string.match(who, '^[^\t]+')
-local head = live_head()
+local head, _, head_us = live_head()
 local look_within_ms = math.floor(ALIVE_MS / 3)
 if not holder then
   local take = not head
-  if head and head == channel and age_us then
+  -- First in line by the place that it has, or by its age: the time on the way tells that a little differently each time, and
+  -- two who came together must not wait for each other.
+  if head and age_us and (head == channel or now_us - age_us <= head_us) then
     local yield_until = still_until('.yield_until', YIELD_MS)
     take = yield_until == 0 or call('EXISTS', signal) == 1
     if not take then look_within_ms = yield_until - now_ms + 1 end

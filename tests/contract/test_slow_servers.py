@@ -21,7 +21,7 @@ from tests.contract.api import (
 )
 from tests.contract.conftest import World
 from tests.contract.pressure import (
-    Footprint,
+    SPARE_THREADS,
     assert_each_charged_once,
     assert_no_more_threads,
     assert_refused_honestly,
@@ -120,6 +120,7 @@ def test_behind_a_slow_postgres_every_answer_comes_in_time_and_is_true(world: Wo
     wait_until_not_grown(world.service, before)
 
 
+@pytest.mark.slow
 def test_behind_a_postgres_slower_than_any_limit_every_answer_comes_in_time_and_is_true(
     world: World, proxies: Proxies
 ) -> None:
@@ -156,7 +157,7 @@ def test_behind_a_silent_network_nothing_can_be_charged_and_everybody_is_told_so
     assert_audit_passes(world.database_url)
 
 
-@pytest.mark.parametrize("how", ["frozen", "silent"])
+@pytest.mark.parametrize("how", [pytest.param("frozen", marks=pytest.mark.slow), "silent"])
 def test_three_rounds_at_a_postgres_that_says_nothing_pile_up_no_threads_and_it_comes_back_without_a_restart(
     world: World, proxies: Proxies, how: str
 ) -> None:

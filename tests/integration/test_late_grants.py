@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from locks import LockBusy
 from locks.events import Acquired, Lost
 from locks.wire import Wire
 from tests.harness import PATIENCE_S
@@ -27,21 +28,21 @@ def keys(redis_url: str, name: str) -> Iterator[Keys]:
 
 class Standstill:
     """Once armed, this process stands still as soon as the lock is granted to somebody else than `before`, for as long
-    as that lease lasts.
+    as that lease lasts; so many times.
     """
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self._before: str | None = None
-        self._armed = False
+        self._times = 0
         self.missed: list[str] = []  # the lease ids
 
-    def arm(self, before: str | None = None) -> None:
-        self._before, self._armed = before, True
+    def arm(self, before: str | None = None, *, times: int = 1) -> None:
+        self._before, self._times = before, times
 
     def after_sending(self) -> None:
-        if self._armed and (lease_id := self._granted()) is not None:
-            self._armed = False
+        if self._times and (lease_id := self._granted()) is not None:
+            self._times -= 1
             self.missed.append(lease_id)
             while self._keys.holder() == lease_id:
                 time.sleep(0.01)
@@ -118,3 +119,16 @@ async def test_who_is_given_the_lock_by_a_release_of_its_own_process_asks_again(
         assert len(heard.all(Acquired)) == 2
         assert heard.all(Lost) == []
         await keys.gone()
+
+
+async def test_who_does_not_wait_and_hears_late_twice_is_told_that_it_is_busy(
+    redis_url: str, keys: Keys, standstill: Standstill
+) -> None:
+    async with locking(redis_url) as locker:
+        standstill.arm(times=2)
+        with pytest.raises(LockBusy):
+            await locker.acquire(keys.name, lease_ttl_s=LEASE_S, wait_s=0)
+        assert len(standstill.missed) == 2
+        await keys.gone()
+        lease = await locker.acquire(keys.name, lease_ttl_s=LEASE_S, wait_s=0)
+        assert await lease.release()

@@ -263,6 +263,7 @@ async def test_a_first_in_line_that_is_frozen_before_the_handoff_costs_a_claim_a
 # Beside python-redis-lock
 
 
+@pytest.mark.slow
 def test_no_two_processes_are_ever_inside_and_both_kinds_get_their_turns(redis_server: RedisServer) -> None:
     # The shares even out over seconds, not over a few turns.
     turns = locks_overlap.play(redis_server.url, ours=2, theirs=2, seconds=30, enough_turns=2000)

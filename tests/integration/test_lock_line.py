@@ -26,13 +26,17 @@ class Server:
         self._script = self.client.register_script(Scripts(LIMITS, holder="test")._acquire.source)
         self._keys = keys_of(f"test:{uuid.uuid4().hex}")
 
-    def acquire(self, process: int, lease_ms: int) -> Any:
-        """What a process is answered that waits for the lock since 1 ms."""
+    def acquire(self, process: int, lease_ms: int, *, age_us: int = 1000) -> Any:
+        """What a process is answered that has waited for the lock for so long."""
         keys = self._keys
         return self._script(
             keys=[keys.lock, keys.queue, keys.waiters, keys.grant, keys.signal],
-            args=[f"{process:032}", lease_ms, f"channel-{process}\ti\th\t1\tr", 0, 1000, 1, ""],
+            args=[f"{process:032}", lease_ms, f"channel-{process}\ti\th\t1\tr", 0, age_us, 1, ""],
         )
+
+    def free(self) -> None:
+        """As a python-redis-lock program does it, which knows nothing of a line."""
+        self.client.delete(self._keys.lock)
 
 
 @pytest.fixture
@@ -52,3 +56,33 @@ def test_everybody_in_line_looks_soon_after_the_lease_since_all_before_may_have_
         assert place == process - 1
         if place > 0:  # the first one goes by the holder's remaining time itself
             assert 0 < look_within_ms <= remaining_ms + LATEST_MS
+
+
+@pytest.fixture
+def listening(server: Server) -> Iterator[None]:
+    """Processes 1 and 2 hear what is said to them: nobody takes them for dead."""
+    with closing(server.client.pubsub()) as messages:
+        channels = ("channel-1", "channel-2")
+        messages.subscribe(*channels)
+        for _ in channels:
+            assert messages.get_message(timeout=5) is not None
+        yield
+
+
+@pytest.mark.usefixtures("listening")
+def test_two_whose_ages_are_told_differently_each_time_do_not_wait_for_each_other(server: Server) -> None:
+    server.acquire(0, HELD_MS)
+    assert [server.acquire(1, WANTED_MS, age_us=50_000)[1], server.acquire(2, WANTED_MS, age_us=50_000)[1]] == [0, 1]
+    server.free()
+
+    assert server.acquire(2, WANTED_MS, age_us=900_000) > 0  # by now it was the first to come, so it is first in line
+
+
+@pytest.mark.usefixtures("listening")
+def test_a_free_lock_is_kept_for_whoever_came_first(server: Server) -> None:
+    server.acquire(0, HELD_MS)
+    assert [server.acquire(1, WANTED_MS)[1], server.acquire(2, WANTED_MS)[1]] == [0, 1]
+    server.free()
+
+    assert server.acquire(2, WANTED_MS, age_us=0)[1] == 1
+    assert server.acquire(1, WANTED_MS, age_us=900_000) > 0
