@@ -22,26 +22,28 @@ end
 
 local channel = string.match(who, '^[^\t]+')
 local head, _, head_us = live_head()
+-- First in line by the place that it has, or by its age: the time on the way tells that a little differently each time, and
+-- two who came together must not wait for each other.
+local function is_first()
+  return head and age_us and (head == channel or now_us - age_us <= head_us)
+end
+
 local look_within_ms = math.floor(ALIVE_MS / 3)
 if not holder then
+  if head and not is_first() and state('.grace_until') == 0 then
+    -- The head is told that the lock is free. It has a moment to come for it; then anybody may, so that it never lies idle.
+    offer()
+    head, _, head_us = live_head() -- those before that are gone are not there any more
+  end
   local take = not head
-  -- First in line by the place that it has, or by its age: the time on the way tells that a little differently each time, and
-  -- two who came together must not wait for each other.
-  if head and age_us and (head == channel or now_us - age_us <= head_us) then
+  if is_first() then
     local yield_until = still_until('.yield_until', YIELD_MS)
     take = yield_until == 0 or call('EXISTS', signal) == 1
     if not take then look_within_ms = yield_until - now_ms + 1 end
   elseif head then
-    -- The head was told that the lock is free. It has a moment to come for it; then anybody may, so that it never lies idle.
-    local grace_until = state('.grace_until')
-    if grace_until == 0 then
-      offer()
-      take = not live_head() -- where all that stood before are gone
-    elseif still_until('.grace_until', GRACE_MS) == 0 then
-      take = true
-    else
-      look_within_ms = math.min(look_within_ms, grace_until - now_ms + 1)
-    end
+    local grace_until = still_until('.grace_until', GRACE_MS)
+    take = grace_until == 0
+    if not take then look_within_ms = math.min(look_within_ms, grace_until - now_ms + 1) end
   end
   if take then
     local fence = next_fence(seen_fence)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
@@ -58,31 +58,46 @@ def test_everybody_in_line_looks_soon_after_the_lease_since_all_before_may_have_
             assert 0 < look_within_ms <= remaining_ms + LATEST_MS
 
 
-@pytest.fixture
-def listening(server: Server) -> Iterator[None]:
-    """Processes 1 and 2 hear what is said to them: nobody takes them for dead."""
+@contextmanager
+def hearing(server: Server, *processes: int) -> Iterator[None]:
+    """These hear what is said to them; others are found to be dead."""
     with closing(server.client.pubsub()) as messages:
-        channels = ("channel-1", "channel-2")
-        messages.subscribe(*channels)
-        for _ in channels:
+        messages.subscribe(*[f"channel-{process}" for process in processes])
+        for _ in processes:
             assert messages.get_message(timeout=5) is not None
         yield
 
 
-@pytest.mark.usefixtures("listening")
 def test_two_whose_ages_are_told_differently_each_time_do_not_wait_for_each_other(server: Server) -> None:
-    server.acquire(0, HELD_MS)
-    assert [server.acquire(1, WANTED_MS, age_us=50_000)[1], server.acquire(2, WANTED_MS, age_us=50_000)[1]] == [0, 1]
-    server.free()
+    with hearing(server, 1, 2):
+        server.acquire(0, HELD_MS)
+        assert [server.acquire(process, WANTED_MS, age_us=50_000)[1] for process in (1, 2)] == [0, 1]
+        server.free()
 
-    assert server.acquire(2, WANTED_MS, age_us=900_000) > 0  # by now it was the first to come, so it is first in line
+        assert (
+            server.acquire(2, WANTED_MS, age_us=900_000) > 0
+        )  # by now it was the first to come, so it is first in line
 
 
-@pytest.mark.usefixtures("listening")
+def test_nor_do_they_behind_one_that_is_dead(server: Server) -> None:
+    with hearing(server, 2, 3):
+        server.acquire(0, HELD_MS)
+        ages_us = {1: 30_000_000, 2: 10_000_000, 3: 5_000_000}
+        assert [server.acquire(process, WANTED_MS, age_us=age_us)[1] for process, age_us in ages_us.items()] == [
+            0,
+            1,
+            2,
+        ]
+        server.free()
+
+        assert server.acquire(3, WANTED_MS, age_us=20_000_000) > 0
+
+
 def test_a_free_lock_is_kept_for_whoever_came_first(server: Server) -> None:
-    server.acquire(0, HELD_MS)
-    assert [server.acquire(1, WANTED_MS)[1], server.acquire(2, WANTED_MS)[1]] == [0, 1]
-    server.free()
+    with hearing(server, 1, 2):
+        server.acquire(0, HELD_MS)
+        assert [server.acquire(process, WANTED_MS)[1] for process in (1, 2)] == [0, 1]
+        server.free()
 
-    assert server.acquire(2, WANTED_MS, age_us=0)[1] == 1
-    assert server.acquire(1, WANTED_MS, age_us=900_000) > 0
+        assert server.acquire(2, WANTED_MS, age_us=0)[1] == 1
+        assert server.acquire(1, WANTED_MS, age_us=900_000) > 0
