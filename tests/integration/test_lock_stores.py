@@ -29,7 +29,7 @@ from tests.integration.lock_contract import (
     vanish,
     watching,
 )
-from tests.integration.test_locker import Heard
+from tests.integration.test_locker import APART_S, Heard
 from tests.proxy import Proxy
 from tests.servers.cluster import Cluster
 from tests.servers.fixtures import StartLockProcess, StartRedis
@@ -48,9 +48,6 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def name(store: Store) -> str:
     (name,) = store.names(1)
     return name
-
-
-APART_S = 0.1  # arrivals: more than the slack of 5 ms, and than a command takes on a busy machine
 
 
 # The contract

@@ -23,6 +23,7 @@ from tests.proxy import Cut, Proxy
 from tests.servers.processes import unused_port
 
 KEEP_MS = QueueLimits().keep_ms
+APART_S = 0.1  # arrivals: more than the slack of 5 ms, and than a command takes on a busy machine
 Event = TypeVar("Event", bound=LockEvent)
 
 OTHER_PROCESS = """
@@ -329,6 +330,7 @@ async def test_waiters_of_two_processes_come_in_their_order(redis_url: str, name
             there = await stack.enter_async_context(other_process(redis_url, name))
             await there.says("waiting")
             waiting.append(asyncio.create_task(there.holds_and_releases()))
+            await asyncio.sleep(APART_S)
         waiting.append(asyncio.create_task(here()))
         await heard.count(Waiting, 3)
 
