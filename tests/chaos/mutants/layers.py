@@ -80,9 +80,9 @@ LAYERS = (
                 "locks.acquiring:Acquiring.acquire",
                 """
                 +            if begins_at_once:
-                +                fence = time.time_ns() // 1000
+                +                lease_id, fence = self._new_lease_id(), time.time_ns() // 1000
                 +                return self._begin_at_once(
-                +                    name, self._new_lease_id(), fence, lease_ttl_s, False, request_id, started_at_s, 0.0
+                +                    name, lease_id, fence, lease_ttl_s, False, request_id, started_at_s, 0.0
                 +                )
                              if wait_s is not None and wait_s <= 0:
                 """,
