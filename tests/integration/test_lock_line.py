@@ -61,7 +61,7 @@ def test_everybody_in_line_looks_soon_after_the_lease_since_all_before_may_have_
 @contextmanager
 def hearing(server: Server, *processes: int) -> Iterator[None]:
     """These hear what is said to them; others are found to be dead."""
-    with closing(server.client.pubsub()) as messages:
+    with closing(server.client.pubsub()) as messages:  # type: ignore[no-untyped-call]
         messages.subscribe(*[f"channel-{process}" for process in processes])
         for _ in processes:
             assert messages.get_message(timeout=5) is not None
