@@ -79,6 +79,7 @@ def test_the_product_holds_under_faults_and_the_same_schedule_can_be_run_and_jud
     assert again.returncode in (0, 2), again.stdout  # 2: so short a run need not have seen everything
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["release-before-commit", "unknown-as-refused"])
 def test_a_mutant_is_named_by_its_property(standing: Standing, tmp_path: Path, name: str) -> None:
     detection = search(standing, tmp_path, MUTANTS[name], seed=1, within_s=PATIENCE_S)

@@ -107,6 +107,7 @@ def enter_in_time(api: Api, entries: Sequence[tuple[int, int]], *, may_say: tupl
     return answers
 
 
+@pytest.mark.slow
 def test_behind_a_slow_postgres_every_answer_comes_in_time_and_is_true(world: World, proxies: Proxies) -> None:
     entries = newcomers(world)
     before = footprints(world.service)
@@ -132,6 +133,7 @@ def test_behind_a_postgres_slower_than_any_limit_every_answer_comes_in_time_and_
     assert_audit_passes(world.database_url)
 
 
+@pytest.mark.slow
 def test_behind_frozen_postgres_sessions_nobody_is_left_in_doubt_and_all_are_answered_in_time(world: World) -> None:
     entries = newcomers(world)
     with frozen_postgres(world.rows):
