@@ -43,12 +43,13 @@ def idle_of(evidence: Evidence) -> Iterator[Idle]:
     """Every time in which a lock was free and waited for, without what a fault or a death may be the reason of."""
     excuses = excuses_of(evidence)
     concerned = _concerned(evidence)
-    for name, process, began, ended in Waiting(evidence).waits():
-        if not is_its_own(process[0], name):
-            continue
+    for name, waits in Waiting(evidence).by_name.items():
         held = Spans((hold.began, hold.ended) for hold in evidence.holds_by_name.get(name, ()))
         spans = [held, *(excuses[who] for who in concerned[name] | {EVERYBODY} if who in excuses)]
-        yield from (Idle(name, process, *span) for span in _covered_by_none(spans, began, ended))
+        for _, process, began, ended in waits:
+            if is_its_own(process[0], name):
+                free = _covered_by_none(spans, began, min(ended, evidence.last_t))
+                yield from (Idle(name, process, *span) for span in free)
 
 
 def _covered_by_none(spans: Iterable[Spans], began: int, ended: int) -> list[tuple[int, int]]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
-from tests.chaos.checks.evidence import Event, Evidence
+from tests.chaos.checks.evidence import FOREVER, Event, Evidence
 
 Process = tuple[int | str, int]
 
 
 class Wait(NamedTuple):
-    """A process waits for a lock from `began` to `ended` (ns): somebody in it does, all the time."""
+    """Somebody in this process waits for a lock from `began` until `ended` (ns); FOREVER: the history does not tell."""
 
     name: str
     process: Process
@@ -30,47 +28,27 @@ class Waiting:
 
     def at(self, name: str, t: int) -> set[Process]:
         """The processes that have begun to wait for it and neither got it as often nor gave up, nor died before `t`."""
-        times, processes, steps = self._steps.get(name, ([], [], []))
-        counts: Counter[Process] = Counter()
-        for place in range(bisect_right(times, t)):
-            process = processes[place]
-            counts[process] = max(0, counts[process] + steps[place])
-        deaths = self._deaths
-        return {process for process, count in counts.items() if count > 0 and deaths.get(process, t) >= t}
-
-    def waits(self) -> Iterator[Wait]:
-        """Every wait of every process, those of one lock together."""
-        for name, steps in self._steps.items():
-            counts: Counter[Process] = Counter()
-            began: dict[Process, int] = {}
-            for t, process, step in zip(*steps, strict=True):
-                counts[process] = max(0, counts[process] + step)
-                if counts[process] == 0:
-                    if process in began:
-                        yield self._wait(name, process, began.pop(process), t)
-                else:
-                    began.setdefault(process, t)
-            for process, t in began.items():
-                yield self._wait(name, process, t, self._evidence.last_t)
-
-    def _wait(self, name: str, process: Process, began: int, ended: int) -> Wait:
-        return Wait(name, process, began, min(ended, self._deaths.get(process, ended)))
+        return {wait.process for wait in self.by_name.get(name, ()) if wait.began <= t < wait.ended}
 
     @cached_property
-    def _deaths(self) -> dict[Process, int]:
-        return {(death["i"], death["life"]): death["t"] for death in self._evidence.by_kind["died"]}
-
-    @cached_property
-    def _steps(self) -> dict[str, tuple[list[int], list[Process], list[int]]]:
-        steps: dict[str, tuple[list[int], list[Process], list[int]]] = defaultdict(lambda: ([], [], []))
+    def by_name(self) -> dict[str, list[Wait]]:
+        """Every wait of every process, by the lock."""
+        deaths = {(death["i"], death["life"]): death["t"] for death in self._evidence.by_kind["died"]}
+        waits: dict[str, list[Wait]] = defaultdict(list)
+        counts: Counter[tuple[str, Process]] = Counter()
+        began: dict[tuple[str, Process], int] = {}
         for event in self._evidence.by_kind["point"]:
-            step = step_of(event)
-            if step:
-                times, processes, changes = steps[event["name"]]
-                times.append(event["t"])
-                processes.append((event["i"], event.get("life", 0)))
-                changes.append(step)
-        return dict(steps)
+            if not (step := step_of(event)):
+                continue
+            name, process, t = event["name"], (event["i"], event.get("life", 0)), event["t"]
+            counts[name, process] = max(0, counts[name, process] + step)
+            if counts[name, process]:
+                began.setdefault((name, process), t)
+            elif (name, process) in began:
+                waits[name].append(Wait(name, process, began.pop((name, process)), t))
+        for (name, process), t in began.items():
+            waits[name].append(Wait(name, process, t, deaths.get(process, FOREVER - 1) + 1))
+        return dict(waits)
 
 
 def step_of(event: Event) -> int:
