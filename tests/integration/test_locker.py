@@ -148,14 +148,14 @@ async def test_the_contracts_example_is_true(redis_url: str, name: str) -> None:
     async with Locker.connect(redis_url, instance_id="api-3") as locker:
         async with locker.hold(name, lease_ttl_s=10.0, wait_s=3.0) as lease:
             assert lease.fencing_token > 0
-            assert 9 < lease.remaining_s() <= 10
+            assert 5 < lease.remaining_s() <= 10
             assert isinstance(lease.lost, asyncio.Event)
             assert not lease.lost.is_set()
             with pytest.raises(LockBusy):
                 await locker.acquire(name, lease_ttl_s=10.0, wait_s=0)
         lease = await locker.acquire(name, lease_ttl_s=10.0, wait_s=0)
         await lease.extend(lease_ttl_s=30.0)
-        assert 28 < lease.remaining_s() <= 30
+        assert 20 < lease.remaining_s() <= 30
         assert await lease.release() is True
         assert lease.remaining_s() == 0
         assert await lease.release() is False
