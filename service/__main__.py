@@ -42,11 +42,12 @@ def serve(
     demo: Annotated[bool, typer.Option("--demo", help="seed demo data, print a curl line to try")] = False,
 ) -> None:
     """The API: migrates embedded databases, serves until Ctrl-C or SIGTERM, then drains."""
+    settings = _settings(host=host, port=port, workers=workers)
+    # After the settings: a wrong one is told at once.
     from service.embedded import EmbeddedError
     from service.serving import serve as serve_until_stopped
     from service.workers import StartFailed
 
-    settings = _settings(host=host, port=port, workers=workers)
     try:
         raise typer.Exit(serve_until_stopped(settings, demo=demo))
     except SettingsError as error:

@@ -122,6 +122,7 @@ def test_what_cannot_be_run_is_refused_by_name_with_status_2(
     assert "Traceback" not in told.err
 
 
+@pytest.mark.slow
 def test_the_origins_guard_is_broken_and_the_report_says_so(tmp_path: Path) -> None:
     history, report = tmp_path / "history.jsonl", tmp_path / "report.html"
     words = ["--guard", "entry-log", "--duration-s", "2", "--instances", "2", "--faults", "none", "--seed", "1"]

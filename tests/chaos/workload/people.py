@@ -25,6 +25,8 @@ WIDE_PER_S = 200
 POOR_PER_S = 40
 SPARE = 600
 
+FRONT_BYTES = struct.calcsize("q")
+
 SEED = """
 INSERT INTO coupon_grant (user_id, coupon_id, count, reference)
     SELECT id, 1, %(rich)s, 'chaos-' || id FROM generate_series(1, 80) id
@@ -120,8 +122,8 @@ class Front:
 
 @contextmanager
 def front_in(path: Path) -> Iterator[Front]:
-    """The shared number of this file, which is made where it is missing."""
-    if not path.exists():
-        path.write_bytes(struct.pack("q", 0))
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 8) as memory:
+    """The shared number of this file, which is made where it is missing: 0, whoever of several comes first."""
+    with path.open("ab") as made:
+        made.truncate(FRONT_BYTES)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), FRONT_BYTES) as memory:
         yield Front(memory)
