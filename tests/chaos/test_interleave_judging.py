@@ -118,6 +118,19 @@ def test_what_is_wrong_is_named(spoil: Callable[[Played, Tables], None], what: s
     assert any(what in wrong for wrong in judge(played, tables)), judge(played, tables)
 
 
+def test_who_finds_the_row_held_enters_what_is_charged_with_any_token() -> None:
+    played, tables = _played(), _tables()
+    _write_with_an_old_token(played, tables)
+    at = next(k for k, seen in enumerate(played.trace) if seen.handler == 1 and seen.point == "rows_locked")
+
+    played.trace[at : at + 1] = [
+        Seen(1, 1, "rows_locked", RowsLocked([], [ID])),
+        Seen(1, 1, "committed", Committed(0, 0, 0.0, [ID])),
+    ]
+
+    assert judge(played, tables) == []
+
+
 def test_who_has_died_after_its_commit_may_have_charged_and_entered() -> None:
     assert judge(_with_death("commit_sent"), _tables()) == []
 

@@ -126,12 +126,15 @@ def _entries(played: Played, answers: Sequence[Answer], tables: Tables) -> Itera
 
 
 def _fences(played: Played, tables: Tables) -> Iterator[str]:
-    """Tokens rise; nobody is inside at the same time, where leases last; who comes with an old token writes nothing."""
+    """Tokens rise; nobody is inside at the same time, where leases last; who comes with an old token writes nothing.
+
+    Whoever finds the row held elsewhere enters an appointment that is charged without the lock, whatever its token.
+    """
     fences = {charge.appointment_id: charge.fence for charge in tables.charges}
     last_token: dict[str, int] = {}
     inside: dict[str, int] = {}
     token_of: dict[int, int] = {}
-    charged_before: dict[int, bool] = {}  # by handler: whether somebody had charged when it locked its rows
+    charged_before: dict[int, bool] = {}  # by handler that has locked its rows: whether somebody had charged
     is_charged = False
     for seen in played.trace:
         match seen.point:
@@ -150,12 +153,13 @@ def _fences(played: Played, tables: Tables) -> Iterator[str]:
             case "died":
                 for name in [name for name, holder in inside.items() if holder == seen.handler]:
                     del inside[name]
-            case "rows_locked":
+            case "rows_locked" if not seen.event.held_elsewhere:
                 charged_before[seen.handler] = is_charged
             case "committed":
                 ids, token = seen.event.appointment_ids, token_of.get(seen.handler)
-                writes = bool(seen.event.entries) and charged_before.pop(seen.handler, False)
-                if writes and token is not None and any((fences.get(id_) or 0) > token for id_ in ids):
+                was_charged = charged_before.pop(seen.handler, False)
+                writes_more = was_charged and bool(seen.event.entries)
+                if writes_more and token is not None and any((fences.get(id_) or 0) > token for id_ in ids):
                     yield f"handler {seen.handler} has written with token {token} after a newer one"
                 is_charged = is_charged or bool(seen.event.charges)
 
