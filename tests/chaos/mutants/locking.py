@@ -45,7 +45,8 @@ LOCKING = (
         does="Takes every renewal for granted, whatever Redis says, or does not say.",
         caught_by=_OVERLAP,
         points=(("decided", "freeze"), ("acquired", "flush")),
-        run_s=9.0,
+        run_s=8.0,
+        clients=8,
         hints=("leases", "hot"),
         edits=(
             Python(
@@ -151,6 +152,8 @@ LOCKING = (
         caught_by=("takeover_in_time",),
         points=(("acquired", "die"), ("rows_locked", "die"), ("decided", "die")),
         targets=(1,),
+        run_s=4.0,
+        clients=10,
         hints=("hot",),
         edits=(
             Python(
@@ -170,6 +173,7 @@ LOCKING = (
         caught_by=("no_lock_lies_idle",),
         points=(("releasing", "lose_redis_reply"), ("released", "lose_redis_reply")),
         run_s=4.0,
+        clients=10,
         hints=("wide",),
         edits=(
             Lua(

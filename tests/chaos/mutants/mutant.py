@@ -20,8 +20,8 @@ class Mutant:
     (many appointments), payers (few, of many appointments), coupons (that run out), retries (the same request again
     after a time-out), leases (over HTTP).
     `world`: which ground it takes. `schema`: SQL for the migrated database, without what would hide the defect.
-    `run_s`: a run that short mostly shows it. `register_unfenced`: the program that holds a lease writes past the
-    fence; the product is whole.
+    `run_s`: a run that short mostly shows it. `clients`: fewer, where a busy machine's standstills would excuse what it
+    does. `register_unfenced`: the program that holds a lease writes past the fence; the product is whole.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Mutant:
     postgres_settings: Mapping[str, str] = field(default_factory=dict)
     register_unfenced: bool = False
     run_s: float = 2.0
+    clients: int = 24
 
     def patch(self) -> None:
         """Breaks this process' product, before an instance is made. Raises StaleEdit, with nothing broken."""

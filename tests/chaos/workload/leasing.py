@@ -19,7 +19,6 @@ TTL_MS = 700
 WAIT_MS = 1500
 PAUSE_S = 0.1
 FORGETS = 0.08  # of the leases are never given back, as by a client that dies
-OVERSLEEPS = 0.10  # of the clients write after their lease is over, not knowing it
 EXTENDS = 0.4
 
 FENCED = "UPDATE chaos_register SET fence = %s, value = %s, op = %s WHERE name = %s AND fence <= %s"
@@ -60,7 +59,7 @@ class LeaseClient:
         await self._write(name, fence)
         if self._rng.random() < EXTENDS:
             await self._extend(lease, name, fence)
-        if self._rng.random() < OVERSLEEPS:
+        if self._rng.random() < self._config.oversleeps:
             await asyncio.sleep(TTL_MS / 1000 * self._rng.uniform(1.0, 1.6))
             if self._rng.random() < 0.5:
                 await self._extend(lease, name, fence)
