@@ -33,6 +33,7 @@ def told_ends_s(server: OwnRedis, count: int) -> list[float]:
     return ends_s
 
 
+@pytest.mark.slow
 def test_a_broken_table_shows_within_the_interval_on_every_worker_and_so_does_its_repair(
     start_service: StartService, rows: Rows, own_redis: OwnRedis
 ) -> None:

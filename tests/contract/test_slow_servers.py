@@ -144,6 +144,7 @@ def test_behind_frozen_postgres_sessions_nobody_is_left_in_doubt_and_all_are_ans
     assert_audit_passes(world.database_url)
 
 
+@pytest.mark.slow
 def test_behind_a_silent_network_nothing_can_be_charged_and_everybody_is_told_so_in_time(
     world: World, proxies: Proxies
 ) -> None:
@@ -159,7 +160,8 @@ def test_behind_a_silent_network_nothing_can_be_charged_and_everybody_is_told_so
     assert_audit_passes(world.database_url)
 
 
-@pytest.mark.parametrize("how", [pytest.param("frozen", marks=pytest.mark.slow), "silent"])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["frozen", "silent"])
 def test_three_rounds_at_a_postgres_that_says_nothing_pile_up_no_threads_and_it_comes_back_without_a_restart(
     world: World, proxies: Proxies, how: str
 ) -> None:

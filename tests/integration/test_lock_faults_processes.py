@@ -89,6 +89,7 @@ async def test_so_is_that_of_a_killed_holder_to_whom_we_had_handed_it_over(
     judge("the same from one to whom we had handed over", overshoots_ms, report_figures)
 
 
+@pytest.mark.slow
 async def test_so_is_that_of_a_killed_holder_by_the_second_in_line_when_the_first_is_killed_too(
     redis_url: str, name: str, keys: Keys, lock_process: StartLockProcess, report_figures: ReportFigures
 ) -> None:
