@@ -201,6 +201,7 @@ class _Running:
             rate=self._rate,
             lease_ttl_s=schedule.lease_ttl_s,
             mix=schedule.mix or MIX,
+            lease_clients=schedule.lease_clients,
             oversleeps=schedule.oversleeps,
             register="unfenced" if schedule.mutant and MUTANTS[schedule.mutant].register_unfenced else "fenced",
         )

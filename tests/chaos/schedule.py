@@ -17,7 +17,7 @@ from typing import Any
 from tests.chaos.every_kind import EVERY_KIND
 from tests.chaos.faults import FaultKind
 from tests.chaos.points import TARGET_POINTS
-from tests.chaos.workload.config import OVERSLEEPS
+from tests.chaos.workload.config import LEASE_CLIENTS, OVERSLEEPS
 
 VERSION = 1
 Fault = dict[str, Any]
@@ -60,7 +60,8 @@ class Schedule:
     mutant: str | None = None
     world: str = "plain"
     mix: dict[str, float] = field(default_factory=dict)  # of the workload; empty: its own
-    oversleeps: float = OVERSLEEPS  # of the clients of leases over HTTP, who go on past the end of theirs
+    lease_clients: int = LEASE_CLIENTS  # of leases over HTTP
+    oversleeps: float = OVERSLEEPS  # of them go on past the end of their lease
     quiet_leases: float = 4.0  # for so long the clients go on when all faults are over
     takeover_grace_ms: float = 50.0  # how late after a dead holder's lease is in time
     settle_s: float = 10.0  # for so long what is left may still go, once everything is drained

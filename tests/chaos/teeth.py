@@ -31,11 +31,12 @@ from tests.chaos.nursery import ROOT
 from tests.chaos.run import RunError
 from tests.chaos.schedule import Schedule, expand
 from tests.chaos.standing import Standing
-from tests.chaos.workload.config import OVERSLEEPS
+from tests.chaos.workload.config import LEASE_CLIENTS, OVERSLEEPS
 
 LONGER = 1.6  # each run than the one before, until it is found
 INSTANCES = 3
-OFTEN = 0.6  # where leases over HTTP are much needed, for OVERSLEEPS
+# Where leases over HTTP are much needed.
+MANY_LEASE_CLIENTS, OFTEN_OVERSLEEPS = 8, 0.6
 AFTER_ALL = {"alive_after_healing", "nothing_left_behind"}  # what is only seen when all faults are over
 MIX_OF_HINT = {
     "hot": {"crowd": 0.8, "wide": 0.1, "again": 0.1},
@@ -91,7 +92,8 @@ def schedule_of(mutant: Mutant, *, seed: int, duration_s: float) -> Schedule:
         mutant=mutant.name,
         world=mutant.world,
         mix=dict(mix),
-        oversleeps=OFTEN if "leases" in mutant.hints else OVERSLEEPS,
+        lease_clients=MANY_LEASE_CLIENTS if "leases" in mutant.hints else LEASE_CLIENTS,
+        oversleeps=OFTEN_OVERSLEEPS if "leases" in mutant.hints else OVERSLEEPS,
         quiet_leases=2.5 if set(mutant.caught_by) & AFTER_ALL else 0.5,
         settle_s=10.0 if "nothing_left_behind" in mutant.caught_by else 0.5,
     )

@@ -23,7 +23,6 @@ from tests.chaos.workload.granting import grant_until
 from tests.chaos.workload.leasing import LeaseClient
 from tests.chaos.workload.people import front_in
 
-LEASE_CLIENTS = 3
 THREADS = 6
 DONE = b"done"
 
@@ -42,7 +41,7 @@ async def run(config: Config) -> None:
         async with session, asyncio.TaskGroup() as tasks:
             for number in range(1, config.clients + 1):
                 tasks.create_task(entrants.client(number))
-            for number in range(1, LEASE_CLIENTS + 1):
+            for number in range(1, config.lease_clients + 1):
                 tasks.create_task(LeaseClient(client, config, history, threads, number=number).run(stopping))
             tasks.create_task(grant_until(stopping, client, config))
             bursts = tasks.create_task(_obey(entrants))

@@ -11,6 +11,7 @@ from tests.chaos.workload.people import JOBS, Appointments
 
 # Shares of operations.
 MIX = {"crowd": 0.55, "wide": 0.25, "again": 0.12, "poor": 0.08}
+LEASE_CLIENTS = 3
 OVERSLEEPS = 0.10
 
 
@@ -30,7 +31,8 @@ class Config:
     rate: float  # operations a second, at most
     lease_ttl_s: float
     mix: dict[str, float]
-    oversleeps: float = OVERSLEEPS  # of the lease clients write after their lease is over, not knowing it
+    lease_clients: int = LEASE_CLIENTS
+    oversleeps: float = OVERSLEEPS  # of them write after their lease is over, not knowing it
     jobs: tuple[str, ...] = JOBS  # the locks that leases over HTTP are taken of
     register: str = "fenced"  # "unfenced", or "none": there is no register
     sits: bool = True  # sessions of strangers hold rows now and then

@@ -9,9 +9,10 @@ import os
 import random
 import select
 import signal
+import threading
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import redis
 import redis_lock
@@ -24,6 +25,7 @@ PROGRAMS = 2
 LOOK_S = 0.1
 EXPIRE_S = 1
 WAIT_S = 1
+LAST_TURN_S = 5.0
 HOLDS_S = (0.002, 0.02)
 PAUSE_S = (0.05, 0.25)
 DIES = 0.02
@@ -39,9 +41,15 @@ def keep_running(config_path: Path) -> None:
         if pid:
             number = running.pop(pid)
             running[_forked(config, number)] = number
+    # Each ends its turn first: a lock that nobody is known to hold would lie idle until its end.
     for pid in running:
-        os.kill(pid, signal.SIGKILL)  # what it holds runs out by itself
-        os.waitpid(pid, 0)
+        os.kill(pid, signal.SIGTERM)
+    give_up_at_s = time.monotonic() + LAST_TURN_S
+    for pid in running:
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() >= give_up_at_s:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(LOOK_S)
 
 
 def _forked(config: Config, number: int) -> int:
@@ -54,16 +62,17 @@ def _forked(config: Config, number: int) -> int:
     return pid
 
 
-def _run(config: Config, number: int) -> NoReturn:
+def _run(config: Config, number: int) -> None:
     history = History(Path(config.history))
     rng = random.Random(f"{config.seed}/sync/{number}/{os.getpid()}")
     assert config.redis_url is not None
     # No time-out in the client: python-redis-lock has its own, and a BLPOP that is broken off loses its signal.
     client = redis.Redis.from_url(config.redis_url, socket_timeout=None, socket_connect_timeout=1)
     hot = config.appointments.hot
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     with front_in(Path(config.front)) as front:
-        while True:
-            time.sleep(rng.uniform(*PAUSE_S))
+        while not stopping.wait(rng.uniform(*PAUSE_S)):
             appointment_id = hot[(front.get() + rng.randrange(AHEAD)) % len(hot)]
             try:
                 _turn(client, history, rng, number, f"appointment:{appointment_id}")
