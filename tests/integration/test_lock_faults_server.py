@@ -126,7 +126,7 @@ async def test_a_server_that_thaws_within_the_lease_costs_neither_holder_nor_wai
 # A server that loses everything
 
 
-# After the restart a process that has only just come back may miss its claim on a busy machine, and so its turn.
+# After the restart the second in line was sometimes not the next, on a busy machine. Why is not known yet.
 @pytest.mark.parametrize(
     "loss", [RedisServer.flush, pytest.param(RedisServer.restart, marks=pytest.mark.slow)], ids=["FLUSHALL", "restart"]
 )
