@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
+from locks import clock
 from locks.errors import Dismissed, LockBusy, LockStoreDown
 from locks.events import Acquired, GaveUp, Listener, Waiting, WakeSource, ignore
 from locks.held import HeldLeases
@@ -59,7 +59,7 @@ class Acquiring:
 
         One long function, since each coroutine between a caller and the wire costs every cycle some of its time.
         """
-        started_at_s = time.monotonic()
+        started_at_s = clock.monotonic_s()
         check_name(name)
         lease_ms = milliseconds(lease_ttl_s)
         if request_id:
@@ -96,7 +96,7 @@ class Acquiring:
                     self._gave_up(name, started_at_s, "cancelled", queued=False)
                     raise
                 if reply.__class__ is int and reply > 0:
-                    waited_s = time.monotonic() - started_at_s
+                    waited_s = clock.monotonic_s() - started_at_s
                     if not is_over(lease_ttl_s, after_s=waited_s):
                         line.first_is_gone()
                         return self._begin_at_once(
@@ -160,9 +160,9 @@ class Acquiring:
             line.stand()
         try:
             for _ in range(2):
-                asked_at_s = time.monotonic()
+                asked_at_s = clock.monotonic_s()
                 reply = await self._store.run(name, command)
-                heard_late = isinstance(reply, int) and is_over(lease_ttl_s, after_s=time.monotonic() - asked_at_s)
+                heard_late = isinstance(reply, int) and is_over(lease_ttl_s, after_s=clock.monotonic_s() - asked_at_s)
                 if not heard_late:
                     break
         except LockStoreDown:
@@ -174,7 +174,7 @@ class Acquiring:
             self.lines.give_back(name, lease_id)
             self._gave_up(name, started_at_s, "cancelled", queued=False)
             raise
-        waited_s = time.monotonic() - started_at_s
+        waited_s = clock.monotonic_s() - started_at_s
         if heard_late:  # twice: with answers that take so long nobody holds anything
             self.lines.give_back(name, lease_id)
             reply = [-1]
@@ -258,7 +258,7 @@ class Acquiring:
 
     def _gave_up(self, name: str, started_at_s: float, outcome: str, *, queued: bool) -> None:
         if self._emit is not ignore:
-            self._emit(GaveUp(name, time.monotonic() - started_at_s, outcome, queued))
+            self._emit(GaveUp(name, clock.monotonic_s() - started_at_s, outcome, queued))
 
 
 def check_request_id(request_id: str) -> None:

@@ -16,7 +16,6 @@ import os
 import secrets
 import socket
 import threading
-import time
 from collections.abc import Callable
 from typing import Self
 
@@ -25,6 +24,7 @@ import redis_lock
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
+from locks import clock
 from locks.errors import LeaseLost, LockStoreDown, LossReason
 from locks.keys import keys_of
 from locks.sync_lease import KEEPER, SyncLease
@@ -126,7 +126,7 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
         if timeout is not None and not timeout >= 0:
             raise redis_lock.InvalidTimeout(f"Timeout ({timeout}) cannot be less than 0")
         wait_s = (math.inf if timeout is None else timeout) if blocking else 0.0
-        gives_up_at_s = time.monotonic() + wait_s
+        gives_up_at_s = clock.monotonic_s() + wait_s
         self._begin_again_after_fork()
         if not self._acquiring.acquire(blocking=False):
             raise redis_lock.AlreadyAcquired("Another thread is acquiring with this Lock instance.")
@@ -236,7 +236,7 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
     def _acquire_until(self, gives_up_at_s: float) -> bool:
         who = f"\t{self._instance_id or f'{socket.gethostname()}-{self._pid}'}\t{socket.gethostname()}\t{self._pid}\t"
         while True:
-            sent_at_s = time.monotonic()
+            sent_at_s = clock.monotonic_s()
             fence, busy_s = self._store.acquire(self._id, self._expire_s, who, self._seen_fence)
             if fence is not None:
                 self._lease = SyncLease(
@@ -252,7 +252,7 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
                 self._seen_fence = fence
                 KEEPER.watch(self._lease)
                 return True
-            patience_s = gives_up_at_s - time.monotonic()
+            patience_s = gives_up_at_s - clock.monotonic_s()
             if patience_s <= 0:
                 return False
             self._store.wait_for_signal(min(patience_s, self._longest_wait_s, busy_s + EXPIRY_SLACK_S))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+from locks import clock
 from locks.contention_store import (
     FINE_S,
     INCIDENTS,
@@ -326,7 +326,7 @@ class _Shared(Generic[Value]):
 
     async def get(self) -> Value:
         """The value. Whoever is cancelled while it is read takes it from nobody else."""
-        if self._value is not None and time.monotonic() - self._read_at_s < FRESH_S:
+        if self._value is not None and clock.monotonic_s() - self._read_at_s < FRESH_S:
             return self._value
         if self._reading is None:
             self._reading = asyncio.create_task(self._refresh(), name="contention-read")
@@ -336,7 +336,7 @@ class _Shared(Generic[Value]):
     async def _refresh(self) -> Value:
         try:
             self._value = await self._read()
-            self._read_at_s = time.monotonic()
+            self._read_at_s = clock.monotonic_s()
             return self._value
         finally:
             self._reading = None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from locks import clock
 from locks.errors import LeaseLost, LossReason
 
 SHORTEST_LEASE_S, LONGEST_LEASE_S = 0.1, 3600
@@ -101,11 +101,16 @@ class Lease:
         """Whether the lease ended without its holder's release: found out already, or by the clock just now."""
         return self.loss_reason is not None or (not self.ended and self.remaining_s() <= 0)
 
+    @property
+    def held_s(self) -> float:
+        """Seconds since it was granted."""
+        return clock.monotonic_s() - self.acquired_at_s
+
     def remaining_s(self) -> float:
         """Seconds for which the lease is certainly ours, by the local clock; 0.0 when it is not."""
         if self.ended:
             return 0.0
-        return max(0.0, self.deadline_s - time.monotonic())
+        return max(0.0, self.deadline_s - clock.monotonic_s())
 
     def raise_if_lost(self) -> None:
         """Raises LeaseLost when the lease is gone."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from locks import clock
 from locks.errors import Dismissed, LeaseLost, LocksError, LockStoreDown, LossReason, TooManyLeases
 from locks.events import Adopted, Exported, Extended, Listener, Lost, Released
 from locks.keys import packed_keys
@@ -53,16 +53,16 @@ class Loan:
     lease_id: str = field(repr=False)
     fencing_token: int
     lease_ttl_s: float
-    counted_from_s: float  # time.monotonic(), before the command that gave it this time was sent
+    counted_from_s: float  # clock.monotonic_s(), before the command that gave it this time was sent
 
     def ends_in_s(self) -> float:
         """Seconds from now; at the server it ends no sooner."""
-        return self.counted_from_s + self.lease_ttl_s - time.monotonic()
+        return self.counted_from_s + self.lease_ttl_s - clock.monotonic_s()
 
 
 @dataclass(slots=True, eq=False)
 class LentLease:
-    """A lease in its keeper's books. Times are time.monotonic() seconds; at `deadline_s` the keeper asks Redis."""
+    """A lease in its keeper's books. Times are clock.monotonic_s() seconds; at `deadline_s` the keeper asks Redis."""
 
     name: str
     lease_id: str = field(repr=False)
@@ -71,6 +71,11 @@ class LentLease:
     deadline_s: float
     request_id: str
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
+
+    @property
+    def held_s(self) -> float:
+        """Seconds since it was granted."""
+        return clock.monotonic_s() - self.acquired_at_s
 
 
 class Lending:
@@ -114,7 +119,7 @@ class Lending:
 
         def command(node: Any) -> str:
             nonlocal sent_at_s
-            sent_at_s = time.monotonic()
+            sent_at_s = clock.monotonic_s()
             return self._store.scripts.lent_extend(node, keys, lease_id, lease_ms=lease_ms)
 
         reply = await self._store.run(name, command)
@@ -126,7 +131,7 @@ class Lending:
             self._moved(kept, lease_ttl_s)
         elif is_keeper:
             self._emit(Adopted(name, fencing_token))
-            self._keep(loan, time.monotonic() - max(0, held_us) / 1_000_000, request_id.decode())
+            self._keep(loan, clock.monotonic_s() - max(0, held_us) / 1_000_000, request_id.decode())
         self._emit(Extended(name, fencing_token))
         return loan
 
@@ -159,7 +164,7 @@ class Lending:
         """Closes the books: the clients hold on, and whichever process they ask next becomes the keeper."""
         for kept in self.all:
             self._close(kept)
-            self._emit(Exported(kept.name, kept.fencing_token, _held_s(kept), kept.request_id))
+            self._emit(Exported(kept.name, kept.fencing_token, kept.held_s, kept.request_id))
 
     def on_message(self, word: str, lease_id: str, rest: Sequence[str]) -> None:
         """What another process has done with a lease that is kept here."""
@@ -176,9 +181,9 @@ class Lending:
             self._ended(kept, word)
 
     async def _acquired(self, name: str, lease_ttl_s: float, wait_s: float, request_id: str) -> Lease:
-        ends_at_s = time.monotonic() + wait_s
+        ends_at_s = clock.monotonic_s() + wait_s
         while True:
-            left_s = max(0.0, ends_at_s - time.monotonic())
+            left_s = max(0.0, ends_at_s - clock.monotonic_s())
             try:
                 return await self._locker.acquire(name, lease_ttl_s=lease_ttl_s, wait_s=left_s, request_id=request_id)
             except Dismissed:
@@ -186,7 +191,7 @@ class Lending:
 
     async def _confirmed(self, lease: Lease) -> float:
         """Since when a turn of a run, begun under another's lease, has its own whole time."""
-        asked_at_s = time.monotonic()
+        asked_at_s = clock.monotonic_s()
         try:
             await lease.extend(lease.lease_ttl_s)
         except LeaseLost as error:
@@ -203,7 +208,7 @@ class Lending:
 
     def _moved(self, kept: LentLease, lease_ttl_s: float) -> None:
         """Its end is at most so far away: counted from now, which is after the server did."""
-        kept.deadline_s = time.monotonic() + lease_ttl_s
+        kept.deadline_s = clock.monotonic_s() + lease_ttl_s
         self._look_in(kept, lease_ttl_s + LOOK_SLACK_S)
 
     def _look_in(self, kept: LentLease, wait_s: float) -> None:
@@ -230,7 +235,7 @@ class Lending:
             self._ended(kept, "expired" if reason in ("taken", "unknown") else reason)
         elif not reply[1]:
             self._close(kept)
-            self._emit(Exported(kept.name, kept.fencing_token, _held_s(kept), kept.request_id))
+            self._emit(Exported(kept.name, kept.fencing_token, kept.held_s, kept.request_id))
         else:
             self._moved(kept, reply[0] / 1000 if reply[0] >= 0 else UNENDING_S)
 
@@ -239,7 +244,7 @@ class Lending:
         kept = self._kept.get(lease_id)
         if kept is not None and kept.name == name:
             if reason == "unknown":
-                reason = "deleted" if time.monotonic() < kept.deadline_s else "expired"
+                reason = "deleted" if clock.monotonic_s() < kept.deadline_s else "expired"
             self._ended(kept, reason)
         return LeaseOver(name, reason=reason)
 
@@ -249,12 +254,12 @@ class Lending:
             return
         self._close(kept)
         loss = LossReason.DELETED if reason == "unknown" else LossReason(reason)
-        self._emit(Lost(kept.name, kept.fencing_token, _held_s(kept), loss, kept.request_id))
+        self._emit(Lost(kept.name, kept.fencing_token, kept.held_s, loss, kept.request_id))
 
     def _released(self, kept: LentLease | None, *, handed_over: bool) -> None:
         if kept is not None and kept.lease_id in self._kept:
             self._close(kept)
-            self._emit(Released(kept.name, kept.fencing_token, _held_s(kept), True, handed_over, kept.request_id))
+            self._emit(Released(kept.name, kept.fencing_token, kept.held_s, True, handed_over, kept.request_id))
 
     def _close(self, kept: LentLease) -> None:
         del self._kept[kept.lease_id]
@@ -271,7 +276,3 @@ class Lending:
 def _check_id(name: str, lease_id: str) -> None:
     if _is_lease_id(lease_id) is None:
         raise LeaseOver(name, reason="unknown")
-
-
-def _held_s(kept: LentLease) -> float:
-    return time.monotonic() - kept.acquired_at_s

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from locks import clock
 from locks.errors import Dismissed, LockBusy, LockStoreDown, LockStoreRefused
 from locks.events import WakeSource
 from locks.keys import packed_keys
@@ -71,7 +71,7 @@ class Line:
         """One more waiter, last in order."""
         self.waiters[waiter] = None
         if waiter.ends_at_s is not None:
-            wait_s = max(0.0, waiter.ends_at_s - time.monotonic())
+            wait_s = max(0.0, waiter.ends_at_s - clock.monotonic_s())
             waiter.timer = asyncio.get_running_loop().call_later(wait_s, self._give_up, waiter)
 
     @property
@@ -173,15 +173,15 @@ class Line:
 
     def granted_by_release(self, fencing_token: int, turns: int, sent_at_s: float) -> None:
         """The release that was sent then by a holder of this process has given the lock to the first waiter."""
-        if is_over(self.first.lease_ttl_s, after_s=time.monotonic() - sent_at_s):
+        if is_over(self.first.lease_ttl_s, after_s=clock.monotonic_s() - sent_at_s):
             self.look(WakeSource.HANDOFF)
             return
-        self._grant(fencing_token, turns, sent_at_s, WakeSource.HANDOFF, handoff_s=time.monotonic() - sent_at_s)
+        self._grant(fencing_token, turns, sent_at_s, WakeSource.HANDOFF, handoff_s=clock.monotonic_s() - sent_at_s)
 
     def take_turn(self, lease: Lease) -> bool:
         """Passes the lock on from this lease to the first waiter, within a run; False where there is none."""
         run, self._run = self._run, None
-        now_s = time.monotonic()
+        now_s = clock.monotonic_s()
         if run is None or not self.waiters or not run.goes_on_from(lease, now_s):
             return False
         if not (run.is_confirmed or self.first.begins_at_once):
@@ -193,7 +193,7 @@ class Line:
             now_s,
             WakeSource.HANDOFF,
             takeover=False,
-            handoff_s=time.monotonic() - now_s,
+            handoff_s=clock.monotonic_s() - now_s,
             ends_at_s=run.ends_at_s,
         )
         run.turn(self._lines.grant(self, waiter, grant))
@@ -212,14 +212,14 @@ class Line:
         if self.asked is self or not self.waiters:
             self.look(WakeSource.HANDOFF)
             return
-        waiter, heard_at_s = self.first, time.monotonic()
+        waiter, heard_at_s = self.first, clock.monotonic_s()
         claim_s = min(waiter.lease_ttl_s, self._lines.store.scripts.limits.claim_ms / 1000)
         ends_at_s = self._stood_at_s + claim_s - margin_s(claim_s)
         may_begin = waiter.begins_at_once and self._lines.store.messages_hold
         if not may_begin or ends_at_s - heard_at_s < claim_s / 3:
             self.look(WakeSource.HANDOFF)
             return
-        handoff_s = time.monotonic() - heard_at_s
+        handoff_s = clock.monotonic_s() - heard_at_s
         run = self._grant(
             fencing_token, turns, heard_at_s, WakeSource.HANDOFF, handoff_s=handoff_s, ends_at_s=ends_at_s
         )
@@ -274,10 +274,10 @@ class Line:
         self._down_since_s = None
         if _is_refusal(reply):
             self._refused(reply, request.sent_at_s)
-        elif is_over(self.first.lease_ttl_s, after_s=time.monotonic() - request.sent_at_s):
+        elif is_over(self.first.lease_ttl_s, after_s=clock.monotonic_s() - request.sent_at_s):
             self.look(source)  # heard too late: we have stood still, and it is somebody else's by now
         else:
-            handoff_s = time.monotonic() - request.sent_at_s if source is WakeSource.HANDOFF else None
+            handoff_s = clock.monotonic_s() - request.sent_at_s if source is WakeSource.HANDOFF else None
             fencing_token, turns = (reply, 1) if isinstance(reply, int) else reply
             self._grant(fencing_token, turns, request.sent_at_s, source, handoff_s=handoff_s)
 
@@ -298,7 +298,7 @@ class Line:
     ) -> Run:
         waiter, _ = self.waiters.popitem(last=False)
         lease_id = self.lease_id
-        lapsed = self._lapses_at_s is not None and time.monotonic() >= self._lapses_at_s - TIMER_SLACK_S
+        lapsed = self._lapses_at_s is not None and clock.monotonic_s() >= self._lapses_at_s - TIMER_SLACK_S
         takeover = lapsed and source is not WakeSource.HANDOFF
         self._lapses_at_s = None
         self._watched = False
@@ -360,7 +360,7 @@ class Line:
     def _store_is_down(self, error: LockStoreDown) -> None:
         if not self.waiters:
             return
-        now_s = time.monotonic()
+        now_s = clock.monotonic_s()
         down_for_s = self._lines.down_for_s(self.name)
         if self._down_since_s is None:
             self._down_since_s = now_s - down_for_s

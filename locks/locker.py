@@ -7,10 +7,10 @@ import contextlib
 import os
 import secrets
 import socket
-import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, Self
 
+from locks import clock
 from locks.acquiring import Acquiring, check_request_id
 from locks.address import Address, place_of
 from locks.capability import LeaseIds, exported, read_export
@@ -207,11 +207,11 @@ class Locker:
         """
         if len(set(names)) != len(names):
             raise ValueError("each lock's name may be there only once")
-        ends_at_s = None if wait_s is None else time.monotonic() + wait_s
+        ends_at_s = None if wait_s is None else clock.monotonic_s() + wait_s
         leases: dict[str, Lease] = {}
         try:
             for name in sorted(names):
-                left_s = None if ends_at_s is None else max(0.0, ends_at_s - time.monotonic())
+                left_s = None if ends_at_s is None else max(0.0, ends_at_s - clock.monotonic_s())
                 leases[name] = await self.acquire(
                     name, lease_ttl_s=lease_ttl_s, wait_s=left_s, keep_extended=True, request_id=request_id
                 )
@@ -239,7 +239,7 @@ class Locker:
         lease_ms = milliseconds(lease_ttl_s)
         check_request_id(request_id)
         self._held.check_room()
-        sent_at_s = time.monotonic()
+        sent_at_s = clock.monotonic_s()
         try:
             reply = await self._store.run(
                 name,
@@ -328,8 +328,7 @@ class Locker:
         """See Lease.export."""
         lease.raise_if_over()
         self.hand_out(lease)
-        held_s = time.monotonic() - lease.acquired_at_s
-        self._emit(Exported(lease.name, lease.fencing_token, held_s, lease.request_id))
+        self._emit(Exported(lease.name, lease.fencing_token, lease.held_s, lease.request_id))
         return exported(lease)
 
     def hand_out(self, lease: Lease) -> None:

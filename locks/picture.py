@@ -11,7 +11,7 @@ from locks.histogram import LogHistogram
 
 
 class HeldLock(Protocol):
-    """A lease as far as it is told of; times are time.monotonic() seconds."""
+    """A lease as far as it is told of; times are clock.monotonic_s() seconds."""
 
     @property
     def name(self) -> str: ...
@@ -19,6 +19,8 @@ class HeldLock(Protocol):
     def fencing_token(self) -> int: ...
     @property
     def acquired_at_s(self) -> float: ...
+    @property
+    def held_s(self) -> float: ...
     @property
     def deadline_s(self) -> float: ...
     @property

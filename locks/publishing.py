@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
+from locks import clock
 from locks.contention_store import (
     DAY_MS,
     FINE_S,
@@ -139,7 +140,7 @@ class Publisher:
                 hot.setdefault(name, HotSeen()).add(seen.waits, seen.total_wait_s, seen.longest_wait_s)
         hottest = sorted(hot.items(), key=lambda each: -each[1].total_wait_s)[:HOTTEST]
         most = sorted(waited_for, key=lambda each: -each[1])[:MOST_WAITED_FOR]
-        now_s = time.monotonic()
+        now_s = clock.monotonic_s()
         return Picture(
             instance_id=self._locker.instance_id,
             host=self._host,
@@ -161,12 +162,12 @@ class Publisher:
 
     def _locks(self, held: list[HeldLock], waited_for: Iterable[tuple[str, int, float]]) -> str:
         """'' where the last list stands a while longer. Never empty otherwise, so that an old one is replaced."""
-        began_at_s = time.monotonic()
+        began_at_s = clock.monotonic_s()
         if began_at_s < self._next_list_at_s:
             return ""
         server_s = time.time() + self._clock_offset_s
         text = locks_text(held, waited_for, monotonic_s=began_at_s, server_s=server_s)
-        self._next_list_at_s = began_at_s + LIST_SHARE * (time.monotonic() - began_at_s)
+        self._next_list_at_s = began_at_s + LIST_SHARE * (clock.monotonic_s() - began_at_s)
         return text or "\n"
 
     def _additions(self, second: Second, *, held_count: int) -> Additions:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from typing import Any
 
 from locks import events
@@ -61,18 +60,17 @@ class Releasing:
                     reply = await self._store.ask(lease.name, lambda node: self._release_command(node, lease))
         except (LockStoreDown, asyncio.CancelledError):
             self._spawn(self._release_again(lease))
-            if self._emit is not ignore:
-                held_s = time.monotonic() - lease.acquired_at_s
-                self._emit(Released(lease.name, lease.fencing_token, held_s, False, False, lease.request_id))
+            self._emit_released(lease, still_ours=False, handed_over=False)
             raise
         finally:
             # Not before: an old look of its line, answered meanwhile, must not take it for a lease that nobody wants.
             self._held.forget(lease)
         still_ours = bool(reply != 0)
         if self._emit is not ignore:
-            held_s = time.monotonic() - lease.acquired_at_s
             handed_over = still_ours and reply != _FREED
-            self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours, handed_over, lease.request_id))
+            self._emit(
+                Released(lease.name, lease.fencing_token, lease.held_s, still_ours, handed_over, lease.request_id)
+            )
         return still_ours
 
     def finish(self, lease: Lease) -> None:
@@ -111,9 +109,7 @@ class Releasing:
     def finished(self, lease: Lease, *, still_ours: bool) -> None:
         """The server has answered."""
         self._held.forget(lease)
-        if self._emit is not ignore:
-            held_s = time.monotonic() - lease.acquired_at_s
-            self._emit(Released(lease.name, lease.fencing_token, held_s, still_ours, False, lease.request_id))
+        self._emit_released(lease, still_ours=still_ours, handed_over=False)
 
     def not_finished(self, lease: Lease) -> None:
         """It has not, so nobody knows; another release does no harm, and who waits elsewhere gets a turn."""
@@ -124,6 +120,12 @@ class Releasing:
         """Releases without waiting for the answer; harmless twice."""
         if not lease.ended:
             self._spawn(self._release_quietly(lease))
+
+    def _emit_released(self, lease: Lease, *, still_ours: bool, handed_over: bool) -> None:
+        if self._emit is not ignore:
+            self._emit(
+                Released(lease.name, lease.fencing_token, lease.held_s, still_ours, handed_over, lease.request_id)
+            )
 
     async def _release_in_line(self, lease: Lease, line: Line, node: Node) -> Any:
         """The release that also says who here wants the lock next, so that a handoff to it is one command."""

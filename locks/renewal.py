@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
+from locks import clock
 from locks.errors import LockStoreDown, LossReason
 from locks.events import Extended, Listener, Lost, Unknown
 from locks.keys import packed_keys
@@ -20,7 +20,7 @@ LATE_S = 0.05
 
 
 class Renewal:
-    """Knows every lease of this process from its grant to its end. Times are time.monotonic() seconds."""
+    """Knows every lease of this process from its grant to its end. Times are clock.monotonic_s() seconds."""
 
     def __init__(self, store: LockStore, emit: Listener, on_lost: Callable[[Lease], None]) -> None:
         self._store = store
@@ -47,8 +47,7 @@ class Renewal:
         self.forget(lease)
         self._on_lost(lease)
         lease.declare_lost(reason)
-        held_s = time.monotonic() - lease.acquired_at_s
-        self._emit(Lost(lease.name, lease.fencing_token, held_s, reason, lease.request_id))
+        self._emit(Lost(lease.name, lease.fencing_token, lease.held_s, reason, lease.request_id))
 
     def close(self) -> None:
         """Stops watching; what is still held runs out by itself."""
@@ -64,7 +63,7 @@ class Renewal:
         slot = self._slots.get(number)
         if slot is None:
             slot = self._slots[number] = {}
-            wait_s = number * SLOT_S - time.monotonic()
+            wait_s = number * SLOT_S - clock.monotonic_s()
             self._timers[number] = asyncio.get_running_loop().call_later(max(0.0, wait_s), self._look, number)
         if lease.due_slot != number:
             self.forget(lease)
@@ -72,7 +71,7 @@ class Renewal:
         slot[lease] = None
 
     def _look(self, number: int) -> None:
-        now_s = time.monotonic()
+        now_s = clock.monotonic_s()
         if now_s - number * SLOT_S > LATE_S:
             # The loop was blocked. What Redis has answered meanwhile is read before anything is judged by the clock.
             self._timers[number] = asyncio.get_running_loop().call_later(0.001, self._look_now, number)
@@ -81,7 +80,7 @@ class Renewal:
 
     def _look_now(self, number: int) -> None:
         self._timers.pop(number, None)
-        now_s = time.monotonic()
+        now_s = clock.monotonic_s()
         for lease in self._slots.pop(number):
             self._attend(lease, now_s)
 
@@ -136,7 +135,7 @@ async def extend(store: LockStore, lease: Lease, lease_ttl_s: float) -> tuple[fl
 
     def command(_: object) -> str:
         nonlocal sent_at_s
-        sent_at_s = time.monotonic()
+        sent_at_s = clock.monotonic_s()
         return store.scripts.extend(keys, lease.known_as, lease_ms=lease_ms)
 
     reply = await store.ask(lease.name, command)

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import random
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -16,6 +15,7 @@ from typing import Any
 
 import hiredis
 
+from locks import clock
 from locks.errors import LockStoreDown, LockStoreRefused
 from locks.keys import (
     KEY_COUNT,
@@ -321,7 +321,7 @@ class LockStore:
 
     async def run(self, name: str, command_to: Callable[[Node], str]) -> Any:
         """The same, asked again when the connection was lost just now and comes back; for what does no harm twice."""
-        give_up_at_s = time.monotonic() + self._patience_s
+        give_up_at_s = clock.monotonic_s() + self._patience_s
         while True:
             try:
                 return await self.ask(name, command_to)
@@ -329,7 +329,7 @@ class LockStore:
                 raise
             except LockStoreDown:
                 node = self._servers.node_of(name)
-                if time.monotonic() >= give_up_at_s or not await node.commands.up_within(self._patience_s):
+                if clock.monotonic_s() >= give_up_at_s or not await node.commands.up_within(self._patience_s):
                     raise
 
     def send_and_forget(self, node: Node, command: str, *, on_lost: Callable[[], None]) -> None:
@@ -359,7 +359,7 @@ class LockStore:
 
         Raises LockStoreDown when it takes too long, LockStoreRefused.
         """
-        give_up_at_s = time.monotonic() + self._patience_s
+        give_up_at_s = clock.monotonic_s() + self._patience_s
         reply: Any = error
         asking = False
         pause_s = _SHORTEST_PAUSE_S
@@ -377,7 +377,7 @@ class LockStore:
                 node = self._servers.beside(host, int(port)) if asking else self._moved(name, slot, host, int(port))
                 await node.commands.up_within(self._patience_s)
             elif word in _LATER or word in _REPLACED:
-                if time.monotonic() >= give_up_at_s:
+                if clock.monotonic_s() >= give_up_at_s:
                     raise LockStoreDown(f"Redis answers: {reply}")
                 if word in _REPLACED:
                     node.commands.drop("Redis is a replica now")
@@ -392,7 +392,7 @@ class LockStore:
             if asking:
                 node.ask(_ASKING).add_done_callback(retrieve)
             reply = await node.ask(command)
-            if time.monotonic() >= give_up_at_s + self._patience_s:
+            if clock.monotonic_s() >= give_up_at_s + self._patience_s:
                 break
         if isinstance(reply, hiredis.ReplyError):
             raise LockStoreDown(f"Redis answers: {reply}")

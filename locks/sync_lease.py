@@ -6,10 +6,10 @@ import contextlib
 import math
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable
 
+from locks import clock
 from locks.errors import LeaseLost, LocksError, LockStoreDown, LossReason
 from locks.lease import margin_s
 from locks.sync_store import EXTENDED, UNEXPIRING, SyncStore
@@ -57,7 +57,7 @@ class SyncLease:
         return self.closed or self.loss_reason is not None
 
     def remaining_s(self) -> float:
-        return 0.0 if self.is_over else max(0.0, self._ends_at_s - time.monotonic())
+        return 0.0 if self.is_over else max(0.0, self._ends_at_s - clock.monotonic_s())
 
     def loss(self) -> LeaseLost:
         return LeaseLost(self._name, reason=self.loss_reason or LossReason.EXPIRED, fencing_token=self.fencing_token)
@@ -66,7 +66,7 @@ class SyncLease:
         """Declares the lease lost whose time is over, and sends a renewal that is due; never waits for Redis."""
         with KEEPER.changing:
             self._notice_lapse()
-            now_s = time.monotonic()
+            now_s = clock.monotonic_s()
             if not self.is_over and now_s >= self.due_s:
                 # Until an answer says otherwise it is unanswered, and due again.
                 self._renewal_due_s = now_s + self._expire_s / RETRIES_PER_LEASE
@@ -77,7 +77,7 @@ class SyncLease:
         """Raises LeaseLost, or LockStoreDown: unknown is not extended."""
         with self._sending:  # the order of the answers is the order of the commands
             self._raise_if_lost()
-            sent_at_s = time.monotonic()
+            sent_at_s = clock.monotonic_s()
             try:
                 outcome = self._store.extend(self._lease_id, expire_s)
             except LockStoreDown:
@@ -127,7 +127,7 @@ class SyncLease:
         self._renewal_due_s = sent_at_s + expire_s / RENEWALS_PER_LEASE
 
     def _notice_lapse(self) -> None:
-        if not self.is_over and time.monotonic() >= self._ends_at_s:
+        if not self.is_over and clock.monotonic_s() >= self._ends_at_s:
             self.lose(LossReason.UNREACHABLE if self._unanswered else LossReason.EXPIRED)
 
     def _raise_if_lost(self) -> None:
@@ -181,8 +181,8 @@ class _Keeper:
                 idle = False
                 while self._leases or not idle:
                     idle = not self._leases
-                    self._wakes_at_s = min(time.monotonic() + KEEPER_LINGERS_S, self._look())
-                    self.changing.wait(max(0.0, self._wakes_at_s - time.monotonic()))
+                    self._wakes_at_s = min(clock.monotonic_s() + KEEPER_LINGERS_S, self._look())
+                    self.changing.wait(max(0.0, self._wakes_at_s - clock.monotonic_s()))
             finally:
                 self._runs = False
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 
+from locks import clock
 from locks.events import WakeSource
 from locks.lease import Lease
 
@@ -55,7 +55,7 @@ class Waiter:
     @property
     def waited_s(self) -> float:
         """Seconds since the call began."""
-        return time.monotonic() - self.started_at_s
+        return clock.monotonic_s() - self.started_at_s
 
     @property
     def age_us(self) -> int:

@@ -165,10 +165,10 @@ class Sampling:
 
     def _look(self) -> None:
         self._gauges.set_queues(self._queues())
-        now_s, label_of, locker = time.monotonic(), self._label_of, self._locker
+        label_of, locker = self._label_of, self._locker
         held: list[HeldLock] = [*locker.held, *locker.lending.all]
         self._gauges.set_locks(
-            held_s=[(label_of(lease.name), now_s - lease.acquired_at_s) for lease in held],
+            held_s=[(label_of(lease.name), lease.held_s) for lease in held],
             waited_s=[(label_of(name), waited_s) for name, _, waited_s in locker.waited_for],
         )
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from locks import Locker
+from locks import Locker, clock
 from locks.events import Acquired, LockEvent, WakeSource
 from tests.harness import PATIENCE_S, wait_until_async
 from tests.integration.test_locker import Heard, Keys, locking
@@ -25,7 +24,7 @@ class Timed(Heard):
         self.times_s: list[float] = []
 
     def __call__(self, event: LockEvent) -> None:
-        self.times_s.append(time.monotonic())
+        self.times_s.append(clock.monotonic_s())
         super().__call__(event)
 
     def last_at_s(self, kind: type[LockEvent]) -> float:
@@ -86,7 +85,7 @@ async def nobody_listens(keys: Keys, channel: str) -> None:
 
 def lease_end_s(keys: Keys) -> float | None:
     """When the lease ends in Redis, by our monotonic clock and at the earliest; None when it has ended."""
-    asked_at_s = time.monotonic()
+    asked_at_s = clock.monotonic_s()
     remaining_ms = int(keys.client.pttl(keys.lock))
     return asked_at_s + remaining_ms / 1000 if remaining_ms >= 0 else None
 

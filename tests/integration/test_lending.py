@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from locks import Locker, LockStoreDown, LossReason
+from locks import Locker, LockStoreDown, LossReason, clock
 from locks.events import Acquired, Adopted, Exported, Lost, Released, Waiting
 from locks.lending import LeaseOver, Loan
 from tests.harness import PATIENCE_S, wait_until_async
@@ -75,7 +74,7 @@ async def test_the_keeper_books_what_other_processes_are_asked(
     assert (kept.name, kept.fencing_token, kept.request_id) == (name, loan.fencing_token, "r-1")
 
     async def moved() -> bool:
-        return kept.deadline_s - time.monotonic() > 61
+        return kept.deadline_s - clock.monotonic_s() > 61
 
     await wait_until_async(moved, what="the keeper to hear of the new end")
     assert (held_by_books(heard), keeper.held) == (1, [])
