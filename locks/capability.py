@@ -28,18 +28,18 @@ class LeaseIds:
 
 def exported(lease: Lease) -> str:
     """The lease as text."""
-    return json.dumps([lease.name, lease.known_as, lease.fencing_token, lease.lease_ttl_s])
+    return json.dumps([lease.name, lease.known_as, lease.fencing_token, lease.grant_fence, lease.lease_ttl_s])
 
 
-def read_export(text: str) -> tuple[str, str, int, float]:
-    """Name, lease id, fencing token and lease_ttl_s. Raises ValueError for a text of another kind."""
+def read_export(text: str) -> tuple[str, str, int, int, float]:
+    """Name, lease id, fencing token, its grant's fence, lease_ttl_s. Raises ValueError for a text of another kind."""
     try:
-        name, lease_id, fencing_token, lease_ttl_s = json.loads(text)
+        name, lease_id, fencing_token, grant_fence, lease_ttl_s = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError("not an exported lease") from error
-    sane = isinstance(name, str) and isinstance(fencing_token, int) and isinstance(lease_ttl_s, int | float)
-    if not (sane and isinstance(lease_id, str) and len(lease_id) == LEASE_ID_LENGTH):
+    sane = isinstance(fencing_token, int) and isinstance(grant_fence, int) and isinstance(lease_ttl_s, int | float)
+    if not (sane and isinstance(name, str) and isinstance(lease_id, str) and len(lease_id) == LEASE_ID_LENGTH):
         raise ValueError("not an exported lease")
     if not (lease_id.isascii() and lease_id.isalnum()):
         raise ValueError("not an exported lease")
-    return name, lease_id, fencing_token, lease_ttl_s
+    return name, lease_id, fencing_token, grant_fence, lease_ttl_s

@@ -20,7 +20,7 @@ class HeldLeases:
         self._by_id: dict[str, Lease] = {}
         self._by_name: dict[str, Lease] = {}
         # Ids that somebody else goes by now. An old look of its line, answered late, must not take one for nobody's.
-        self._exported: dict[str, None] = {}
+        self._exported: dict[str, int] = {}
 
     def check_room(self) -> None:
         """Raises TooManyLeases when there is none for one more."""
@@ -42,12 +42,14 @@ class HeldLeases:
         lease = self._by_name.get(name)
         return None if lease is None or lease.ended else lease
 
-    def has(self, name: str, lease_id: str) -> bool:
-        """Whether a lease of this process goes by this id, is known by it at the server, or was exported with it."""
-        lease = self._by_name.get(name)
-        if lease_id in self._by_id or lease_id in self._exported:
-            return True
-        return lease is not None and lease.known_as == lease_id
+    def known_as(self, name: str, lease_id: str) -> Lease | None:
+        """The lease of this process that goes by this id, here or at the server."""
+        lease = self._by_id.get(lease_id) or self._by_name.get(name)
+        return lease if lease is not None and lease_id in (lease.lease_id, lease.known_as) else None
+
+    def exported_fence(self, lease_id: str) -> int | None:
+        """The grant's fence of the lease that was exported with this id; None where none was."""
+        return self._exported.get(lease_id)
 
     def keep(self, lease: Lease) -> None:
         """It has been granted."""
@@ -57,7 +59,7 @@ class HeldLeases:
 
     def exported(self, lease: Lease) -> None:
         """It is somebody else's from now on."""
-        self._exported[lease.known_as] = None
+        self._exported[lease.known_as] = lease.grant_fence
         if len(self._exported) > MOST_EXPORTED:
             del self._exported[next(iter(self._exported))]
 

@@ -38,6 +38,9 @@ class _Body:
     ) -> None:
         task = self._task
         assert task is not None
+        # The body is over: a cancellation would meet whatever is awaited here, or after it.
+        for lease in leases:
+            lease.when_lost(None)
         try:
             if any(lease.is_unconfirmed and lease.is_lost for lease in leases):
                 # The body has blocked the loop, and the confirmation that has come meanwhile is not read yet.

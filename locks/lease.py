@@ -36,6 +36,7 @@ class Lease:
         "due_slot",
         "ended",
         "fencing_token",
+        "grant_fence",
         "is_for_body",
         "is_unconfirmed",
         "keep_extended",
@@ -85,7 +86,9 @@ class Lease:
         self.due_slot = 0
         self.is_unconfirmed = False
         self.is_for_body = False  # held by a hold, so its id does not leave the process
-        self.known_as = lease_id  # at the server: for a moment the id of the turn before it
+        # What the server knows it by: for a moment the id of the turn before it, and the token of its run's last turn.
+        self.known_as = lease_id
+        self.grant_fence = fencing_token
 
     @property
     def lost(self) -> asyncio.Event:
@@ -151,8 +154,8 @@ class Lease:
         """
         return self._keeper.export(self)
 
-    def when_lost(self, tell: Callable[[], None]) -> None:
-        """Calls `tell` once the loss is known; one listener, the holder's."""
+    def when_lost(self, tell: Callable[[], None] | None) -> None:
+        """Calls `tell` once the loss is known; one listener, the holder's; None: nobody is to be told any more."""
         self._on_lost = tell
 
     def extended(self, *, sent_at_s: float, lease_ttl_s: float) -> None:

@@ -126,8 +126,10 @@ class Lending:
         if isinstance(reply, bytes):
             raise self._over(name, lease_id, reply.decode())
         fencing_token, held_us, is_keeper, request_id = reply
+        kept = self._kept.get(lease_id)
+        self._check_grant(kept, fencing_token)
         loan = Loan(name, lease_id, fencing_token, lease_ttl_s, sent_at_s)
-        if is_keeper and (kept := self._kept.get(lease_id)) is not None:
+        if is_keeper and kept is not None:
             self._moved(kept, lease_ttl_s)
         elif is_keeper:
             self._emit(Adopted(name, fencing_token))
@@ -149,6 +151,7 @@ class Lending:
             raise self._over(name, lease_id, reply.decode())
         fencing_token, held_us, is_unbooked, handed_over, request_id = reply
         kept = self._kept.get(lease_id)
+        self._check_grant(kept, fencing_token)
         if kept is None and is_unbooked:
             # Its keeper is gone, and the count of it with that one.
             self._emit(Adopted(name, fencing_token))
@@ -247,6 +250,12 @@ class Lending:
                 reason = "deleted" if clock.monotonic_s() < kept.deadline_s else "expired"
             self._ended(kept, reason)
         return LeaseOver(name, reason=reason)
+
+    def _check_grant(self, kept: LentLease | None, fencing_token: int) -> None:
+        """Raises LeaseOver where the lock was found under another grant of the same id: an acquire carried out late."""
+        if kept is not None and kept.fencing_token != fencing_token:
+            self._spawn(self._release_quietly(kept.name, kept.lease_id))
+            raise self._over(kept.name, kept.lease_id, LossReason.TAKEN)
 
     def _ended(self, kept: LentLease, reason: str) -> None:
         if reason == "released":

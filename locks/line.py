@@ -14,7 +14,7 @@ from locks import clock
 from locks.errors import Dismissed, LockBusy, LockStoreDown, LockStoreRefused
 from locks.events import WakeSource
 from locks.keys import packed_keys
-from locks.lease import Lease, is_over, margin_s
+from locks.lease import LONGEST_LEASE_S, Lease, is_over, margin_s
 from locks.request import Request, Watch
 from locks.turns import Run
 from locks.waiter import Grant, Waiter
@@ -28,6 +28,7 @@ TIMER_SLACK_S = 0.002
 # only if the holder takes longer than this.
 LAZY_S = 0.05
 LOOK_AGAIN_S = 0.1
+LONGEST_LEASE_MS = 1000 * LONGEST_LEASE_S
 
 
 class Line:
@@ -42,6 +43,8 @@ class Line:
     _watched = False
     _run: Run | None = None
     _stood_at_s = 0.0  # the last time at which we certainly still stood in line
+    _told_fence = 0  # a grant that was made since then has a larger token
+    _wanted_ms = LONGEST_LEASE_MS  # the shortest lease that was asked for under our lease id
     _stands = False  # in line at the server, as far as is known
     _down_since_s: float | None = None
     _lapses_at_s: float | None = None  # when the holder's lease ends, by the last look
@@ -132,12 +135,12 @@ class Line:
             return
         self._stop_next_look()
         waiter = self.first
-        store, lease_id = self._lines.store, self.lease_id
+        store, lease_id, lease_ms = self._lines.store, self.lease_id, self.wants()
         request = Request(
             self._lines.store,
             self._lines.spawn,
             self.name,
-            lambda request, reply: self._answered(request, reply, lease_id, source),
+            lambda request, reply: self._answered(request, reply, lease_id, lease_ms, source),
             self._failed,
         )
         self.asked = request
@@ -147,7 +150,7 @@ class Line:
                 node,
                 self.packed_keys,
                 lease_id,
-                lease_ms=waiter.lease_ms,
+                lease_ms=lease_ms,
                 seen_fence=self._lines.held.seen_fence,
                 age_us=waiter.age_us,
                 later=self.later,
@@ -160,6 +163,12 @@ class Line:
             self.asked = None
             self._store_is_down(error)
 
+    def wants(self) -> int:
+        """The lease in ms that is asked for next, in the name of the first waiter."""
+        lease_ms = self.first.lease_ms
+        self._wanted_ms = min(self._wanted_ms, lease_ms)
+        return lease_ms
+
     def changed(self) -> None:
         """The lock key has changed, or may have."""
         self._watched = False
@@ -171,9 +180,9 @@ class Line:
         self._watched = False
         self.look(source)
 
-    def granted_by_release(self, fencing_token: int, turns: int, sent_at_s: float) -> None:
+    def granted_by_release(self, fencing_token: int, turns: int, lease_ms: int, sent_at_s: float) -> None:
         """The release that was sent then by a holder of this process has given the lock to the first waiter."""
-        if is_over(self.first.lease_ttl_s, after_s=clock.monotonic_s() - sent_at_s):
+        if not self._is_for_first(lease_ms, sent_at_s):
             self.look(WakeSource.HANDOFF)
             return
         self._grant(fencing_token, turns, sent_at_s, WakeSource.HANDOFF, handoff_s=clock.monotonic_s() - sent_at_s)
@@ -207,15 +216,17 @@ class Line:
         """Another process has handed the lock over; the claim is short, so the first waiter confirms.
 
         It begins at once where it may, where the message alone makes it ours, and where the claim, counted from when we
-        still stood in line, leaves time enough.
+        still stood in line, leaves time enough. A message that is late may be of a claim from before that: its token
+        tells.
         """
         if self.asked is self or not self.waiters:
             self.look(WakeSource.HANDOFF)
             return
         waiter, heard_at_s = self.first, clock.monotonic_s()
-        claim_s = min(waiter.lease_ttl_s, self._lines.store.scripts.limits.claim_ms / 1000)
+        claim_s = min(self._wanted_ms, self._lines.store.scripts.limits.claim_ms) / 1000
         ends_at_s = self._stood_at_s + claim_s - margin_s(claim_s)
-        may_begin = waiter.begins_at_once and self._lines.store.messages_hold
+        is_new = fencing_token > self._told_fence
+        may_begin = is_new and waiter.begins_at_once and self._lines.store.messages_hold
         if not may_begin or ends_at_s - heard_at_s < claim_s / 3:
             self.look(WakeSource.HANDOFF)
             return
@@ -225,10 +236,9 @@ class Line:
         )
         run.tell()
 
-    def stands_in_line(self, sent_at_s: float) -> None:
+    def stands_in_line(self, released: Lease, sent_at_s: float) -> None:
         """The release that was sent then has left the first waiter in line behind another process."""
-        self._stands = True
-        self._stood_at_s = sent_at_s
+        self._stood(released.grant_fence, sent_at_s)
         if self.asked is None:
             self._look_in(LAZY_S, WakeSource.HEARTBEAT)
 
@@ -264,22 +274,32 @@ class Line:
         self.leave(waiter)
         waiter.refuse(LockBusy(self.name, waited_s=waiter.waited_s, expires_in_s=self.expires_in_s))
 
-    def _answered(self, request: Request, reply: Any, lease_id: str, source: WakeSource) -> None:
+    def _answered(self, request: Request, reply: Any, lease_id: str, lease_ms: int, source: WakeSource) -> None:
         if self.asked is not request or not self.waiters:
             # What it was about has been granted or given back meanwhile; asked again since, it has come too late.
             if not _is_refusal(reply):
-                self._lines.give_back_unless_held(self.name, lease_id)
+                fencing_token, turns = _granted(reply)
+                self._lines.granted_to_nobody(self.name, lease_id, fencing_token, turns)
             return
         self.asked = None
         self._down_since_s = None
         if _is_refusal(reply):
             self._refused(reply, request.sent_at_s)
-        elif is_over(self.first.lease_ttl_s, after_s=clock.monotonic_s() - request.sent_at_s):
-            self.look(source)  # heard too late: we have stood still, and it is somebody else's by now
+        elif not self._is_for_first(lease_ms, request.sent_at_s):
+            self.look(source)
         else:
             handoff_s = clock.monotonic_s() - request.sent_at_s if source is WakeSource.HANDOFF else None
-            fencing_token, turns = (reply, 1) if isinstance(reply, int) else reply
+            fencing_token, turns = _granted(reply)
             self._grant(fencing_token, turns, request.sent_at_s, source, handoff_s=handoff_s)
+
+    def _is_for_first(self, lease_ms: int, sent_at_s: float) -> bool:
+        """Whether the first waiter may use a lease of this length that was asked for then.
+
+        Not where another asked for it, who has left since: it is shorter or longer than we think. Nor where it is heard
+        too late: we have stood still, and it is somebody else's by now. Asked again, the server says what we have.
+        """
+        first = self.first
+        return lease_ms == first.lease_ms and not is_over(first.lease_ttl_s, after_s=clock.monotonic_s() - sent_at_s)
 
     def _failed(self, request: Request, error: LockStoreDown) -> None:
         if self.asked is request:
@@ -324,10 +344,15 @@ class Line:
         self._run = run if self.waiters else None
         return run
 
-    def _refused(self, reply: list[int], sent_at_s: float) -> None:
-        remaining_ms, place, look_within_ms, _ = reply
+    def _stood(self, told_fence: int, sent_at_s: float) -> None:
+        """We stood in line when the server had granted no token larger than this one."""
         self._stands = True
         self._stood_at_s = sent_at_s
+        self._told_fence = max(self._told_fence, told_fence)
+
+    def _refused(self, reply: list[int], sent_at_s: float) -> None:
+        remaining_ms, place, look_within_ms, _, told_fence = reply
+        self._stood(told_fence, sent_at_s)
         self.expires_in_s = remaining_ms / 1000 if remaining_ms >= 0 else None
         self._lapses_at_s = sent_at_s + self.expires_in_s if self.expires_in_s is not None else None
         if self._again is not None:
@@ -391,9 +416,15 @@ class Line:
 
     def _renew_lease_id(self) -> None:
         self._stands = self.may_hold = False
+        self._wanted_ms = LONGEST_LEASE_MS
         self.asked = None
         self._lines.rename(self, self._lines.new_lease_id())
 
 
 def _is_refusal(reply: Any) -> bool:
     return isinstance(reply, list) and len(reply) > 2
+
+
+def _granted(reply: Any) -> tuple[int, int]:
+    """Token and turns of a look that was not refused."""
+    return (reply, 1) if isinstance(reply, int) else (reply[0], reply[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from locks.errors import LockStoreDown, TooManyWaiters
+from locks.errors import LockStoreDown, LossReason, TooManyWaiters
 from locks.events import WakeSource
 from locks.held import HeldLeases
 from locks.keys import name_of_lock_key, packed_keys
@@ -39,6 +39,7 @@ class Lines:
         self.grant = grant
         self.spawn = spawn
         self.turns = Turns(store, spawn=spawn, lose=lose)
+        self._lose = lose
         self.by_name: dict[str, Line] = {}
         self._by_lease_id: dict[str, Line] = {}
         self._max_waiters = max_waiters
@@ -81,7 +82,7 @@ class Lines:
         if line is not None and (line.waiters or line.asked is not None):
             line.granted_by_message(fencing_token, turns)
         else:
-            self.give_back_unless_held(name, lease_id)
+            self.granted_to_nobody(name, lease_id, fencing_token, turns)
 
     def on_look(self, lease_id: str) -> None:
         """The lock is free, and the first place in line is ours."""
@@ -115,13 +116,15 @@ class Lines:
         if line is not None and line.waiters:
             line.look(WakeSource.TIMER)
 
-    def granted_by_release(self, lease_id: str, fencing_token: int, turns: int, sent_at_s: float) -> bool:
-        """A release of this process has granted this lease id; False where nobody waits under it any more."""
+    def granted_by_release(
+        self, name: str, lease_id: str, fencing_token: int, turns: int, *, lease_ms: int, sent_at_s: float
+    ) -> None:
+        """The release that was sent then has granted this lease id a lease of this length."""
         line = self._by_lease_id.get(lease_id)
-        if line is None or not line.waiters:
-            return False
-        line.granted_by_release(fencing_token, turns, sent_at_s)
-        return True
+        if line is not None and line.waiters:
+            line.granted_by_release(fencing_token, turns, lease_ms, sent_at_s)
+        else:
+            self.granted_to_nobody(name, lease_id, fencing_token, turns)
 
     def rename(self, line: Line, lease_id: str) -> None:
         """The line stands, or will stand, under another lease id."""
@@ -146,7 +149,7 @@ class Lines:
         except LockStoreDown:
             self._owe(name, lease_id)
             return
-        command = self.store.scripts.release(node, packed_keys(name), lease_id)
+        command = self.store.scripts.give_back(node, packed_keys(name), lease_id)
         self.store.send_and_forget(node, command, on_lost=lambda: self._owe(name, lease_id))
 
     def give_back_owed(self) -> None:
@@ -155,9 +158,21 @@ class Lines:
         for lease_id, name in owed.items():
             self.give_back(name, lease_id)
 
-    def give_back_unless_held(self, name: str, lease_id: str) -> None:
-        """The same for a grant that nobody here waits for, or that is long in use."""
-        if lease_id not in self._by_lease_id and not self.held.has(name, lease_id):
+    def granted_to_nobody(self, name: str, lease_id: str, fencing_token: int, turns: int) -> None:
+        """The server has granted the lock under an id under which nobody here waits.
+
+        That may be the grant of the lease that is held, or was exported, under this id, told of once more. A later one
+        means that this lease was over before: an old look, carried out late, has taken the lock again.
+        """
+        if lease_id in self._by_lease_id:
+            return
+        grant_fence, lease = fencing_token + turns - 1, self.held.known_as(name, lease_id)
+        known_fence = self.held.exported_fence(lease_id) if lease is None else lease.grant_fence
+        if known_fence is not None and grant_fence <= known_fence:
+            return
+        if lease is not None and not lease.ended:
+            self._lose(lease, LossReason.TAKEN)  # which gives back what has been taken, too
+        else:
             self.give_back(name, lease_id)
 
     def down_for_s(self, name: str) -> float:

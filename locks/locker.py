@@ -234,7 +234,7 @@ class Locker:
 
         Raises LeaseLost when it has ended meanwhile, LockStoreDown, TooManyLeases, ValueError for another text.
         """
-        name, lease_id, fencing_token, lease_ttl_s = read_export(exported)
+        name, lease_id, fencing_token, grant_fence, lease_ttl_s = read_export(exported)
         keys = packed_keys(name)
         lease_ms = milliseconds(lease_ttl_s)
         check_request_id(request_id)
@@ -244,19 +244,26 @@ class Locker:
             reply = await self._store.run(
                 name,
                 lambda node: self._scripts.adopt(
-                    node, keys, lease_id, lease_ms=lease_ms, request_id=request_id, fencing_token=fencing_token
+                    node,
+                    keys,
+                    lease_id,
+                    fencing_token=fencing_token,
+                    grant_fence=grant_fence,
+                    lease_ms=lease_ms,
+                    request_id=request_id,
                 ),
             )
         except asyncio.CancelledError:
             # Nobody keeps it from now on, neither the exporter nor we.
             self._held.adopts(lease_id)
-            self._lines.give_back_unless_held(name, lease_id)
+            if self._held.known_as(name, lease_id) is None:
+                self._lines.give_back(name, lease_id)
             raise
         lease = Lease(
             self,
             name,
             lease_id,
-            fencing_token=reply if isinstance(reply, int) else fencing_token,
+            fencing_token=fencing_token,
             lease_ttl_s=lease_ttl_s,
             sent_at_s=sent_at_s,
             waited_s=0.0,
@@ -264,6 +271,7 @@ class Locker:
             keep_extended=keep_extended,
             request_id=request_id,
         )
+        lease.grant_fence = grant_fence
         if not isinstance(reply, int):
             lease.declare_lost(LossReason(reply.decode()))
             raise lease.loss()
@@ -336,14 +344,20 @@ class Locker:
         lease.ended = True
         self._renewal.forget(lease)
         self._held.exported(lease)
-        self._lost(lease)
+        self._gone(lease)
 
     def notice_lapse(self, lease: Lease) -> None:
         """Declares a lease lost whose time is over, where a blocked event loop has not looked in time."""
         if lease.is_lost:
             self._renewal.lose(lease, LossReason.EXPIRED)
 
-    def _lost(self, lease: Lease) -> None:
+    def _lost(self, lease: Lease, reason: LossReason) -> None:
+        self._gone(lease)
+        if reason is LossReason.TAKEN:
+            # Perhaps by nobody: an acquire of before, carried out late, takes the lock again under this lease's id.
+            self._lines.give_back(lease.name, lease.known_as)
+
+    def _gone(self, lease: Lease) -> None:
         self._held.forget(lease)
         self._lines.holder_is_gone(lease.name)
 

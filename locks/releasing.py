@@ -8,7 +8,7 @@ from typing import Any
 
 from locks import events
 from locks.errors import LockStoreDown
-from locks.events import Listener, Released, ignore
+from locks.events import Listener, Released, WakeSource, ignore
 from locks.held import HeldLeases
 from locks.keys import packed_keys
 from locks.lease import Lease
@@ -54,7 +54,7 @@ class Releasing:
             else:
                 reply = 0
                 if lease.lease_ttl_s <= self._kept_s:
-                    reply = await node.gather(node.releases, (lease.name, lease.known_as))
+                    reply = await node.gather(node.releases, (lease.name, lease.known_as, lease.grant_fence))
                 if reply != _FREED:
                     # There is more to it: others wait, or the grant of so long a lease would outlive it for as long.
                     reply = await self._store.ask(lease.name, lambda node: self._release_command(node, lease))
@@ -66,11 +66,9 @@ class Releasing:
             # Not before: an old look of its line, answered meanwhile, must not take it for a lease that nobody wants.
             self._held.forget(lease)
         still_ours = bool(reply != 0)
-        if self._emit is not ignore:
-            handed_over = still_ours and reply != _FREED
-            self._emit(
-                Released(lease.name, lease.fencing_token, lease.held_s, still_ours, handed_over, lease.request_id)
-            )
+        if not still_ours:
+            self._give_back_what_is_nobodys(lease)
+        self._emit_released(lease, still_ours=still_ours, handed_over=still_ours and reply != _FREED)
         return still_ours
 
     def finish(self, lease: Lease) -> None:
@@ -87,7 +85,8 @@ class Releasing:
             # Where our own callers stand in line at the server, others may behind them. These hear first that it is
             # done: our leaving the line would wake the next of them, who would take a turn for nothing.
             if lease.lease_ttl_s <= self._kept_s and not (line is not None and line.may_stand):
-                node.gather_for(_Finishing(self, lease), node.releases, (lease.name, lease.known_as))
+                item = (lease.name, lease.known_as, lease.grant_fence)
+                node.gather_for(_Finishing(self, lease), node.releases, item)
             else:
                 self.finish_before_all(lease)
         except LockStoreDown:
@@ -97,14 +96,20 @@ class Releasing:
     def finish_before_all(self, lease: Lease) -> None:
         """Others wait at the server, and are told. Raises LockStoreDown at once while there is no connection."""
         node = self._store.node_of(lease.name)
-        command = self._store.scripts.finish(packed_keys(lease.name), lease.known_as)
+        keys = packed_keys(lease.name)
+        command = self._store.scripts.finish(keys, lease.known_as, grant_fence=lease.grant_fence)
         Request(
             self._store,
             self._spawn,
             lease.name,
-            lambda request, reply: self.finished(lease, still_ours=reply == _FREED),
+            lambda request, reply: self._told_all(lease, still_ours=reply == _FREED),
             lambda request, error: self.not_finished(lease),
         ).send(node, command)
+
+    def _told_all(self, lease: Lease, *, still_ours: bool) -> None:
+        if not still_ours:
+            self._give_back_what_is_nobodys(lease)
+        self.finished(lease, still_ours=still_ours)
 
     def finished(self, lease: Lease, *, still_ours: bool) -> None:
         """The server has answered."""
@@ -121,6 +126,10 @@ class Releasing:
         if not lease.ended:
             self._spawn(self._release_quietly(lease))
 
+    def _give_back_what_is_nobodys(self, lease: Lease) -> None:
+        """The lease was over: an acquire carried out late may have taken the lock under its id since, for nobody."""
+        self._lines.give_back(lease.name, lease.known_as)
+
     def _emit_released(self, lease: Lease, *, still_ours: bool, handed_over: bool) -> None:
         if self._emit is not ignore:
             self._emit(
@@ -130,12 +139,14 @@ class Releasing:
     async def _release_in_line(self, lease: Lease, line: Line, node: Node) -> Any:
         """The release that also says who here wants the lock next, so that a handoff to it is one command."""
         first = line.first
+        lease_ms = line.wants()
         command = self._store.scripts.release_in_line(
             node,
             line.packed_keys,
             lease.known_as,
+            grant_fence=lease.grant_fence,
             next_lease_id=line.lease_id,
-            lease_ms=first.lease_ms,
+            lease_ms=lease_ms,
             age_us=first.age_us,
             later=line.later,
             waiter_count=len(line.waiters),
@@ -147,7 +158,7 @@ class Releasing:
             if not answered.done():
                 # First: who comes back for the lock stands before those whose turn begins now.
                 answered.set_result(reply)
-            self._released_in_line(lease, line, reply, request.sent_at_s)
+            self._released_in_line(lease, line, reply, lease_ms, request.sent_at_s)
 
         def on_error(request: Request, error: LockStoreDown) -> None:
             if not answered.done():
@@ -156,13 +167,18 @@ class Releasing:
         Request(self._store, self._spawn, lease.name, on_reply, on_error).send(node, command)
         return await answered
 
-    def _released_in_line(self, lease: Lease, line: Line, reply: Any, sent_at_s: float) -> None:
+    def _released_in_line(self, lease: Lease, line: Line, reply: Any, lease_ms: int, sent_at_s: float) -> None:
         if isinstance(reply, list):
             fencing_token, lease_id, turns = reply[0], reply[1].decode(), reply[2]
-            if not self._lines.granted_by_release(lease_id, fencing_token, turns, sent_at_s):
-                self._lines.give_back_unless_held(lease.name, lease_id)
-        elif line.waiters:
-            line.stands_in_line(sent_at_s)
+            self._lines.granted_by_release(
+                lease.name, lease_id, fencing_token, turns, lease_ms=lease_ms, sent_at_s=sent_at_s
+            )
+        elif not line.waiters:
+            return
+        elif reply == 0:
+            line.look(WakeSource.TIMER)  # the lease was over, so the release has left nobody in line
+        else:
+            line.stands_in_line(lease, sent_at_s)
 
     async def _release_again(self, lease: Lease) -> None:
         """Whether a release that was lost or cancelled is done is unknown; once more does no harm."""
@@ -172,7 +188,8 @@ class Releasing:
             self._lines.give_back(lease.name, lease.known_as)
 
     def _release_command(self, node: Node, lease: Lease) -> str:
-        return self._store.scripts.release(node, packed_keys(lease.name), lease.known_as)
+        keys = packed_keys(lease.name)
+        return self._store.scripts.release(node, keys, lease.known_as, grant_fence=lease.grant_fence)
 
     async def _release_quietly(self, lease: Lease) -> None:
         with contextlib.suppress(LockStoreDown):

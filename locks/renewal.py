@@ -22,7 +22,7 @@ LATE_S = 0.05
 class Renewal:
     """Knows every lease of this process from its grant to its end. Times are clock.monotonic_s() seconds."""
 
-    def __init__(self, store: LockStore, emit: Listener, on_lost: Callable[[Lease], None]) -> None:
+    def __init__(self, store: LockStore, emit: Listener, on_lost: Callable[[Lease, LossReason], None]) -> None:
         self._store = store
         self._emit = emit
         self._on_lost = on_lost
@@ -45,7 +45,7 @@ class Renewal:
         if lease.ended:
             return
         self.forget(lease)
-        self._on_lost(lease)
+        self._on_lost(lease, reason)
         lease.declare_lost(reason)
         self._emit(Lost(lease.name, lease.fencing_token, lease.held_s, reason, lease.request_id))
 
@@ -136,7 +136,7 @@ async def extend(store: LockStore, lease: Lease, lease_ttl_s: float) -> tuple[fl
     def command(_: object) -> str:
         nonlocal sent_at_s
         sent_at_s = clock.monotonic_s()
-        return store.scripts.extend(keys, lease.known_as, lease_ms=lease_ms)
+        return store.scripts.extend(keys, lease.known_as, grant_fence=lease.grant_fence, lease_ms=lease_ms)
 
     reply = await store.ask(lease.name, command)
     return sent_at_s, ExtendOutcome(reply.decode())

@@ -20,6 +20,7 @@ from locks.errors import LockStoreDown, LockStoreRefused
 from locks.keys import (
     KEY_COUNT,
     packed_acquire_keys,
+    packed_grant_keys,
     packed_lock_keys,
     packed_queue_keys,
     packed_signal_keys,
@@ -137,9 +138,9 @@ class Scripts:
         )
         self.greeting = tuple(("SCRIPT", "LOAD", script.source) for script in every)
         self._sources = {script.name: script.source for script in every}
-        self._release_head = self._release.head(2)
-        self._extend_head = self._extend.head(2)
-        self._finish_head = self._finish.head(1)
+        self._release_head = self._release.head(3)
+        self._extend_head = self._extend.head(3)
+        self._finish_head = self._finish.head(2)
 
     def load_for(self, command: str) -> str:
         """What loads the script of a command: its name follows the count of its arguments."""
@@ -167,14 +168,19 @@ class Scripts:
             f"${len(fence)}\r\n{fence}\r\n{''.join([arguments for _, _, arguments in items])}"
         )
 
-    def release_alone(self, items: Sequence[tuple[str, str]]) -> str:
-        """Frees those of the locks that are held under their lease ids and that nobody waits for: (name, lease id)."""
-        count, names = len(items), [name for name, _ in items]
-        key_count = str(3 * count)
+    def release_alone(self, items: Sequence[tuple[str, str, int]]) -> str:
+        """Frees those of the locks that are held under these grants and that nobody waits for: (name, lease id, grant's
+        fence).
+        """
+        count, names = len(items), [name for name, _, _ in items]
+        key_count, grants = str(4 * count), []
+        for _, lease_id, grant_fence in items:
+            granted = f"{grant_fence // 1_000_000} {grant_fence % 1_000_000}"
+            grants.append(f"$32\r\n{lease_id}\r\n${len(granted)}\r\n{granted}\r\n")
         return (
-            f"*{3 + 4 * count}\r\n{self._release_alone.name}${len(key_count)}\r\n{key_count}\r\n"
-            f"{packed_lock_keys(names)}{packed_signal_keys(names)}{packed_queue_keys(names)}"
-            f"{''.join([f'$32{_CRLF}{lease_id}{_CRLF}' for _, lease_id in items])}"
+            f"*{3 + 6 * count}\r\n{self._release_alone.name}${len(key_count)}\r\n{key_count}\r\n"
+            f"{packed_lock_keys(names)}{packed_grant_keys(names)}{packed_signal_keys(names)}{packed_queue_keys(names)}"
+            f"{''.join(grants)}"
         )
 
     def acquire_or_queue(
@@ -202,14 +208,17 @@ class Scripts:
         who = self._who(node, request_id)
         return self._acquire.head(4) + keys + _arguments(lease_id, lease_ms, who, seen_fence)
 
-    def release(self, node: Node, keys: str, lease_id: str) -> str:
-        """Gives the lock, or the place in its queue, back."""
-        channel = node.channel
-        return f"{self._release_head}{keys}$32\r\n{lease_id}\r\n${len(channel)}\r\n{channel}\r\n"
+    def release(self, node: Node, keys: str, lease_id: str, *, grant_fence: int) -> str:
+        """Gives the lock that is held under this grant back."""
+        return self._release_head + keys + _arguments(lease_id, grant_fence, node.channel)
 
-    def finish(self, keys: str, lease_id: str) -> str:
+    def give_back(self, node: Node, keys: str, lease_id: str) -> str:
+        """Gives back whatever was granted under this lease id, or the place in line that waits under it."""
+        return self.release(node, keys, lease_id, grant_fence=0)
+
+    def finish(self, keys: str, lease_id: str, *, grant_fence: int) -> str:
         """Frees the lock, and tells everybody who waits that no turn is needed."""
-        return f"{self._finish_head}{keys}$32\r\n{lease_id}\r\n"
+        return self._finish_head + keys + _arguments(lease_id, grant_fence)
 
     def release_in_line(
         self,
@@ -217,6 +226,7 @@ class Scripts:
         keys: str,
         lease_id: str,
         *,
+        grant_fence: int,
         next_lease_id: str,
         lease_ms: int,
         age_us: int,
@@ -226,8 +236,10 @@ class Scripts:
     ) -> str:
         """Gives the lock back; this process' first waiter wants it next."""
         who = self._who(node, request_id)
-        wish = _arguments(lease_id, node.channel, age_us, later, waiter_count, lease_ms, next_lease_id, who)
-        return self._release.head(8) + keys + wish
+        wish = _arguments(
+            lease_id, grant_fence, node.channel, age_us, later, waiter_count, lease_ms, next_lease_id, who
+        )
+        return self._release.head(9) + keys + wish
 
     def turn(
         self,
@@ -245,14 +257,24 @@ class Scripts:
         who = self._who(node, request_id)
         return self._turn.head(6) + keys + _arguments(lease_id, next_lease_id, lease_ms, last_fence, turns_left, who)
 
-    def extend(self, keys: str, lease_id: str, *, lease_ms: int) -> str:
+    def extend(self, keys: str, lease_id: str, *, grant_fence: int, lease_ms: int) -> str:
         """Gives a lease that is still ours its time again."""
-        ms = str(lease_ms)
-        return f"{self._extend_head}{keys}$32\r\n{lease_id}\r\n${len(ms)}\r\n{ms}\r\n"
+        return self._extend_head + keys + _arguments(lease_id, lease_ms, grant_fence)
 
-    def adopt(self, node: Node, keys: str, lease_id: str, *, lease_ms: int, request_id: str, fencing_token: int) -> str:
+    def adopt(
+        self,
+        node: Node,
+        keys: str,
+        lease_id: str,
+        *,
+        fencing_token: int,
+        grant_fence: int,
+        lease_ms: int,
+        request_id: str,
+    ) -> str:
         """Takes over what another process has exported."""
-        return self._adopt.head(4) + keys + _arguments(lease_id, lease_ms, self._who(node, request_id), fencing_token)
+        who = self._who(node, request_id)
+        return self._adopt.head(5) + keys + _arguments(lease_id, lease_ms, who, fencing_token, grant_fence)
 
     def lent_extend(self, node: Node, keys: str, lease_id: str, *, lease_ms: int) -> str:
         """Gives a lent lease more time, and tells its keeper."""
@@ -348,11 +370,11 @@ class LockStore:
             on_lost()
             return
         if str(reply.result()).startswith("NOSCRIPT"):
-            self._load(node, command)
             try:
+                self._load(node, command)
                 node.ask(command).add_done_callback(retrieve)
             except LockStoreDown:
-                return
+                on_lost()
 
     async def settle(self, name: str, node: Node, command: str, error: Any) -> Any:
         """What comes of a command that was answered with an error: another server, another moment, or a refusal.

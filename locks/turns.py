@@ -58,6 +58,7 @@ class Run:
         self.last_fence = last_fence
         self.begins_until_s = begins_until_s
         self.ends_at_s = ends_at_s
+        lease.grant_fence = last_fence
         self.is_confirmed = is_confirmed  # else its lease is a claim, too short for whoever wants a whole lease at once
 
     @property
@@ -76,7 +77,7 @@ class Run:
         """
         before, self.lease = self.lease, lease
         self.turns_left -= 1
-        lease.known_as = before.known_as
+        lease.known_as, lease.grant_fence = before.known_as, self.last_fence
         if not (before.is_for_body and lease.is_for_body):
             self.tell()
         elif self._timer is None:

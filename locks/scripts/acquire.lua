@@ -1,18 +1,17 @@
 -- Takes the lock when it is free and nobody live stands before; else queues. Idempotent for its own id, and its heartbeat.
 -- Returns the fencing token when held now, {fencing token, turns} when held for a run of turns, else {holder's remaining ms
 -- (-1: no expiry, -2: nobody holds it), place in the queue (0: next, -1: not queued), look again within ms, 1 when the
--- holder is a python-redis-lock program}.
+-- holder is a python-redis-lock program, a token that whatever is granted from now on exceeds}.
 -- seen_fence: the largest that the caller's process has seen. age_us: for how long its first waiter has been waiting,
 -- waiter_count: how many wait, later: as for stand_in_line; none of them is there where nobody wants to wait.
 local lease_id, lease_ms, who, seen_fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local age_us, waiter_count, later = ARGV[5], ARGV[6], ARGV[7]
 
 local holder = call('GET', lock)
-local last_fence, last_lease_ms, last_lease_id, _, left = last_grant()
+local last_fence, last_lease_ms, last_lease_id, last_who, left = last_grant()
 if holder == lease_id then
   if last_lease_id == lease_id then
-    call('PEXPIRE', lock, with_run(lease_ms, left))
-    call('PEXPIRE', grant, lease_ms + KEEP_MS)
+    give_again(last_fence, lease_id, lease_ms, with_run(lease_ms, left), last_who, left)
     return left > 0 and {last_fence - left, left + 1} or last_fence
   end
   local fence = next_fence(seen_fence)
@@ -65,7 +64,8 @@ if holder then
   -- Grace and yield are for a free lock; a python-redis-lock program, which took it meanwhile, knows nothing of them.
   if head then call('HDEL', waiters, '.grace_until', '.yield_until') end
 end
-if not age_us then return {remaining_ms, -1, 0, by_sync_program and 1 or 0} end
+local told_fence = math.max(last_fence, now_us)
+if not age_us then return {remaining_ms, -1, 0, by_sync_program and 1 or 0, told_fence} end
 
 stand_in_line(channel, {
   age_us = age_us, later = later, waiter_count = waiter_count, lease_ms = lease_ms, lease_id = lease_id, who = who,
@@ -82,4 +82,4 @@ else
   -- looks a little later than the one before it, and whoever looks drops all that are gone.
   if remaining_ms >= 0 then look_within_ms = math.min(look_within_ms, remaining_ms + math.min(15 + 5 * place, 40)) end
 end
-return {remaining_ms, place, look_within_ms, by_sync_program and 1 or 0}
+return {remaining_ms, place, look_within_ms, by_sync_program and 1 or 0, told_fence}

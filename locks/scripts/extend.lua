@@ -1,18 +1,8 @@
 -- Gives a lease that is still ours its full time again, counted from now. Idempotent.
--- Returns 'extended', or 'taken' when another holds the lock, 'forced' when an operator ended it, 'deleted' when nobody did.
-local lease_id, lease_ms = ARGV[1], ARGV[2]
+-- Returns 'extended', or 'taken' when another grant holds the lock, 'forced' when an operator ended it, 'deleted' when none does.
+local lease_id, lease_ms, grant_fence = ARGV[1], ARGV[2], ARGV[3]
 
-local holder = call('GET', lock)
-if holder == lease_id then
-  local fence, granted_ms, granted_id, who, left = last_grant()
-  if granted_id == lease_id and granted_ms ~= tonumber(lease_ms) then
-    -- Whoever waits goes by the grant: a key that has more time left than that is from before the clock was set back.
-    give(fence, lease_id, lease_ms, with_run(lease_ms, left), who, left)
-  else
-    call('PEXPIRE', lock, with_run(lease_ms, left))
-    call('PEXPIRE', grant, lease_ms + KEEP_MS)
-  end
-  return 'extended'
-end
-if call('HGET', waiters, '.forced') == lease_id then return 'forced' end
-return holder and 'taken' or 'deleted'
+local fence, _, _, who, left = held_grant(lease_id, grant_fence)
+if not fence then return why_lost(lease_id) end
+give_again(fence, lease_id, lease_ms, with_run(lease_ms, left), who, left)
+return 'extended'

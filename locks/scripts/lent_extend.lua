@@ -4,9 +4,8 @@
 local lease_id, lease_ms, own_who = ARGV[1], ARGV[2], ARGV[3]
 
 local holder = call('GET', lock)
-if holder ~= lease_id then return tell_why_over(holder, lease_id) end
 local fence, _, granted_id, who, left = last_grant()
-if granted_id ~= lease_id then fence, who, left = next_fence(0), own_who .. '\t', 0 end
+if holder ~= lease_id or granted_id ~= lease_id then return tell_why_over(holder, lease_id) end
 local keeper, own_channel = keeper_in(who), keeper_in(own_who)
 local request_id = string.match(who, '[^\t]*$')
 local is_keeper = keeper == own_channel or not tell(keeper, 'extended', lease_id, lease_ms)

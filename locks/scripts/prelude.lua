@@ -15,6 +15,20 @@ local function last_grant()
   return seconds * 1000000 + microseconds, tonumber(lease_ms), lease_id, who, tonumber(left) or 0
 end
 
+-- The grant under this id whose last turn has this token, where the lock is held under it: returns what last_grant() does, else
+-- nil. The id alone does not tell: an acquire that is carried out late takes the lock again under its id, for nobody.
+local function held_grant(lease_id, grant_fence)
+  if call('GET', lock) ~= lease_id then return nil end
+  local fence, lease_ms, granted_id, who, left = last_grant()
+  if fence == tonumber(grant_fence) and granted_id == lease_id then return fence, lease_ms, granted_id, who, left end
+end
+
+-- Why a lease that was ours is not any more: 'forced', 'taken' when the lock is held otherwise, 'deleted' when it is not held.
+local function why_lost(lease_id)
+  if call('HGET', waiters, '.forced') == lease_id then return 'forced' end
+  return call('EXISTS', lock) == 1 and 'taken' or 'deleted'
+end
+
 -- max(last + 1, the server's time in microseconds, what the caller has seen) rises across FLUSHALL, restart and failover.
 local function next_fence(seen_fence)
   return math.max(last_grant() + 1, now_us, seen_fence + 1)
@@ -30,6 +44,23 @@ end
 -- A lease that begins a run is given so much longer that the last turn of it still has its whole time.
 local function with_run(lease_ms, left)
   return left > 0 and lease_ms + RUN_MS or lease_ms
+end
+
+-- Gives the lease that has the lock its time again, counted from now: no less than it has, for what is carried out late must
+-- not take away what was given since; nor more than it was given, which it has after the clock was set back.
+local function give_again(fence, lease_id, lease_ms, held_ms, who, left)
+  local _, granted_ms, _, granted_who, granted_left = last_grant()
+  local remaining_ms = call('PTTL', lock)
+  if remaining_ms > tonumber(held_ms) and remaining_ms <= granted_ms + RUN_MS then
+    lease_ms, held_ms = granted_ms, remaining_ms
+  end
+  if granted_ms == tonumber(lease_ms) and granted_who == who and granted_left == tonumber(left) then
+    -- A server that is out of memory still does this.
+    call('PEXPIRE', lock, held_ms)
+    call('PEXPIRE', grant, lease_ms + KEEP_MS)
+  else
+    give(fence, lease_id, lease_ms, held_ms, who, left)
+  end
 end
 
 local function drop(waiter)

@@ -3,10 +3,11 @@
 -- last_fence: the largest token of the run; left: how many turns follow. Returns 1, or 'taken', 'forced' or 'deleted'.
 local lease_id, next_lease_id, lease_ms, last_fence, left, who = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
-local holder = call('GET', lock)
-if holder == lease_id or holder == next_lease_id then
+if held_grant(next_lease_id, last_fence) then
+  give_again(last_fence, next_lease_id, lease_ms, lease_ms + RUN_MS, who, left)
+  return 1
+elseif held_grant(lease_id, last_fence) then
   give(last_fence, next_lease_id, lease_ms, lease_ms + RUN_MS, who, left)
   return 1
 end
-if call('HGET', waiters, '.forced') == lease_id then return 'forced' end
-return holder and 'taken' or 'deleted'
+return why_lost(lease_id)

@@ -360,7 +360,7 @@ async def test_the_exported_text_is_all_that_an_adopter_needs(redis_url: str, na
     async with process(redis_url, "a") as locker:
         lease = await locker.acquire(name, lease_ttl_s=12.5)
         text = lease.export()
-        assert json.loads(text) == [name, lease.lease_id, lease.fencing_token, 12.5]
+        assert json.loads(text) == [name, lease.lease_id, lease.fencing_token, lease.fencing_token, 12.5]
         assert text.isascii()
         assert await (await locker.adopt(text)).release()
 
@@ -379,31 +379,32 @@ ID = "0123456789abcdef0123456789abcdef"
         "1",
         '"text"',
         json.dumps(["a:1", ID, 1]),
-        json.dumps(["a:1", ID, 1, 10.0, 5]),
-        json.dumps([1, ID, 1, 10.0]),
-        json.dumps(["not a name", ID, 1, 10.0]),
-        json.dumps(["a{b}", ID, 1, 10.0]),
-        json.dumps(["a:1", ID[1:], 1, 10.0]),
-        json.dumps(["a:1", f"{ID}0", 1, 10.0]),
-        json.dumps(["a:1", f"{ID[2:]}\r\n", 1, 10.0]),
-        json.dumps(["a:1", 5, 1, 10.0]),
-        json.dumps(["a:1", ID, "1", 10.0]),
-        json.dumps(["a:1", ID, 1.5, 10.0]),
-        json.dumps(["a:1", ID, 1, "10"]),
-        json.dumps(["a:1", ID, 1, 0]),
-        json.dumps(["a:1", ID, 1, -1.0]),
-        json.dumps(["a:1", ID, 1, 3601]),
-        json.dumps(["a:1", ID, 1, None]),
-        json.dumps(["a:1", ID, 1, float("nan")]),
-        json.dumps(["a:1", ID, 1, float("inf")]),
-        json.dumps(["a:1", ID, 1, 10**400]),
+        json.dumps(["a:1", ID, 1, 1, 10.0, 5]),
+        json.dumps([1, ID, 1, 1, 10.0]),
+        json.dumps(["not a name", ID, 1, 1, 10.0]),
+        json.dumps(["a{b}", ID, 1, 1, 10.0]),
+        json.dumps(["a:1", ID[1:], 1, 1, 10.0]),
+        json.dumps(["a:1", f"{ID}0", 1, 1, 10.0]),
+        json.dumps(["a:1", f"{ID[2:]}\r\n", 1, 1, 10.0]),
+        json.dumps(["a:1", 5, 1, 1, 10.0]),
+        json.dumps(["a:1", ID, "1", 1, 10.0]),
+        json.dumps(["a:1", ID, 1.5, 1, 10.0]),
+        json.dumps(["a:1", ID, 1, "1", 10.0]),
+        json.dumps(["a:1", ID, 1, 1, "10"]),
+        json.dumps(["a:1", ID, 1, 1, 0]),
+        json.dumps(["a:1", ID, 1, 1, -1.0]),
+        json.dumps(["a:1", ID, 1, 1, 3601]),
+        json.dumps(["a:1", ID, 1, 1, None]),
+        json.dumps(["a:1", ID, 1, 1, float("nan")]),
+        json.dumps(["a:1", ID, 1, 1, float("inf")]),
+        json.dumps(["a:1", ID, 1, 1, 10**400]),
         json.dumps({"name": "a:1"}),
         "[" * 100_000,
         "[" * 3 + "]" * 3,
         "\ud800",
         "\x00",
     ],
-    ids=range(31),
+    ids=range(32),
 )
 async def test_a_text_that_nobody_exported_is_refused(redis_url: str, garbage: str) -> None:
     heard = Heard()
@@ -417,7 +418,7 @@ async def test_a_guessed_lease_id_adopts_nothing(redis_url: str, name: str) -> N
     async with process(redis_url, "a") as here, process(redis_url, "b") as there:
         lease = await here.acquire(name, lease_ttl_s=LONG_S)
         with pytest.raises(LeaseLost) as caught:
-            await there.adopt(json.dumps([name, ID, lease.fencing_token, 10.0]))
+            await there.adopt(json.dumps([name, ID, lease.fencing_token, lease.fencing_token, 10.0]))
         assert caught.value.reason is LossReason.TAKEN
         assert await lease.release()
 

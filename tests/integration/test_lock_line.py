@@ -52,7 +52,7 @@ def test_everybody_in_line_looks_soon_after_the_lease_since_all_before_may_have_
     assert server.acquire(0, HELD_MS) > 0
 
     for process in range(1, 8):
-        remaining_ms, place, look_within_ms, _ = server.acquire(process, WANTED_MS)
+        remaining_ms, place, look_within_ms, *_ = server.acquire(process, WANTED_MS)
         assert place == process - 1
         if place > 0:  # the first one goes by the holder's remaining time itself
             assert 0 < look_within_ms <= remaining_ms + LATEST_MS
