@@ -155,6 +155,7 @@ class Line:
                 age_us=waiter.age_us,
                 later=self.later,
                 waiter_count=len(self.waiters),
+                stood=self._stands,
                 request_id=waiter.request_id,
             )
             request.send(node, command)
@@ -284,7 +285,7 @@ class Line:
         self.asked = None
         self._down_since_s = None
         if _is_refusal(reply):
-            self._refused(reply, request.sent_at_s)
+            self._refused(reply, request.sent_at_s, source)
         elif not self._is_for_first(lease_ms, request.sent_at_s):
             self.look(source)
         else:
@@ -350,16 +351,18 @@ class Line:
         self._stood_at_s = sent_at_s
         self._told_fence = max(self._told_fence, told_fence)
 
-    def _refused(self, reply: list[int], sent_at_s: float) -> None:
+    def _refused(self, reply: list[int], sent_at_s: float, source: WakeSource) -> None:
         remaining_ms, place, look_within_ms, _, told_fence = reply
         self._stood(told_fence, sent_at_s)
         self.expires_in_s = remaining_ms / 1000 if remaining_ms >= 0 else None
         self._lapses_at_s = sent_at_s + self.expires_in_s if self.expires_in_s is not None else None
         if self._again is not None:
-            source, self._again = self._again, None
-            self.look(source)
+            again, self._again = self._again, None
+            self.look(again)
             return
-        wait_s, source = look_within_ms / 1000, WakeSource.HEARTBEAT
+        wait_s = look_within_ms / 1000
+        if place != 0 or remaining_ms != -2:  # else it is ours in a moment, because of what has made us look now
+            source = WakeSource.HEARTBEAT
         if place == 0:
             if self.expires_in_s is not None and self.expires_in_s + TIMER_SLACK_S < wait_s:
                 wait_s, source = self.expires_in_s + TIMER_SLACK_S, WakeSource.TIMER

@@ -19,7 +19,7 @@ from locks.errors import LockStoreDown
 from locks.wire import Argument, OnMessage, Receiver, Wire, packed
 
 FIRST_BACKOFF_S = 0.02
-LONGEST_BACKOFF_S = 1.0
+LONGEST_BACKOFF_S = 0.25  # so that whoever stood in line is back within QueueLimits.grace_ms
 
 Greeting = Sequence[tuple[Argument, ...]]
 

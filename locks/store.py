@@ -63,7 +63,9 @@ class QueueLimits:
 
     alive_ms: int = 900  # a process that shows no sign of life for so long stands in no line any more
     claim_ms: int = 700  # the first lease of a handoff to another process, until that one has confirmed it
-    grace_ms: int = 300  # how long a freed lock waits for the head of the queue before anybody may take it
+    # For how long nobody may take a free lock but the head of the queue; nobody at all, where the server has lost its
+    # data and others may be on their way back. Longer than a link pauses between two tries to connect.
+    grace_ms: int = 300
     yield_ms: int = 20  # how long the queue lets a python-redis-lock program that was woken go first
     handoffs: int = 4  # at least so many in a row, then python-redis-lock's waiters get a turn
     most_handoffs: int = 16  # and at most, where such programs have just had as many
@@ -194,12 +196,13 @@ class Scripts:
         age_us: int,
         later: str,
         waiter_count: int,
+        stood: bool,
         request_id: str,
     ) -> str:
-        """Takes the lock, or takes a place in its queue; repeated, a sign of life."""
+        """Takes the lock, or takes a place in its queue; repeated, a sign of life. stood: it has had a place before."""
         who = self._who(node, request_id)
-        wish = _arguments(lease_id, lease_ms, who, seen_fence, age_us, waiter_count, later)
-        return self._acquire.head(7) + keys + wish
+        wish = _arguments(lease_id, lease_ms, who, seen_fence, age_us, waiter_count, later, int(stood))
+        return self._acquire.head(8) + keys + wish
 
     def acquire_now(
         self, node: Node, keys: str, lease_id: str, *, lease_ms: int, seen_fence: int, request_id: str

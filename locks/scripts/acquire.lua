@@ -3,9 +3,10 @@
 -- (-1: no expiry, -2: nobody holds it), place in the queue (0: next, -1: not queued), look again within ms, 1 when the
 -- holder is a python-redis-lock program, a token that whatever is granted from now on exceeds}.
 -- seen_fence: the largest that the caller's process has seen. age_us: for how long its first waiter has been waiting,
--- waiter_count: how many wait, later: as for stand_in_line; none of them is there where nobody wants to wait.
+-- waiter_count: how many wait, later: as for stand_in_line, stood: 1 where its process has stood in this line before; none
+-- of them is there where nobody wants to wait.
 local lease_id, lease_ms, who, seen_fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local age_us, waiter_count, later = ARGV[5], ARGV[6], ARGV[7]
+local age_us, waiter_count, later, stood = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 
 local holder = call('GET', lock)
 local last_fence, last_lease_ms, last_lease_id, last_who, left = last_grant()
@@ -27,8 +28,18 @@ local function is_first()
   return head and age_us and (head == channel or now_us - age_us <= head_us)
 end
 
+-- Who has stood in line and finds nothing of it: the server has lost its data. Others that have waited longer may be on their
+-- way back, so the lock is nobody's for a moment. Returns until when.
+local function return_until()
+  if stood == '1' and call('EXISTS', queue, waiters, grant) == 0 then
+    call('HSET', waiters, '.return_until', string.format('%.0f', now_ms + GRACE_MS))
+  end
+  return still_until('.return_until', GRACE_MS)
+end
+
 local look_within_ms = math.floor(ALIVE_MS / 3)
-if not holder then
+local free_at_ms = holder and 0 or return_until()
+if not holder and free_at_ms == 0 then
   if head and not is_first() and state('.grace_until') == 0 then
     -- The head is told that the lock is free. It has a moment to come for it; then anybody may, so that it never lies idle.
     offer()
@@ -73,6 +84,7 @@ stand_in_line(channel, {
 local place = call('ZRANK', queue, channel)
 if place == 0 then
   if by_sync_program then count_sync_turn(holder, remaining_ms) end
+  if free_at_ms > 0 then look_within_ms = math.min(look_within_ms, free_at_ms - now_ms + 1) end
 else
   -- Whoever stands before us may be given the lock now and die: we look once before its first lease can have run out.
   local before = call('ZRANGE', queue, place - 1, place - 1)[1]
@@ -80,6 +92,7 @@ else
   if its then look_within_ms = math.min(look_within_ms, tonumber(its.lease_ms)) end
   -- The first in line looks when the holder's lease ends. It may have died with the holder, and others before us too: each
   -- looks a little later than the one before it, and whoever looks drops all that are gone.
-  if remaining_ms >= 0 then look_within_ms = math.min(look_within_ms, remaining_ms + math.min(15 + 5 * place, 40)) end
+  local free_in_ms = free_at_ms > 0 and free_at_ms - now_ms or remaining_ms
+  if free_in_ms >= 0 then look_within_ms = math.min(look_within_ms, free_in_ms + math.min(15 + 5 * place, 40)) end
 end
 return {remaining_ms, place, look_within_ms, by_sync_program and 1 or 0, told_fence}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 from locks import Locker, clock
 from locks.events import Acquired, LockEvent, WakeSource
 from tests.harness import PATIENCE_S, wait_until_async
 from tests.integration.test_locker import Heard, Keys, locking
+from tests.lock_process import LockProcess
 from tests.proxy import Proxy
 
 SOON_S = 15.0  # for what takes milliseconds, and must not take the 20 s of a heartbeat or the 60 s of a lease
@@ -44,6 +45,22 @@ def keys_at(url: str, name: str) -> Iterator[Keys]:
         yield keys
     finally:
         keys.client.close()
+
+
+@contextmanager
+def explained(keys: Keys, processes: Sequence[LockProcess]) -> Iterator[None]:
+    """A failure within shows what each process has told, by time, and how the lock and its line stand."""
+    try:
+        yield
+    except BaseException as error:
+        told = sorted(
+            (event["at_s"], number, event) for number, process in enumerate(processes) for event in list(process.events)
+        )
+        for at_s, number, event in told:
+            error.add_note(f"{at_s:.4f} process {number}: {event}")
+        for key in (keys.lock, keys.queue, keys.waiters, keys.grant):
+            error.add_note(f"{key}: {keys.content(key)}")
+        raise
 
 
 async def stand(keys: Keys, count: int) -> None:

@@ -62,6 +62,7 @@ class Commands:
             age_us=0,
             later="",
             waiter_count=1,
+            stood=False,
             request_id="",
         )
         fencing_token = self.run(look)

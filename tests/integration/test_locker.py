@@ -84,6 +84,15 @@ class Keys:
         assert holder is None or isinstance(holder, str)
         return holder
 
+    def content(self, key: str) -> object:
+        """What a key holds, and for how many ms yet."""
+        read = {
+            "string": self.client.get,
+            "zset": lambda key: self.client.zrange(key, 0, -1, withscores=True),
+            "hash": self.client.hgetall,
+        }.get(str(self.client.type(key)))
+        return read and (read(key), self.client.pttl(key))
+
     def queued(self) -> int:
         return int(self.client.zcard(self.queue))
 
