@@ -26,8 +26,7 @@ run: $(READY) ## embedded Postgres and Valkey, demo data, the API on 127.0.0.1:8
 # The tests mostly wait, so more processes than cores share them; each has servers of its own, and takes whole files.
 test: $(READY) ## the whole test suite, against real servers, in PROCESSES (3) at a time
 	@sh deploy/system-packages.sh
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder \
-		$(if $(filter no,$(SLOW)),-m 'not slow')
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 check: $(READY) ## format, lint, strict types, import rules
 	$(BIN)/ruff format --check .

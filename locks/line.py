@@ -360,8 +360,9 @@ class Line:
             again, self._again = self._again, None
             self.look(again)
             return
+        # Where nobody has it and we are the first, it is ours in a moment, because of what has made us look now.
         wait_s = look_within_ms / 1000
-        if place != 0 or remaining_ms != -2:  # else it is ours in a moment, because of what has made us look now
+        if place != 0 or remaining_ms != -2:
             source = WakeSource.HEARTBEAT
         if place == 0:
             if self.expires_in_s is not None and self.expires_in_s + TIMER_SLACK_S < wait_s:

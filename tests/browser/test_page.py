@@ -212,7 +212,7 @@ def test_an_address_from_the_terminal_logs_in_once(window: OpenWindow, stage: St
     expect(looker.page.locator(".notice")).to_contain_text("works once")
 
 
-@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious_on_any_view(window: OpenWindow, views: dict[str, str], scheme: str) -> None:
     looker = window("operator", color_scheme=scheme, bypass_csp=True)  # axe is injected by the test
     for name, path in views.items():

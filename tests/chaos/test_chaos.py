@@ -61,7 +61,6 @@ def chaos(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
 def test_the_product_holds_under_faults_and_the_same_schedule_can_be_run_and_judged_again(
     standing: Standing, tmp_path: Path
 ) -> None:
@@ -79,7 +78,6 @@ def test_the_product_holds_under_faults_and_the_same_schedule_can_be_run_and_jud
     assert again.returncode in (0, 2), again.stdout  # 2: so short a run need not have seen everything
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["release-before-commit", "unknown-as-refused"])
 def test_a_mutant_is_named_by_its_property(standing: Standing, tmp_path: Path, name: str) -> None:
     detection = search(standing, tmp_path, MUTANTS[name], seed=1, within_s=PATIENCE_S)
@@ -122,7 +120,6 @@ def test_what_cannot_be_run_is_refused_by_name_with_status_2(
     assert "Traceback" not in told.err
 
 
-@pytest.mark.slow
 def test_the_origins_guard_is_broken_and_the_report_says_so(tmp_path: Path) -> None:
     history, report = tmp_path / "history.jsonl", tmp_path / "report.html"
     words = ["--guard", "entry-log", "--duration-s", "2", "--instances", "2", "--faults", "none", "--seed", "1"]

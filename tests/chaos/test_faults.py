@@ -13,8 +13,6 @@ from tests.chaos.faults import KINDS, FaultMissed
 from tests.chaos.faults.processes import draw_delay
 from tests.chaos.small_world import LEASE_TTL_S, SmallWorld, in_thread
 
-pytestmark = pytest.mark.slow
-
 SCOPES = ("instance:<i>", "instances", "redis", "postgres", "link:<i>:redis", "link:<i>:database")
 TARGETED = {
     "die",

@@ -15,8 +15,6 @@ from tests.chaos.faults import KINDS, FaultMissed, network
 from tests.chaos.small_world import SmallInstance, SmallWorld, ask, in_thread
 from tests.harness import wait_until
 
-pytestmark = pytest.mark.slow
-
 SERVERS = ("redis", "database")
 LASTS_S = 0.2
 

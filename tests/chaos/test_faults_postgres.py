@@ -16,8 +16,6 @@ from tests.chaos.faults.postgres import IDLE, IN_STATEMENT
 from tests.chaos.small_world import SmallWorld, ask, in_thread
 from tests.harness import wait_until
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 async def fire(world: SmallWorld) -> Callable[..., Any]:

@@ -14,8 +14,6 @@ from tests.chaos.small_world import LEASE_TTL_S, SmallWorld, in_thread, is_refus
 from tests.harness import wait_until, wait_until_async
 from tests.servers.wire import ErrorReply, Wire
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 async def fire(world: SmallWorld) -> Callable[..., Any]:

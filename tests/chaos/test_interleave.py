@@ -13,7 +13,7 @@ from tests.chaos.interleave.exploring import run_cases
 from tests.chaos.interleave.orders import GUARDS, STEPS, all_orders, crash_cases
 from tests.chaos.interleave.scenes import CRASHED, SCENES
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_all_252_orders_of_two_handlers_hold_under_every_guard(database_url: str, redis_url: str) -> None:

@@ -33,8 +33,6 @@ from tests.integration.charging_helpers import (
 )
 from tests.proxy import Cut
 
-pytestmark = pytest.mark.slow
-
 Trial = Callable[[str], Awaitable[bool]]  # of the database's URL; whether the defect shows
 
 ALL = {**MUTANTS, **UNSEEN_MUTANTS}

@@ -18,8 +18,6 @@ from tests.chaos.mutants.in_child import in_child
 from tests.harness import APP_CERTIFICATE, APP_ID, SECRET, Rows, bearer
 from tests.integration.charging_helpers import ANN, BOB
 
-pytestmark = pytest.mark.slow
-
 
 async def told_of_one_entry(database_url: str, redis_url: str) -> list[str]:
     """What a whole instance tells of an entry, in order."""

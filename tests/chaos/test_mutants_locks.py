@@ -20,8 +20,6 @@ from tests.harness import PATIENCE_S, OwnRedis, wait_until_async
 from tests.lock_process import LockProcess
 from tests.proxy import Cut, Proxy
 
-pytestmark = pytest.mark.slow
-
 Trial = Callable[[int, Path], Awaitable[bool]]  # of the server's port and a folder; whether the defect shows
 
 ALL = {**MUTANTS, **UNSEEN_MUTANTS}

@@ -88,7 +88,6 @@ def test_lock_and_row_charge_once_under_the_very_same_pause(run: Run) -> None:
     assert run.guards["lock-and-row"]["answers"]["charged"] == APPOINTMENTS + PAUSED
 
 
-@pytest.mark.slow
 def test_an_interrupted_race_exits_2_and_leaves_no_process(tmp_path: Path) -> None:
     process = subprocess.Popen(
         _command(), cwd=ROOT, env=_environment(tmp_path), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True

@@ -11,12 +11,9 @@ from collections.abc import Callable
 from contextlib import closing
 
 import psycopg2
-import pytest
 
 from tests.chaos.worlds.rehearsal import OpenWorld, Rehearsal
 from tests.harness import wait_until_async
-
-pytestmark = pytest.mark.slow
 
 pytest_plugins = ["tests.chaos.worlds.fixtures"]
 

@@ -14,8 +14,6 @@ from tests.chaos.worlds.machine import why_not_root
 from tests.chaos.worlds.network import Network, why_no_network
 from tests.harness import PATIENCE_S, ROOT
 
-pytestmark = pytest.mark.slow
-
 DIE_WITHIN = """
 import os, signal, sys
 from pathlib import Path

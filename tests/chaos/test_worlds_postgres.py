@@ -7,8 +7,6 @@ import pytest
 from tests.chaos.worlds.rehearsal import Ledger, OpenWorld, Rehearsal
 from tests.conftest import ReportFigures
 
-pytestmark = pytest.mark.slow
-
 pytest_plugins = ["tests.chaos.worlds.fixtures"]
 
 SOME = 50  # writes that show that it goes on

@@ -12,8 +12,6 @@ from tests.chaos.worlds.namespaces import REPLIES, REQUESTS
 from tests.chaos.worlds.rehearsal import Holds, Leases, OpenWorld, locker_at
 from tests.conftest import ReportFigures
 
-pytestmark = pytest.mark.slow
-
 pytest_plugins = ["tests.chaos.worlds.fixtures"]
 
 SOME = 10  # leases that show that it goes on

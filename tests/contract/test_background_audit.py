@@ -8,7 +8,6 @@ import time
 from contextlib import closing
 from itertools import pairwise
 
-import pytest
 import redis
 
 from tests.conftest import StartService
@@ -33,7 +32,6 @@ def told_ends_s(server: OwnRedis, count: int) -> list[float]:
     return ends_s
 
 
-@pytest.mark.slow
 def test_a_broken_table_shows_within_the_interval_on_every_worker_and_so_does_its_repair(
     start_service: StartService, rows: Rows, own_redis: OwnRedis
 ) -> None:
@@ -58,7 +56,6 @@ def test_a_broken_table_shows_within_the_interval_on_every_worker_and_so_does_it
     assert abs(time.time() - api.metric("audit_timestamp_seconds")) < 60
 
 
-@pytest.mark.slow
 def test_only_one_of_two_services_looks_at_a_time_and_without_redis_none_does_until_it_is_back(
     start_service: StartService, own_redis: OwnRedis
 ) -> None:

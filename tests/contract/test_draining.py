@@ -35,7 +35,7 @@ def alive(pid: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_requests_under_way_are_finished_and_new_ones_refused(
     start_service: Callable[..., Service], rows: Rows, database_url: str, signal_number: signal.Signals
 ) -> None:

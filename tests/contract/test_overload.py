@@ -169,7 +169,6 @@ def test_reads_over_the_limit_are_refused_while_those_before_them_still_wait(
     assert sorted(answer.status for answer in answers) == [200] * 3 + [503] * 9
 
 
-@pytest.mark.slow
 def test_refusing_leaves_no_thread_and_no_connection_behind(
     start_service: StartService, rows: Rows, database_url: str
 ) -> None:

@@ -81,7 +81,6 @@ def test_connections_that_broke_while_idle_cost_no_request_anything(world: World
     assert world.api.enter(id_, inviter).status == 201
 
 
-@pytest.mark.slow
 def test_entries_are_answered_in_time_while_postgres_says_nothing(world: World, proxy: PostgresProxy) -> None:
     meetings = [world.meeting() for _ in range(3)]
     entries = [(id_, person) for id_, person, _ in meetings]

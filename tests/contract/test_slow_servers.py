@@ -107,7 +107,6 @@ def enter_in_time(api: Api, entries: Sequence[tuple[int, int]], *, may_say: tupl
     return answers
 
 
-@pytest.mark.slow
 def test_behind_a_slow_postgres_every_answer_comes_in_time_and_is_true(world: World, proxies: Proxies) -> None:
     entries = newcomers(world)
     before = footprints(world.service)
@@ -121,7 +120,6 @@ def test_behind_a_slow_postgres_every_answer_comes_in_time_and_is_true(world: Wo
     wait_until_not_grown(world.service, before)
 
 
-@pytest.mark.slow
 def test_behind_a_postgres_slower_than_any_limit_every_answer_comes_in_time_and_is_true(
     world: World, proxies: Proxies
 ) -> None:
@@ -133,7 +131,6 @@ def test_behind_a_postgres_slower_than_any_limit_every_answer_comes_in_time_and_
     assert_audit_passes(world.database_url)
 
 
-@pytest.mark.slow
 def test_behind_frozen_postgres_sessions_nobody_is_left_in_doubt_and_all_are_answered_in_time(world: World) -> None:
     entries = newcomers(world)
     with frozen_postgres(world.rows):
@@ -144,7 +141,6 @@ def test_behind_frozen_postgres_sessions_nobody_is_left_in_doubt_and_all_are_ans
     assert_audit_passes(world.database_url)
 
 
-@pytest.mark.slow
 def test_behind_a_silent_network_nothing_can_be_charged_and_everybody_is_told_so_in_time(
     world: World, proxies: Proxies
 ) -> None:
@@ -160,7 +156,6 @@ def test_behind_a_silent_network_nothing_can_be_charged_and_everybody_is_told_so
     assert_audit_passes(world.database_url)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["frozen", "silent"])
 def test_three_rounds_at_a_postgres_that_says_nothing_pile_up_no_threads_and_it_comes_back_without_a_restart(
     world: World, proxies: Proxies, how: str

@@ -37,7 +37,7 @@ PATIENT = {
 HASTY = {"row_lock_timeout_s": "1.2", "statement_timeout_s": "2", "charge_timeout_s": "20"}
 
 
-@pytest.fixture(scope="module", params=[pytest.param(PATIENT, marks=pytest.mark.slow), HASTY], ids=["patient", "hasty"])
+@pytest.fixture(scope="module", params=[PATIENT, HASTY], ids=["patient", "hasty"])
 def settings(request: pytest.FixtureRequest) -> dict[str, str]:
     """Patient: a charge waits for its row for longer than the test takes. Hasty: it gives up while the row is held."""
     given = request.param

@@ -252,7 +252,6 @@ def test_without_tracing_a_running_instance_loads_no_opentelemetry(module_databa
     assert ended.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.slow
 def test_tracing_without_its_extra_refuses_the_start_with_one_line(
     module_database_url: str, redis_url: str, tmp_path: Path
 ) -> None:

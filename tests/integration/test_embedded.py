@@ -274,7 +274,7 @@ def test_root_runs_the_servers_as_nobody_and_opens_no_parent_folder(tmp_path: Pa
     ("parent_mode", "program_mode", "capability"),
     [
         (0o755, 0o755, None),
-        pytest.param(0o700, 0o755, child_process.CAP_DAC_READ_SEARCH, marks=pytest.mark.slow),
+        (0o700, 0o755, child_process.CAP_DAC_READ_SEARCH),
         (0o700, 0o700, child_process.CAP_DAC_OVERRIDE),
     ],
 )

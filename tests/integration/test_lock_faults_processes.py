@@ -89,7 +89,6 @@ async def test_so_is_that_of_a_killed_holder_to_whom_we_had_handed_it_over(
     judge("the same from one to whom we had handed over", overshoots_ms, report_figures)
 
 
-@pytest.mark.slow
 async def test_so_is_that_of_a_killed_holder_by_the_second_in_line_when_the_first_is_killed_too(
     redis_url: str, name: str, keys: Keys, lock_process: StartLockProcess, report_figures: ReportFigures
 ) -> None:
@@ -264,7 +263,6 @@ async def test_a_first_in_line_that_is_frozen_before_the_handoff_costs_a_claim_a
 # Beside python-redis-lock
 
 
-@pytest.mark.slow
 def test_no_two_processes_are_ever_inside_and_both_kinds_get_their_turns(redis_server: RedisServer) -> None:
     # The shares even out over seconds, not over a few turns.
     turns = locks_overlap.play(redis_server.url, ours=2, theirs=2, seconds=30, enough_turns=2000)

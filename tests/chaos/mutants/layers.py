@@ -80,6 +80,8 @@ LAYERS = (
                 "locks.acquiring:Acquiring.acquire",
                 """
                 +            if begins_at_once:
+                +                import time
+                +
                 +                lease_id, fence = self._new_lease_id(), time.time_ns() // 1000
                 +                return self._begin_at_once(
                 +                    name, lease_id, fence, lease_ttl_s, False, request_id, started_at_s, 0.0

@@ -159,9 +159,12 @@ LOCKING = (
             Python(
                 "locks.line:Line._refused",
                 """
-                -        wait_s, source = look_within_ms / 1000, WakeSource.HEARTBEAT
+                -        wait_s = look_within_ms / 1000
+                -        if place != 0 or remaining_ms != -2:
+                +        wait_s = 10.0
+                +        if True:
+                             source = WakeSource.HEARTBEAT
                 -        if place == 0:
-                +        wait_s, source = 10.0, WakeSource.HEARTBEAT
                 +        if place < 0:
                 """,
             ),
