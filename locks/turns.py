@@ -88,13 +88,19 @@ class Run:
         with contextlib.suppress(LockStoreDown):
             _Telling(self, self._turns, self.lease).send()
 
+    def told(self, lease: Lease, *, sent_at_s: float) -> None:
+        """The server is asked for this turn's lease, and then the run has no more time than that, which may be less."""
+        self.ends_at_s = min(self.ends_at_s, self._end_of(lease, sent_at_s))
+
     def confirm(self, lease: Lease, *, sent_at_s: float) -> None:
         """The server has this turn, whose lease it gave all of its time by a command that was sent then."""
         lease.confirmed(sent_at_s=sent_at_s)
-        run_s = self._turns.store.scripts.limits.run_ms / 1000
-        ends_at_s = sent_at_s + lease.lease_ttl_s + run_s - margin_s(lease.lease_ttl_s)
-        self.ends_at_s = max(self.ends_at_s, ends_at_s)
+        self.ends_at_s = max(self.ends_at_s, self._end_of(lease, sent_at_s))
         self.is_confirmed = True
+
+    def _end_of(self, lease: Lease, sent_at_s: float) -> float:
+        run_s = self._turns.store.scripts.limits.run_ms / 1000
+        return sent_at_s + lease.lease_ttl_s + run_s - margin_s(lease.lease_ttl_s)
 
     def _tell_in_time(self) -> None:
         self._timer = None
@@ -116,7 +122,9 @@ class _Telling:
         """Raises LockStoreDown at once while there is no connection."""
         store, name = self._turns.store, self._lease.name
         node = store.node_of(name)
-        Request(store, self._turns.spawn, name, self._answered, self._failed).send(node, self._command(node))
+        request = Request(store, self._turns.spawn, name, self._answered, self._failed)
+        request.send(node, self._command(node))
+        self._run.told(self._lease, sent_at_s=request.sent_at_s)
         self._lease.known_as = self._lease.lease_id  # for all that is sent behind
         node.commands.flush()  # the body may block the loop before this tick ends
 

@@ -293,6 +293,29 @@ async def test_nor_is_the_claim_of_a_handoff(redis_url: str, keys: Keys) -> None
             await leaving.check()
 
 
+async def test_nor_is_a_turn_that_follows_one_with_a_shorter_lease(redis_url: str, keys: Keys) -> None:
+    with Proxy(*_place(redis_url)) as proxy:
+        through = redis_url.replace(f":{_place(redis_url)[1]}", f":{proxy.port}")
+        async with locking(through, run_ms=5000) as locker:
+            before = await locker.acquire(keys.name, lease_ttl_s=LONG_S)
+            waiting = []
+            for lease_ttl_s in (LONG_S, SHORT_S, LONG_S):
+                waiting.append(asyncio.create_task(locker.acquire(keys.name, lease_ttl_s=lease_ttl_s)))
+                await wait_until_async(_true(lambda: locker.waiter_count == len(waiting)), what="one more who waits")
+            await before.release()
+            await (await waiting[0]).release()
+            short = await waiting[1]
+            await short.extend(SHORT_S)  # the server knows by now whose turn it is
+            proxy.hold(Way.REQUESTS)
+            releasing = asyncio.create_task(short.release())
+            last = await waiting[2]
+            in_redis_ms = int(cast(Any, keys.client).pttl(keys.lock))
+            assert 1000 * last.remaining_s() <= in_redis_ms
+            proxy.let_through(Way.REQUESTS)
+            assert await releasing
+            assert await last.release()
+
+
 async def test_a_loss_that_is_found_when_the_body_is_over_cancels_nobody(redis_url: str, keys: Keys) -> None:
     """The body has kept its loop from looking for longer than the lease of its claim."""
     async with locking(redis_url) as other, locking(redis_url) as locker:
