@@ -99,9 +99,11 @@ class Acquiring:
                     waited_s = clock.monotonic_s() - started_at_s
                     if not is_over(lease_ttl_s, after_s=waited_s):
                         line.first_is_gone()
-                        return self._begin_at_once(
+                        lease = self._begin_at_once(
                             name, lease_id, reply, lease_ttl_s, keep_extended, request_id, started_at_s, waited_s
                         )
+                        lease.asked_once = True
+                        return lease
                     # We have stood still for so long that it is somebody else's by now: as if it had been refused.
             else:
                 lines.check_room(line)
@@ -145,11 +147,11 @@ class Acquiring:
     ) -> Lease:
         lease_id, keys, lease_ms = self._new_lease_id(), packed_keys(name), milliseconds(lease_ttl_s)
 
-        may_hold = False
+        sent_count = 0
 
         def command(node: Node) -> str:
-            nonlocal may_hold
-            may_hold = may_hold or node.commands.is_up
+            nonlocal sent_count
+            sent_count += node.commands.is_up
             fence = self._held.seen_fence
             return self._store.scripts.acquire_now(
                 node, keys, lease_id, lease_ms=lease_ms, seen_fence=fence, request_id=request_id
@@ -166,7 +168,7 @@ class Acquiring:
                 if not heard_late:
                     break
         except LockStoreDown:
-            if may_hold:
+            if sent_count:
                 self.lines.give_back(name, lease_id)
             self._gave_up(name, started_at_s, "store-down", queued=False)
             raise
@@ -181,7 +183,9 @@ class Acquiring:
         if not isinstance(reply, int):
             self._gave_up(name, started_at_s, "busy", queued=False)
             raise LockBusy(name, waited_s=waited_s, expires_in_s=reply[0] / 1000 if reply[0] >= 0 else None)
-        return self._begin_at_once(name, lease_id, reply, lease_ttl_s, keep_extended, request_id, asked_at_s, waited_s)
+        lease = self._begin_at_once(name, lease_id, reply, lease_ttl_s, keep_extended, request_id, asked_at_s, waited_s)
+        lease.asked_once = sent_count == 1
+        return lease
 
     async def _wait(self, line: Line, waiter: Waiter, first_reply: Any) -> Lease:
         """A place in line, until the lease is there. `first_reply`: what a caller who asked for itself was told."""

@@ -60,11 +60,6 @@ def packed_lock_keys(names: Sequence[str]) -> str:
     return "".join([f"${len(name) + 7}\r\nlock:{{{name}}}\r\n" for name in names])
 
 
-def packed_grant_keys(names: Sequence[str]) -> str:
-    """The grant of each."""
-    return "".join([f"${len(name) + 13}\r\nlock-grant:{{{name}}}\r\n" for name in names])
-
-
 def packed_signal_keys(names: Sequence[str]) -> str:
     """The signal of each."""
     return "".join([f"${len(name) + 14}\r\nlock-signal:{{{name}}}\r\n" for name in names])

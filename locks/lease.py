@@ -32,6 +32,7 @@ class Lease:
         "_lost_event",
         "_on_lost",
         "acquired_at_s",
+        "asked_once",
         "deadline_s",
         "due_slot",
         "ended",
@@ -77,6 +78,7 @@ class Lease:
         self.request_id = request_id
         self.waited_s = waited_s
         self.stood_in_line = stood_in_line
+        self.asked_once = False  # its id went to the server in one command only, so no other grant can have the same
         self.acquired_at_s = sent_at_s
         self.deadline_s = sent_at_s + lease_ttl_s - margin_s(lease_ttl_s)
         self.ended = False

@@ -53,8 +53,8 @@ class Releasing:
                 reply = await self._release_in_line(lease, line, node)
             else:
                 reply = 0
-                if lease.lease_ttl_s <= self._kept_s:
-                    reply = await node.gather(node.releases, (lease.name, lease.known_as, lease.grant_fence))
+                if lease.asked_once and lease.lease_ttl_s <= self._kept_s:
+                    reply = await node.gather(node.releases, (lease.name, lease.known_as))
                 if reply != _FREED:
                     # There is more to it: others wait, or the grant of so long a lease would outlive it for as long.
                     reply = await self._store.ask(lease.name, lambda node: self._release_command(node, lease))
@@ -84,9 +84,9 @@ class Releasing:
             node = self._store.node_of(lease.name)
             # Where our own callers stand in line at the server, others may behind them. These hear first that it is
             # done: our leaving the line would wake the next of them, who would take a turn for nothing.
-            if lease.lease_ttl_s <= self._kept_s and not (line is not None and line.may_stand):
-                item = (lease.name, lease.known_as, lease.grant_fence)
-                node.gather_for(_Finishing(self, lease), node.releases, item)
+            is_alone = lease.asked_once and not (line is not None and line.may_stand)
+            if is_alone and lease.lease_ttl_s <= self._kept_s:
+                node.gather_for(_Finishing(self, lease), node.releases, (lease.name, lease.known_as))
             else:
                 self.finish_before_all(lease)
         except LockStoreDown:

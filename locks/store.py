@@ -20,7 +20,6 @@ from locks.errors import LockStoreDown, LockStoreRefused
 from locks.keys import (
     KEY_COUNT,
     packed_acquire_keys,
-    packed_grant_keys,
     packed_lock_keys,
     packed_queue_keys,
     packed_signal_keys,
@@ -170,19 +169,17 @@ class Scripts:
             f"${len(fence)}\r\n{fence}\r\n{''.join([arguments for _, _, arguments in items])}"
         )
 
-    def release_alone(self, items: Sequence[tuple[str, str, int]]) -> str:
-        """Frees those of the locks that are held under these grants and that nobody waits for: (name, lease id, grant's
-        fence).
+    def release_alone(self, items: Sequence[tuple[str, str]]) -> str:
+        """Frees those of the locks that are held under their lease ids and that nobody waits for: (name, lease id).
+
+        Only for ids that were asked for once: see Lease.asked_once.
         """
-        count, names = len(items), [name for name, _, _ in items]
-        key_count, grants = str(4 * count), []
-        for _, lease_id, grant_fence in items:
-            granted = f"{grant_fence // 1_000_000} {grant_fence % 1_000_000}"
-            grants.append(f"$32\r\n{lease_id}\r\n${len(granted)}\r\n{granted}\r\n")
+        count, names = len(items), [name for name, _ in items]
+        key_count = str(3 * count)
         return (
-            f"*{3 + 6 * count}\r\n{self._release_alone.name}${len(key_count)}\r\n{key_count}\r\n"
-            f"{packed_lock_keys(names)}{packed_grant_keys(names)}{packed_signal_keys(names)}{packed_queue_keys(names)}"
-            f"{''.join(grants)}"
+            f"*{3 + 4 * count}\r\n{self._release_alone.name}${len(key_count)}\r\n{key_count}\r\n"
+            f"{packed_lock_keys(names)}{packed_signal_keys(names)}{packed_queue_keys(names)}"
+            f"{''.join([f'$32{_CRLF}{lease_id}{_CRLF}' for _, lease_id in items])}"
         )
 
     def acquire_or_queue(

@@ -196,7 +196,6 @@ def test_a_turn_of_an_older_grant_of_the_same_id_changes_nothing(keys: Keys, com
     adopt = scripts.adopt(node, packed, ID, fencing_token=first, grant_fence=first, lease_ms=LONG_MS, request_id="")
     assert [commands.run(command) for command in (turn, adopt)] == ["taken", "taken"]
     assert commands.run(scripts.finish(packed, ID, grant_fence=first)) == 0
-    assert commands.run(scripts.release_alone([(keys.name, ID, first)])) == [0]
     assert commands.release(ID, grant_fence=first) == 0
     assert (keys.holder(), keys.fence()) == (ID, later)
     assert commands.release(ID, grant_fence=later) == 1
