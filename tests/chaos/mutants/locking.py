@@ -26,11 +26,11 @@ LOCKING = (
             Lua(
                 "release.lua",
                 """
-                -if call('GET', lock) == lease_id then
+                -if held_grant(lease_id, grant_fence) or grant_fence == '0' and call('GET', lock) == lease_id then
                 +if call('GET', lock) then
                 """,
             ),
-            Lua("finish.lua", "-if call('GET', lock) ~= lease_id then return 0 end"),
+            Lua("finish.lua", "-if not held_grant(lease_id, grant_fence) then return 0 end"),
             Lua(
                 "lent_release.lua",
                 """
@@ -139,7 +139,9 @@ LOCKING = (
                 -        return self._begin(lease, WakeSource.NONE)
                 +        self._begin(lease, WakeSource.NONE)
                 +        keys, lease_ms = packed_keys(name), milliseconds(lease_ttl_s)
-                +        expire = self._store.scripts.extend(keys, lease_id, lease_ms=lease_ms)
+                +        expire = self._store.scripts.extend(
+                +            keys, lease_id, grant_fence=fencing_token, lease_ms=lease_ms
+                +        )
                 +        self._store.send_and_forget(self._store.node_of(name), expire, on_lost=lambda: None)
                 +        return lease
                 """,
