@@ -19,6 +19,7 @@ from typing import Any
 
 from locks import Lease, LeaseLost, Locker, LockStoreDown
 
+OUTAGE_WAIT_S = 60.0  # on a busy machine a server that is restarted is away for longer than callers wait by default
 Tell = Callable[..., None]
 
 
@@ -29,7 +30,7 @@ async def main(url: str, instance_id: str) -> None:
     def forward(event: Any) -> None:
         tell("emitted", kind=type(event).__name__, facts=_facts(event))
 
-    async with Locker.connect(url, instance_id=instance_id, listener=forward) as locker:
+    async with Locker(url, instance_id=instance_id, outage_wait_s=OUTAGE_WAIT_S, listener=forward) as locker:
         tell("up", pid=os.getpid())
         await Attempts(locker).run()
 
