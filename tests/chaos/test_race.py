@@ -90,7 +90,14 @@ def test_lock_and_row_charge_once_under_the_very_same_pause(run: Run) -> None:
 
 def test_an_interrupted_race_exits_2_and_leaves_no_process(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        _command(), cwd=ROOT, env=_environment(tmp_path), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        _command(),
+        cwd=ROOT,
+        env=_environment(tmp_path),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell's background job, and all that it starts, ignores SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         # The instances open their log as they are started.
