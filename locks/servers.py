@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import secrets
-from collections.abc import Callable, Coroutine, Iterable
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
 import hiredis
 
 from locks.address import Address, Cluster, Place, Sentinels
+from locks.dialing import Names, is_ip
 from locks.errors import LockStoreDown, LockStoreRefused
 from locks.keys import SLOT_COUNT, slot_of
 from locks.link import ask_once
 from locks.node import USE_CLUSTER_URL, Node
 
 LOOK_AGAIN_S = 0.25
+# How long the next one's answer is waited for, where more than one is wanted.
+AGREE_WITHIN_S = 0.1
 # As many names as have the same length: a command is sent to another server with another name in it.
 MOST_CHANNELS = 0x10000
 
@@ -65,16 +70,28 @@ class Servers(Protocol):
         """Closes all connections."""
 
 
-def servers_at(place: Place, new_node: NewNode, *, command_timeout_s: float) -> Servers:
-    """The servers of a lock store."""
+def servers_at(place: Place, new_node: NewNode, *, command_timeout_s: float, look_up_every_s: float) -> Servers:
+    """The servers of a lock store. What is found by a name, or by asking, is found again every look_up_every_s."""
+    names = Names()
+    new_node = functools.partial(new_node, names=names, look_up_every_s=look_up_every_s)
     match place:
         case Address():
             return OneServer(new_node(place, channel=_channels()(), must_not_be_clustered=True))
         case Sentinels():
-            locate = _MasterLookup(place, timeout_s=command_timeout_s)
-            return OneServer(new_node(place.data, channel=_channels()(), locate=locate, must_be_master=True))
+            master = _Master(place, names, timeout_s=command_timeout_s)
+            return OneServer(
+                new_node(
+                    place.data,
+                    channel=_channels()(),
+                    locate=master.locate,
+                    has_moved=master.has_moved,
+                    must_be_master=True,
+                )
+            )
         case Cluster():
-            return ClusterServers(place, new_node, command_timeout_s=command_timeout_s)
+            return ClusterServers(
+                place, new_node, names, command_timeout_s=command_timeout_s, look_up_every_s=look_up_every_s
+            )
 
 
 def _channels() -> Callable[[], str]:
@@ -132,20 +149,39 @@ class OneServer:
         await self._node.close()
 
 
-class _MasterLookup:
-    """Asks the Sentinels for the master's address; called before each connection."""
+class _Master:
+    """Whom the Sentinels name."""
 
-    def __init__(self, place: Sentinels, *, timeout_s: float) -> None:
+    def __init__(self, place: Sentinels, names: Names, *, timeout_s: float) -> None:
         self._place = place
+        self._names = names
         self._timeout_s = timeout_s
 
-    async def __call__(self) -> Address:
-        return await _first_answer(self._asked(sentinel) for sentinel in self._place.sentinels)
+    async def locate(self) -> Address:
+        """Where most of those who answer soon see the master: one that is cut off may name an old one for long."""
+        ((master, _),) = (await self._named()).most_common(1)
+        return master
+
+    async def has_moved(self, connected: Address) -> bool:
+        """Whether more than half of all Sentinels name another master, which may be so while the old one lives."""
+        ((master, count),) = (await self._named()).most_common(1)
+        elsewhere = (master.host, master.port) != (connected.host, connected.port)
+        return elsewhere and count * 2 > len(self._place.sentinels)
+
+    async def _named(self) -> Counter[Address]:
+        """Each that is named, by how many. Raises LockStoreDown where none is."""
+        named: Counter[Address] = Counter()
+        async with contextlib.aclosing(_answers(self._asked(each) for each in self._place.sentinels)) as answers:
+            async for master in answers:
+                named[master] += 1
+                if named[master] * 2 > len(self._place.sentinels):
+                    break
+        return named
 
     async def _asked(self, sentinel: Address) -> Address:
         service = self._place.service
         question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
-        reply = await ask_once(sentinel, *question, command_timeout_s=self._timeout_s)
+        reply = await ask_once(sentinel, *question, command_timeout_s=self._timeout_s, names=self._names)
         if not isinstance(reply, list):
             raise LockStoreDown(f"Sentinel at {sentinel.host}:{sentinel.port} knows no {service!r}: {reply}")
         host, port = reply
@@ -155,14 +191,24 @@ class _MasterLookup:
 class ClusterServers:
     """The masters of a Cluster, two connections each; which has which slot is asked again whenever one says so."""
 
-    def __init__(self, place: Cluster, new_node: NewNode, *, command_timeout_s: float) -> None:
+    def __init__(
+        self,
+        place: Cluster,
+        new_node: NewNode,
+        names: Names,
+        *,
+        command_timeout_s: float,
+        look_up_every_s: float,
+    ) -> None:
         self._place = place
         self._new_node = new_node
+        self._names = names
         self._timeout_s = command_timeout_s
+        self._look_up_every_s = look_up_every_s
         self._channel = _channels()
         self._nodes: dict[tuple[str, int], Node] = {}
         self._by_slot: list[Node | None] = [None] * SLOT_COUNT
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._look = asyncio.Event()
         self._known = asyncio.Event()
         self._opened_at_s = 0.0
@@ -216,7 +262,9 @@ class ClusterServers:
             await self._ask_for_slots()
         except LockStoreDown:
             self._look.set()
-        self._task = asyncio.create_task(self._keep_known(), name="lock-cluster")
+        self._tasks.append(asyncio.create_task(self._keep_known(), name="lock-cluster"))
+        if not all(is_ip(address.host) for address in self._place.nodes):
+            self._tasks.append(asyncio.create_task(self._keep_looking_up(), name="lock-cluster-look-up"))
 
     async def up_within(self, wait_s: float) -> bool:
         """Waits for the slots, and for the connections to all masters."""
@@ -229,10 +277,9 @@ class ClusterServers:
 
     async def close(self) -> None:
         """Closes all connections."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         nodes = [*self._nodes.values(), *self._retired.values()]
         for task in list(self._retired):
             task.cancel()
@@ -251,20 +298,26 @@ class ClusterServers:
             if None in self._by_slot or not all(node.commands.is_up for node in self._nodes.values()):
                 self._look.set()
 
+    async def _keep_looking_up(self) -> None:
+        """Goes over to another Cluster when the URL's names lead to one that shares no master with ours."""
+        while True:
+            await asyncio.sleep(self._look_up_every_s)
+            with contextlib.suppress(LockStoreDown):
+                slots = _masters(*await _first_answer(self._told_at(address) for address in self._place.nodes))
+                if self._nodes.keys().isdisjoint(place for _, _, place in slots):
+                    self._learn(slots)
+
     async def _ask_for_slots(self) -> None:
         try:
-            asked, reply = await self._slots()
+            self._learn(_masters(*await self._slots()))
         except LockStoreDown as error:
             self._error = str(error)
             raise
-        known: set[tuple[str, int]] = set()
-        for first, last, (host, port, *_), *_replicas in reply:
-            # A node that does not know its own name: it is where it was asked.
-            place = (asked.host if host in (None, b"", b"?") else host.decode(), port)
-            known.add(place)
-            node = self._at(*place)
-            self._by_slot[first : last + 1] = [node] * (last + 1 - first)
-        for place in set(self._nodes) - known:
+
+    def _learn(self, slots: list[tuple[int, int, tuple[str, int]]]) -> None:
+        for first, last, place in slots:
+            self._by_slot[first : last + 1] = [self._at(*place)] * (last + 1 - first)
+        for place in set(self._nodes) - {place for _, _, place in slots}:
             node = self._nodes.pop(place)
             task = asyncio.create_task(self._retire(node), name="lock-node-close")
             self._retired[task] = node
@@ -278,7 +331,7 @@ class ClusterServers:
         return await _first_answer(self._told_at(address) for address in self._place.nodes)
 
     async def _told_at(self, address: Address) -> tuple[Address, list[Any]]:
-        reply = await ask_once(address, "CLUSTER", "SLOTS", command_timeout_s=self._timeout_s)
+        reply = await ask_once(address, "CLUSTER", "SLOTS", command_timeout_s=self._timeout_s, names=self._names)
         return address, _checked(reply, address)
 
     def _at(self, host: str, port: int) -> Node:
@@ -300,6 +353,15 @@ async def _told_by(node: Node) -> tuple[Address, list[Any]]:
     return address, _checked(await node.commands.call("CLUSTER", "SLOTS"), address)
 
 
+def _masters(asked: Address, reply: list[Any]) -> list[tuple[int, int, tuple[str, int]]]:
+    """The first and the last slot of each range, and where its master is."""
+    # A node that does not know its own name: it is where it was asked.
+    return [
+        (first, last, (asked.host if host in (None, b"", b"?") else host.decode(), port))
+        for first, last, (host, port, *_), *_replicas in reply
+    ]
+
+
 def _checked(reply: Any, address: Address) -> list[Any]:
     where = f"Redis at {address.host}:{address.port}"
     if isinstance(reply, hiredis.ReplyError):
@@ -311,20 +373,32 @@ def _checked(reply: Any, address: Address) -> list[Any]:
 
 
 async def _first_answer(questions: Iterable[Coroutine[Any, Any, Found]]) -> Found:
-    """Whoever answers first: all are asked at once, since one that is frozen must not delay what the others know.
+    """Whoever answers first. Raises LockStoreDown with what all of them said."""
+    async with contextlib.aclosing(_answers(questions)) as answers:
+        return await anext(answers)
 
-    Raises LockStoreDown with what all of them said.
+
+async def _answers(questions: Iterable[Coroutine[Any, Any, Found]]) -> AsyncGenerator[Found, None]:
+    """The first answer and those that come within AGREE_WITHIN_S of one before them: who is frozen delays nobody.
+
+    All are asked at once. Raises LockStoreDown with what all of them said where nobody answers.
     """
-    asked = [asyncio.create_task(question) for question in questions]
-    errors: list[str] = []
+    asked = {asyncio.create_task(question) for question in questions}
+    waiting, errors, wait_s = asked, list[str](), None
     try:
-        for answer in asyncio.as_completed(asked):
-            try:
-                return await answer
-            except LockStoreDown as error:
-                errors.append(str(error))
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                return
+            for task in done:
+                try:
+                    yield task.result()
+                    wait_s = AGREE_WITHIN_S
+                except LockStoreDown as error:
+                    errors.append(str(error))
     finally:
         for task in asked:
             task.cancel()
         await asyncio.gather(*asked, return_exceptions=True)
-    raise LockStoreDown("; ".join(dict.fromkeys(errors)) or "nobody to ask")
+    if wait_s is None:
+        raise LockStoreDown("; ".join(dict.fromkeys(errors)) or "nobody to ask")
