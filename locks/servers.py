@@ -159,33 +159,32 @@ class _Master:
 
     async def locate(self) -> Address:
         """Where most of those who answer soon see the master: one that is cut off may name an old one for long."""
-        ((master, _),) = (await self._named()).most_common(1)
-        return master
+        ((place, _),) = (await self._named()).most_common(1)
+        return self._place.data.at(*place)
 
     async def has_moved(self, connected: Address) -> bool:
         """Whether more than half of all Sentinels name another master, which may be so while the old one lives."""
-        ((master, count),) = (await self._named()).most_common(1)
-        elsewhere = (master.host, master.port) != (connected.host, connected.port)
-        return elsewhere and count * 2 > len(self._place.sentinels)
+        ((place, count),) = (await self._named()).most_common(1)
+        return place != (connected.host, connected.port) and count * 2 > len(self._place.sentinels)
 
-    async def _named(self) -> Counter[Address]:
-        """Each that is named, by how many. Raises LockStoreDown where none is."""
-        named: Counter[Address] = Counter()
+    async def _named(self) -> Counter[tuple[str, int]]:
+        """Each host and port that is named, by how many. Raises LockStoreDown where none is."""
+        named: Counter[tuple[str, int]] = Counter()
         async with contextlib.aclosing(_answers(self._asked(each) for each in self._place.sentinels)) as answers:
-            async for master in answers:
-                named[master] += 1
-                if named[master] * 2 > len(self._place.sentinels):
+            async for place in answers:
+                named[place] += 1
+                if named[place] * 2 > len(self._place.sentinels):
                     break
         return named
 
-    async def _asked(self, sentinel: Address) -> Address:
+    async def _asked(self, sentinel: Address) -> tuple[str, int]:
         service = self._place.service
         question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
         reply = await ask_once(sentinel, *question, command_timeout_s=self._timeout_s, names=self._names)
         if not isinstance(reply, list):
             raise LockStoreDown(f"Sentinel at {sentinel.host}:{sentinel.port} knows no {service!r}: {reply}")
         host, port = reply
-        return self._place.data.at(host.decode(), int(port))
+        return host.decode(), int(port)
 
 
 class ClusterServers:
