@@ -188,12 +188,16 @@ def _sentinels(url: str) -> Sentinels:
         raise ValueError("redis+sentinel:// names its service: redis+sentinel://h1:p1,h2:p2/SERVICE")
     read.path = database
     secure = read.says("tls")
+    guards_secure = read.says("sentinel_tls") if "sentinel_tls" in read.query else secure
+    query, tls = read.query, {word: read.query[word] for word in read.query if word in _TLS_WORDS}
+    if guards_secure != secure:  # the words of TLS are those of the one that has it
+        read.query = {word: query[word] for word in query if secure or word not in tls}
+        tls = tls if guards_secure else {}
     (data, *_) = read.addresses(secure=secure)
-    query = read.query
     read.path, read.user = "", ""
-    read.query = {word: query[word] for word in query if word in _TLS_WORDS}
-    read.query |= {word: query[f"sentinel_{word}"] for word in _CREDENTIAL_WORDS if f"sentinel_{word}" in query}
-    sentinels = read.addresses(secure=_is_yes(query["sentinel_tls"]) if "sentinel_tls" in query else secure)
+    own = {word: query[f"sentinel_{word}"] for word in _CREDENTIAL_WORDS if f"sentinel_{word}" in query}
+    read.query = tls | own
+    sentinels = read.addresses(secure=guards_secure)
     return Sentinels(sentinels, unquote(service), data)
 
 
@@ -230,6 +234,8 @@ class _Read:
             if password:
                 raise ValueError("a password and a password_file are given; choose one")
             credentials = PasswordFile(username, self.query["password_file"])
+        for word in _TLS_WORDS & self.query.keys() if not secure else ():
+            raise ValueError(f"{word} is of TLS, which is not asked for: rediss://, or tls=1 for several hosts")
         tls = _tls(self.query) if secure else None
         made = tuple(Address(host, port, int(database), credentials, tls) for host, port in self.hosts)
         made[0].read()
@@ -280,6 +286,8 @@ def _tls(query: dict[str, str]) -> Tls:
     verify = query.get("ssl_cert_reqs", "required").lower()
     if verify not in _VERIFY_MODES:
         raise ValueError("ssl_cert_reqs is required, optional or none")
+    if "ssl_keyfile" in query and "ssl_certfile" not in query:
+        raise ValueError("ssl_keyfile is given without its ssl_certfile")
     return Tls(
         query.get("ssl_ca_certs"),
         query.get("ssl_ca_path"),
