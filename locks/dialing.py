@@ -70,7 +70,7 @@ async def first_reached(
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-    raise LockStoreDown("; ".join(dict.fromkeys(errors)) or "the name has no address")
+    raise LockStoreDown("; ".join(dict.fromkeys(errors)))
 
 
 async def _looked_up(host: str) -> tuple[str, ...]:
@@ -78,6 +78,8 @@ async def _looked_up(host: str) -> tuple[str, ...]:
         found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise LockStoreDown(f"the name {host} cannot be looked up: {error}") from error
+    if not found:
+        raise LockStoreDown(f"the name {host} has no address")
     return tuple(dict.fromkeys(_ip(*address) for *_, address in found))
 
 

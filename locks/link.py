@@ -270,7 +270,7 @@ async def _in_time(attempt: Awaitable[None], address: Address, within_s: float) 
             await attempt
     except TimeoutError as error:
         raise LockStoreDown(f"no answer from Redis at {address.where}") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that TLS cannot check
         raise LockStoreDown(str(error) or type(error).__name__) from error
 
 
