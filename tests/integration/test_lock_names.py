@@ -18,9 +18,9 @@ from locks.compat import SafeLock, client
 from locks.events import StoreLost
 from locks.keys import keys_of
 from locks.link import LOOK_UP_EVERY_S
-from tests.harness import PATIENCE_S, wait_until, wait_until_async
+from tests.harness import PATIENCE_S, wait_until_async
 from tests.integration.test_locker import Heard
-from tests.servers.cluster import Cluster
+from tests.servers.cluster import Cluster, alone_settings, give_all_slots
 from tests.servers.fixtures import StartRedis
 from tests.servers.kinds import server_binary
 from tests.servers.names import LOOPS, Resolver, black_hole, mute_server, nobody
@@ -71,15 +71,14 @@ async def looked_up(resolver: Resolver, times: int = 5) -> None:
 def test_a_dead_address_of_a_name_keeps_nobody_from_the_others(
     dead: Any, kind: str, run: Any, resolver: Resolver, start_redis: StartRedis
 ) -> None:
-    settings = ["cluster-enabled yes"] if kind == "cluster" else []
+    settings = alone_settings() if kind == "cluster" else []
     server = asked = start_redis(settings=settings)
     url = "redis://{}/0"
     if kind == "sentinel":
         watching = [f"sentinel monitor mymaster {HERE} {server.port} 1"]
         asked, url = start_redis(settings=watching, arguments=["--sentinel"]), "redis+sentinel://{}/mymaster"
     if kind == "cluster":
-        server.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        wait_until(lambda: "cluster_state:ok" in server.ask("CLUSTER", "INFO"), what="a Cluster of one")
+        give_all_slots(server)
         url = "redis+cluster://{}"
     resolver.addresses["store"] = [DEAD, HERE]
 

@@ -13,7 +13,8 @@ import redis
 
 from locks import Locker, LockStoreDown
 from locks.compat import SafeLock, client
-from tests.harness import wait_until, wait_until_async
+from tests.harness import wait_until_async
+from tests.servers.cluster import alone_settings, give_all_slots
 from tests.servers.fixtures import HARD_PASSWORD, StartRedis
 from tests.servers.kinds import TLS_KIND
 from tests.servers.redis_server import AclUser, RedisServer
@@ -143,7 +144,7 @@ async def test_a_password_file_is_read_at_each_connection(locker_server: RedisSe
 
 @pytest.mark.parametrize("kind", ["one server", "sentinel", "cluster"])
 async def test_credentials_are_asked_for_at_each_connection(kind: str, start_redis: StartRedis) -> None:
-    settings = ["cluster-enabled yes"] if kind == "cluster" else []
+    settings = alone_settings() if kind == "cluster" else []
     users = [AclUser("operator", "word"), AclUser("locker", HARD_PASSWORD, RULES)]
     locker_server = start_redis(users=users, settings=settings)
     vault = Vault()
@@ -157,8 +158,7 @@ async def test_credentials_are_asked_for_at_each_connection(kind: str, start_red
         sentinel = start_redis(settings=watching, arguments=["--sentinel"])
         url = f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster"
     if kind == "cluster":
-        locker_server.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        wait_until(lambda: "cluster_state:ok" in locker_server.ask("CLUSTER", "INFO"), what="a Cluster of one")
+        give_all_slots(locker_server)
         url = f"redis+cluster://127.0.0.1:{locker_server.port}"
     async with Locker.connect(url, instance_id="test", command_timeout_s=5, credentials=vault) as locker:
         await use(locker)
