@@ -225,6 +225,24 @@ def test_a_name_that_cannot_be_looked_up_costs_no_connection(
     run(stay())
 
 
+def test_a_look_up_that_hangs_is_begun_once_and_keeps_nobody(
+    run: Any, resolver: Resolver, start_redis: StartRedis
+) -> None:
+    master = start_redis()
+    sentinel = start_redis(settings=[f"sentinel monitor mymaster {HERE} {master.port} 1"], arguments=["--sentinel"])
+    resolver.addresses["good"] = [HERE]
+    resolver.stuck["stuck"] = 0
+
+    async def look() -> None:
+        async with looking(f"redis+sentinel://stuck:{sentinel.port},good:{sentinel.port}/mymaster") as locker:
+            await looked_up(resolver)  # of the good one, beside which the other is asked for too
+            async with locker.hold(NAME):
+                assert await is_locked(master)
+
+    run(asyncio.wait_for(look(), PATIENCE_S))
+    assert resolver.stuck["stuck"] == 1
+
+
 def test_an_address_that_is_no_name_is_not_looked_up(run: Any, resolver: Resolver, redis_server: RedisServer) -> None:
     async def connect() -> None:
         async with looking(redis_server.url) as locker:

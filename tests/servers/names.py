@@ -17,11 +17,15 @@ QUEUE_FILLERS = 8
 
 
 class Resolver:
-    """Knows the addresses of some names, which may change; while it is `broken` it knows nothing."""
+    """Knows the addresses of some names, which may change; while it is `broken` it knows nothing.
+
+    For names in `stuck` it never answers an event loop.
+    """
 
     def __init__(self, **addresses: list[str]) -> None:
         self.addresses = addresses
         self.broken = False
+        self.stuck: dict[str, int] = {}  # and how often it was asked for them
         self.asked = 0
 
     def loop_factory(self, kind: str) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -31,6 +35,9 @@ class Resolver:
 
         class Loop(base):  # type: ignore[misc]
             async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
+                if host in resolver.stuck:
+                    resolver.stuck[host] += 1
+                    await asyncio.get_running_loop().create_future()
                 return resolver.found(host, port)
 
         return Loop
