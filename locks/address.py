@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from urllib.parse import unquote
+
+from locks.identity import Credentials, PasswordFile, Tls, called
 
 SCHEMES = ("redis", "rediss", "redis+sentinel", "redis+cluster")
 SENTINEL_PORT, REDIS_PORT = 26379, 6379
@@ -15,8 +17,9 @@ _split = re.compile(r"([a-z+]+)://(?:([^/?#]*)@)?([^/?#@]*)(?:/([^?#@]*))?(?:\?(
 _host = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([^\s:/?#@\[\],%]*))(?::([0-9]{1,5}))?").fullmatch
 # Words that change what is sent where. redis-py's others, of its pools and timeouts, mean nothing here.
 _TLS_WORDS = {"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs"}
-_OUR_WORDS = {"db", "username", "password"} | _TLS_WORDS
-_SENTINEL_WORDS = {"sentinel_username", "sentinel_password", "sentinel_tls"}
+_CREDENTIAL_WORDS = ("username", "password", "password_file")
+_OUR_WORDS = {"db", *_CREDENTIAL_WORDS} | _TLS_WORDS
+_SENTINEL_WORDS = {f"sentinel_{word}" for word in (*_CREDENTIAL_WORDS, "tls")}
 _REDIS_PYS_WORDS = {
     "client_name",
     "decode_responses",
@@ -42,8 +45,9 @@ class Address:
     host: str
     port: int
     database: int
-    credentials: tuple[str, ...]
-    tls: ssl.SSLContext | None
+    credentials: Credentials
+    tls: Tls | None
+    ip: str | None = None  # where the host was found, once it was
 
     @classmethod
     def from_url(cls, url: str) -> Address:
@@ -54,7 +58,23 @@ class Address:
 
     def at(self, host: str, port: int) -> Address:
         """The same credentials and TLS on another server."""
-        return replace(self, host=host, port=port)
+        return replace(self, host=host, port=port, ip=None)
+
+    @property
+    def where(self) -> str:
+        """host:port, and the IP address where the host is a name."""
+        found = f" ({self.ip})" if self.ip not in (None, self.host) else ""
+        return f"{self.host}:{self.port}{found}"
+
+    @property
+    def must_be_read(self) -> bool:
+        """Whether read() takes its time."""
+        return self.tls is not None or callable(self.credentials)
+
+    def read(self) -> tuple[tuple[str, ...], ssl.SSLContext | None]:
+        """Credentials and TLS as they are now: files are read, a callable is called. Raises ValueError."""
+        credentials = called(self.credentials) if callable(self.credentials) else self.credentials
+        return credentials, None if self.tls is None else self.tls.context()
 
     def __repr__(self) -> str:
         return f"Address({self.host}:{self.port}/{self.database})"
@@ -83,8 +103,27 @@ class Cluster:
 Place = Address | Sentinels | Cluster
 
 
-def place_of(url: str) -> Place:
-    """Reads any URL that the lock store may have. Raises ValueError, in one line and without the URL's secrets."""
+def place_of(url: str, *, credentials: Callable[[], tuple[str, ...]] | None = None) -> Place:
+    """Reads any URL that the lock store may have. `credentials`: instead of the URL's, for its data servers.
+
+    Raises ValueError, in one line and without the URL's secrets; also when a file that the URL names cannot be read.
+    """
+    place = _place_of(url)
+    if credentials is None:
+        return place
+    data = place.data if isinstance(place, Sentinels) else place.nodes[0] if isinstance(place, Cluster) else place
+    if data.credentials:
+        raise ValueError("credentials are given beside those of the URL; choose one")
+    match place:
+        case Address():
+            return replace(place, credentials=credentials)
+        case Sentinels():
+            return replace(place, data=replace(place.data, credentials=credentials))
+        case Cluster():
+            return Cluster(tuple(replace(node, credentials=credentials) for node in place.nodes))
+
+
+def _place_of(url: str) -> Place:
     scheme = url.partition("://")[0]
     if scheme in ("redis", "rediss"):
         return Address.from_url(url)
@@ -102,12 +141,16 @@ def _sentinels(url: str) -> Sentinels:
         raise ValueError("redis+sentinel:// names its service: redis+sentinel://h1:p1,h2:p2/SERVICE")
     read.path = database
     secure = read.says("tls")
+    guards_secure = read.says("sentinel_tls") if "sentinel_tls" in read.query else secure
+    query, tls = read.query, {word: read.query[word] for word in read.query if word in _TLS_WORDS}
+    if guards_secure != secure:  # the words of TLS are those of the one that has it
+        read.query = {word: query[word] for word in query if secure or word not in tls}
+        tls = tls if guards_secure else {}
     (data, *_) = read.addresses(secure=secure)
-    query = read.query
     read.path, read.user = "", ""
-    read.query = {word: query[word] for word in query if word in _TLS_WORDS}
-    read.query |= {word: query[f"sentinel_{word}"] for word in ("username", "password") if f"sentinel_{word}" in query}
-    sentinels = read.addresses(secure=_is_yes(query["sentinel_tls"]) if "sentinel_tls" in query else secure)
+    own = {word: query[f"sentinel_{word}"] for word in _CREDENTIAL_WORDS if f"sentinel_{word}" in query}
+    read.query = tls | own
+    sentinels = read.addresses(secure=guards_secure)
     return Sentinels(sentinels, unquote(service), data)
 
 
@@ -139,9 +182,17 @@ class _Read:
         username, _, password = (unquote(part) for part in self.user.partition(":"))
         username = username or self.query.get("username", "")
         password = password or self.query.get("password", "")
-        credentials = (username, password) if username else (password,) if password else ()
-        tls = _tls_context(self.query) if secure else None
-        return tuple(Address(host, port, int(database), credentials, tls) for host, port in self.hosts)
+        credentials: Credentials = (username, password) if username else (password,) if password else ()
+        if "password_file" in self.query:
+            if password:
+                raise ValueError("a password and a password_file are given; choose one")
+            credentials = PasswordFile(username, self.query["password_file"])
+        for word in _TLS_WORDS & self.query.keys() if not secure else ():
+            raise ValueError(f"{word} is of TLS, which is not asked for: rediss://, or tls=1 for several hosts")
+        tls = _tls(self.query) if secure else None
+        made = tuple(Address(host, port, int(database), credentials, tls) for host, port in self.hosts)
+        made[0].read()
+        return made
 
 
 def _read(url: str, default_port: int, words: Set[str] = frozenset()) -> _Read:
@@ -150,12 +201,14 @@ def _read(url: str, default_port: int, words: Set[str] = frozenset()) -> _Read:
     if found is None:
         raise ValueError("not a URL; in passwords the signs / ? # @ , : % are written %2F %3F %23 %40 %2C %3A %25")
     scheme, user, hosts, path, rest = found.groups()
-    query = {}
+    query: dict[str, str] = {}
     for pair in filter(None, (rest or "").split("&")):
         word, equals, value = pair.partition("=")
         if not equals or word not in _OUR_WORDS | _REDIS_PYS_WORDS | words:
-            known = ", ".join(sorted(_OUR_WORDS | words))
-            raise ValueError(f"{scheme}:// has WORD=VALUE&… after its ?, and of words only redis-py's and {known}")
+            may_be_a_secret = "@" in (rest or "") or any("password" in earlier for earlier in query)
+            raise ValueError(_unknown(scheme, word, words, may_be_a_secret=may_be_a_secret))
+        if word in query:
+            raise ValueError(f"{scheme}://…?{word}= is given twice")
         query[word] = unquote(value)
     if "+" not in scheme:
         hosts = hosts if hosts and not hosts.startswith(":") else f"localhost{hosts}"
@@ -168,6 +221,12 @@ def _read(url: str, default_port: int, words: Set[str] = frozenset()) -> _Read:
     return _Read(user or "", found_hosts, (path or "").strip("/"), query)
 
 
+def _unknown(scheme: str, word: str, words: Set[str], *, may_be_a_secret: bool) -> str:
+    """What is wrong with a word; it is not shown where it may be the end of a password that is not quoted."""
+    named = "has WORD=VALUE&… after its ?" if may_be_a_secret or not word else f"has no word {word[:40]!r}"
+    return f"{scheme}:// {named}; its words are redis-py's and {', '.join(sorted(_OUR_WORDS | words))}"
+
+
 def _host_and_port(text: str, default_port: int) -> tuple[str, int]:
     found = _host(text)
     host, port = (found[1] or found[2], int(found[3] or default_port)) if found else ("", 0)
@@ -176,20 +235,20 @@ def _host_and_port(text: str, default_port: int) -> tuple[str, int]:
     return host, port
 
 
-def _tls_context(query: dict[str, str]) -> ssl.SSLContext:
+def _tls(query: dict[str, str]) -> Tls:
     verify = query.get("ssl_cert_reqs", "required").lower()
     if verify not in _VERIFY_MODES:
         raise ValueError("ssl_cert_reqs is required, optional or none")
-    try:
-        context = ssl.create_default_context(cafile=query.get("ssl_ca_certs"), capath=query.get("ssl_ca_path"))
-        if "ssl_certfile" in query:
-            context.load_cert_chain(query["ssl_certfile"], query.get("ssl_keyfile"))
-    except OSError as error:  # also ssl.SSLError
-        raise ValueError(f"the URL names a certificate that cannot be read: {error.strerror or error}") from error
-    checks_name = _is_yes(query.get("ssl_check_hostname", "yes"))
-    context.check_hostname = checks_name and verify != "none"
-    context.verify_mode = _VERIFY_MODES[verify]
-    return context
+    if "ssl_keyfile" in query and "ssl_certfile" not in query:
+        raise ValueError("ssl_keyfile is given without its ssl_certfile")
+    return Tls(
+        query.get("ssl_ca_certs"),
+        query.get("ssl_ca_path"),
+        query.get("ssl_certfile"),
+        query.get("ssl_keyfile"),
+        _VERIFY_MODES[verify],
+        checks_name=_is_yes(query.get("ssl_check_hostname", "yes")) and verify != "none",
+    )
 
 
 def _is_yes(text: str) -> bool:

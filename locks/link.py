@@ -9,17 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import hiredis
 
 from locks.address import Address
+from locks.dialing import Names, first_reached, is_ip
 from locks.errors import LockStoreDown
 from locks.wire import Argument, OnMessage, Receiver, Wire, packed
 
 FIRST_BACKOFF_S = 0.02
 LONGEST_BACKOFF_S = 0.25  # so that whoever stood in line is back within QueueLimits.grace_ms
+# How old a name's addresses may be while a server that it had leads on: two servers may have one lock for so long.
+LOOK_UP_EVERY_S = 5.0
 
 Greeting = Sequence[tuple[Argument, ...]]
 
@@ -28,7 +33,9 @@ class Link:
     """A connection that comes back by itself; between two connections every call fails at once with LockStoreDown.
 
     `greeting`: what is said first on each connection; `on_greeted` gets the replies, and may raise LockStoreDown.
-    `locate`: finds the server anew before each connection, where it may have moved.
+    `locate`: finds the server anew before each connection, where it may have moved. While there is a connection, a name
+    is looked up again every look_up_every_s, and `has_moved` is asked, where there is one: a connection to a server
+    that is no longer the right one is dropped. What cannot be found out drops nothing.
     """
 
     def __init__(
@@ -42,8 +49,12 @@ class Link:
         on_up: Callable[[], None] | None = None,
         on_lost: Callable[[str], None] | None = None,
         locate: Callable[[], Awaitable[Address]] | None = None,
+        has_moved: Callable[[Address], Awaitable[bool]] | None = None,
+        names: Names | None = None,
+        look_up_every_s: float = LOOK_UP_EVERY_S,
     ) -> None:
         self.address = address
+        self._given = address
         self._command_timeout_s = command_timeout_s
         self._greeting = greeting
         self._on_greeted = on_greeted
@@ -51,6 +62,10 @@ class Link:
         self._on_up = on_up
         self._on_lost = on_lost
         self._locate = locate
+        self._has_moved = has_moved
+        self._names = names or Names()
+        self._look_up_every_s = look_up_every_s
+        self._by_name = False  # whether what we are connected to was found by looking a name up
         self._wire: Wire | None = None
         self._task: asyncio.Task[None] | None = None
         self._up = asyncio.Event()
@@ -133,8 +148,8 @@ class Link:
         while True:
             try:
                 wire = await self._connect()
-            except (OSError, LockStoreDown, TimeoutError) as error:
-                self.last_error = _reason(error, self.address)
+            except LockStoreDown as error:
+                self.last_error = str(error)
                 await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
                 backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S)
                 continue
@@ -143,7 +158,26 @@ class Link:
             self._up.set()
             if self._on_up is not None:
                 self._on_up()
-            await asyncio.shield(wire.ended)  # close() cancels this task, and must not cancel the wire's own end
+            looking = asyncio.create_task(self._keep_looking(wire), name="lock-look-again")
+            try:
+                await asyncio.shield(wire.ended)  # close() cancels this task, and must not cancel the wire's own end
+            finally:
+                looking.cancel()
+
+    async def _keep_looking(self, wire: Wire) -> None:
+        if self._has_moved is None and not self._by_name:
+            return
+        while True:
+            await asyncio.sleep(self._look_up_every_s)
+            with contextlib.suppress(LockStoreDown):
+                if await self._leads_elsewhere():
+                    wire.abort(f"{self.address.host} leads to another server now")
+
+    async def _leads_elsewhere(self) -> bool:
+        here = self.address
+        if self._has_moved is not None and await self._has_moved(here):
+            return True
+        return self._by_name and here.ip not in await self._names.addresses_of(here.host)
 
     def _gone(self, wire: Wire, reason: str) -> None:
         if self._wire is not wire:
@@ -156,55 +190,104 @@ class Link:
             self._on_lost(reason)
 
     async def _connect(self) -> Wire:
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(max(self._command_timeout_s * 2, 1.0)):
-            if self._locate is not None:
-                self.address = await self._locate()
-            address = self.address
-            _, wire = await loop.create_connection(
-                lambda: Wire(loop, self._command_timeout_s, self._on_message, self._gone),
-                address.host,
-                address.port,
-                ssl=address.tls,
-            )
+        """A connection that has been greeted; each of a name's addresses has its own time for it."""
+        address = self.address = await self._locate() if self._locate is not None else self._given
+        self._by_name = address.ip is None and not is_ip(address.host)
+        credentials, tls = await _as_they_are_now(address)
+        ips = (address.ip,) if address.ip else await self._names.addresses_of(address.host)
+        within_s = max(self._command_timeout_s * 2, 1.0)
+        won: list[Wire] = []
+
+        async def attempt(ip: str) -> None:
+            wire = await self._dialed(address, ip, tls)
             try:
-                await self._greet(wire)
+                replies = await self._greeted(wire, address, credentials)
+                if won:
+                    raise LockStoreDown("another address was faster")
+                if self._on_greeted is not None:
+                    self._on_greeted(replies)
             except BaseException:
                 wire.abort("greeting failed")
                 raise
-            if wire.ended.done():
-                raise LockStoreDown("the connection was lost at once")
+            self.address = replace(address, ip=ip)
+            won.append(wire)
+
+        try:
+            await first_reached(ips, lambda ip: _in_time(attempt(ip), replace(address, ip=ip), within_s))
+        except BaseException:
+            for wire in won:
+                wire.abort("not wanted any more")
+            raise
+        if won[0].ended.done():
+            raise LockStoreDown("the connection was lost at once")
+        return won[0]
+
+    async def _dialed(self, address: Address, ip: str, tls: ssl.SSLContext | None) -> Wire:
+        loop = asyncio.get_running_loop()
+        _, wire = await loop.create_connection(
+            lambda: Wire(loop, self._command_timeout_s, self._on_message, self._gone),
+            ip,
+            address.port,
+            ssl=tls,
+            server_hostname=address.host if tls else None,
+        )
         return wire
 
-    async def _greet(self, wire: Wire) -> None:
+    async def _greeted(self, wire: Wire, address: Address, credentials: tuple[str, ...]) -> list[Any]:
+        """The replies to our own greeting, once the server knows who we are."""
         first: list[tuple[Argument, ...]] = []
-        if self.address.credentials:
-            first.append(("AUTH", *self.address.credentials))
-        if self.address.database:
-            first.append(("SELECT", self.address.database))
+        if credentials:
+            first.append(("AUTH", *credentials))
+        if address.database:
+            first.append(("SELECT", address.database))
+        # One after the other: a server closes the connection of a stranger who sends as much as our scripts are.
+        await self._say(wire, address, first)
         rest = self._greeting() or [("PING",)]
-        replies = await asyncio.gather(*[wire.ask(packed(*command)) for command in (*first, *rest)])
-        for reply in replies[: len(first)] if self._on_greeted else replies:
+        if self._on_greeted is None:
+            return await self._say(wire, address, rest)
+        return await asyncio.gather(*[wire.ask(packed(*command)) for command in rest])
+
+    @staticmethod
+    async def _say(wire: Wire, address: Address, commands: Greeting) -> list[Any]:
+        """The replies, none of which is an error. Raises LockStoreDown."""
+        replies = await asyncio.gather(*[wire.ask(packed(*command)) for command in commands])
+        for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
-                raise LockStoreDown(f"Redis at {self.address.host}:{self.address.port} refuses: {reply}")
-        if self._on_greeted is not None:
-            self._on_greeted(replies[len(first) :])
+                raise LockStoreDown(f"Redis at {address.host}:{address.port} refuses: {reply}")
+        return replies
 
 
-async def ask_once(address: Address, *command: Argument, command_timeout_s: float) -> Any:
+async def ask_once(address: Address, *command: Argument, command_timeout_s: float, names: Names) -> Any:
     """One command's reply, which may be an error, on a connection of its own. Raises LockStoreDown."""
     replies: list[Any] = []
-    link = Link(address, command_timeout_s=command_timeout_s, greeting=lambda: [command], on_greeted=replies.extend)
-    try:
-        async with asyncio.timeout(command_timeout_s):
-            wire = await link._connect()
-    except (OSError, TimeoutError) as error:
-        raise LockStoreDown(_reason(error, address)) from error
+    link = Link(
+        address,
+        command_timeout_s=command_timeout_s,
+        greeting=lambda: [command],
+        on_greeted=replies.extend,
+        names=names,
+    )
+    wire = await link._connect()
     wire.abort("asked")
     return replies[0]
 
 
-def _reason(error: BaseException, address: Address) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer from Redis at {address.host}:{address.port}"
-    return str(error) or type(error).__name__
+async def _in_time(attempt: Awaitable[None], address: Address, within_s: float) -> None:
+    """The attempt, within a deadline of its own. Raises LockStoreDown, whatever the reason."""
+    try:
+        async with asyncio.timeout(within_s):
+            await attempt
+    except TimeoutError as error:
+        raise LockStoreDown(f"no answer from Redis at {address.where}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that TLS cannot check
+        raise LockStoreDown(str(error) or type(error).__name__) from error
+
+
+async def _as_they_are_now(address: Address) -> tuple[tuple[str, ...], ssl.SSLContext | None]:
+    """Credentials and TLS; read in a thread, since a disk may be slow, and so may who gives a token."""
+    if not address.must_be_read:
+        return address.read()
+    try:
+        return await asyncio.to_thread(address.read)
+    except ValueError as error:
+        raise LockStoreDown(str(error)) from error

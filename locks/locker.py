@@ -7,7 +7,7 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Self
 
 from locks import clock
@@ -23,6 +23,7 @@ from locks.keys import packed_keys
 from locks.lease import Lease, milliseconds
 from locks.lending import Lending
 from locks.lines import Lines
+from locks.link import LOOK_UP_EVERY_S
 from locks.node import Node, NodeEvents
 from locks.releasing import Releasing
 from locks.renewal import Renewal, extend
@@ -44,10 +45,14 @@ class Locker:
         max_waiters_per_lock: int = 10_000,
         max_leases: int = 100_000,
         queue_limits: QueueLimits | None = None,
+        credentials: Callable[[], tuple[str, ...]] | None = None,
+        look_up_every_s: float = LOOK_UP_EVERY_S,
         listener: Listener = ignore,
     ) -> None:
         """url: redis://, rediss://, redis+sentinel:// or redis+cluster://. Raises ValueError for any other.
 
+        `credentials`: gives (password,) or (username, password), instead of the URL's; it is called in a thread before
+        each connection. `look_up_every_s`: how often a name is looked up, and a Sentinel asked, while all is well.
         `command_timeout_s`: when a server counts as silent. `outage_wait_s`: how long callers wait for a connection to
         come back before they get LockStoreDown (None: command_timeout_s).
         """
@@ -58,7 +63,12 @@ class Locker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._held = HeldLeases(max_leases=max_leases)
         self._scripts = Scripts(queue_limits or QueueLimits(), holder=_holder(instance_id))
-        self._servers = servers_at(place_of(url), self._new_node, command_timeout_s=command_timeout_s)
+        self._servers = servers_at(
+            place_of(url, credentials=credentials),
+            self._new_node,
+            command_timeout_s=command_timeout_s,
+            look_up_every_s=look_up_every_s,
+        )
         self._store = LockStore(self._servers, self._scripts, command_timeout_s=command_timeout_s)
         self._renewal = Renewal(self._store, listener, on_lost=self._lost)
         new_lease_id = LeaseIds().new
@@ -81,13 +91,25 @@ class Locker:
 
     @classmethod
     def connect(
-        cls, url: str, *, instance_id: str, command_timeout_s: float = 0.5, listener: Listener = ignore
+        cls,
+        url: str,
+        *,
+        instance_id: str,
+        command_timeout_s: float = 0.5,
+        credentials: Callable[[], tuple[str, ...]] | None = None,
+        listener: Listener = ignore,
     ) -> Self:
         """A locker for `async with`, which raises LockStoreDown when Redis does not answer at the start.
 
         url: redis://, rediss://, redis+sentinel:// or redis+cluster://. Raises ValueError for any other.
         """
-        return cls(url, instance_id=instance_id, command_timeout_s=command_timeout_s, listener=listener)
+        return cls(
+            url,
+            instance_id=instance_id,
+            command_timeout_s=command_timeout_s,
+            credentials=credentials,
+            listener=listener,
+        )
 
     async def __aenter__(self) -> Self:
         await self.open()

@@ -12,6 +12,7 @@ from typing import Any
 import hiredis
 
 from locks.address import Address
+from locks.dialing import Names
 from locks.errors import LockStoreDown
 from locks.link import Link
 from locks.wire import Argument, Receiver, packed, retrieve
@@ -105,6 +106,9 @@ class Node:
         events: NodeEvents,
         shares_commands: bool = True,
         locate: Callable[[], Awaitable[Address]] | None = None,
+        has_moved: Callable[[Address], Awaitable[bool]] | None = None,
+        names: Names,
+        look_up_every_s: float,
         must_be_master: bool = False,
         must_not_be_clustered: bool = False,
     ) -> None:
@@ -128,6 +132,9 @@ class Node:
             on_up=self._commands_up,
             on_lost=lambda reason: events.on_lost(self, reason),
             locate=locate,
+            has_moved=has_moved,
+            names=names,
+            look_up_every_s=look_up_every_s,
         )
         # The second connection goes where the first one is: a message is counted by the server that sends it.
         self.messages = Link(
@@ -139,6 +146,8 @@ class Node:
             on_up=self._messages_up,
             on_lost=self._messages_lost,
             locate=self._where_commands_go,
+            names=names,
+            look_up_every_s=look_up_every_s,
         )
 
     def open(self) -> None:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import functools
 import itertools
 import secrets
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Protocol, TypeVar
-
-import hiredis
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from locks.address import Address, Cluster, Place, Sentinels
-from locks.errors import LockStoreDown, LockStoreRefused
-from locks.keys import SLOT_COUNT, slot_of
-from locks.link import ask_once
+from locks.cluster import ClusterServers
+from locks.dialing import Names
+from locks.errors import LockStoreRefused
 from locks.node import USE_CLUSTER_URL, Node
+from locks.sentinel import Master
 
-LOOK_AGAIN_S = 0.25
 # As many names as have the same length: a command is sent to another server with another name in it.
 MOST_CHANNELS = 0x10000
 
 NewNode = Callable[..., Node]
-Found = TypeVar("Found")
 
 
 class Servers(Protocol):
@@ -65,16 +61,33 @@ class Servers(Protocol):
         """Closes all connections."""
 
 
-def servers_at(place: Place, new_node: NewNode, *, command_timeout_s: float) -> Servers:
-    """The servers of a lock store."""
+def servers_at(place: Place, new_node: NewNode, *, command_timeout_s: float, look_up_every_s: float) -> Servers:
+    """The servers of a lock store. What is found by a name, or by asking, is found again every look_up_every_s."""
+    names = Names()
+    new_node = functools.partial(new_node, names=names, look_up_every_s=look_up_every_s)
     match place:
         case Address():
             return OneServer(new_node(place, channel=_channels()(), must_not_be_clustered=True))
         case Sentinels():
-            locate = _MasterLookup(place, timeout_s=command_timeout_s)
-            return OneServer(new_node(place.data, channel=_channels()(), locate=locate, must_be_master=True))
+            master = Master(place, names, timeout_s=command_timeout_s)
+            return OneServer(
+                new_node(
+                    place.data,
+                    channel=_channels()(),
+                    locate=master.locate,
+                    has_moved=master.has_moved,
+                    must_be_master=True,
+                )
+            )
         case Cluster():
-            return ClusterServers(place, new_node, command_timeout_s=command_timeout_s)
+            return ClusterServers(
+                place,
+                new_node,
+                names,
+                channels=_channels(),
+                command_timeout_s=command_timeout_s,
+                look_up_every_s=look_up_every_s,
+            )
 
 
 def _channels() -> Callable[[], str]:
@@ -130,201 +143,3 @@ class OneServer:
     async def close(self) -> None:
         """Closes its connections."""
         await self._node.close()
-
-
-class _MasterLookup:
-    """Asks the Sentinels for the master's address; called before each connection."""
-
-    def __init__(self, place: Sentinels, *, timeout_s: float) -> None:
-        self._place = place
-        self._timeout_s = timeout_s
-
-    async def __call__(self) -> Address:
-        return await _first_answer(self._asked(sentinel) for sentinel in self._place.sentinels)
-
-    async def _asked(self, sentinel: Address) -> Address:
-        service = self._place.service
-        question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
-        reply = await ask_once(sentinel, *question, command_timeout_s=self._timeout_s)
-        if not isinstance(reply, list):
-            raise LockStoreDown(f"Sentinel at {sentinel.host}:{sentinel.port} knows no {service!r}: {reply}")
-        host, port = reply
-        return self._place.data.at(host.decode(), int(port))
-
-
-class ClusterServers:
-    """The masters of a Cluster, two connections each; which has which slot is asked again whenever one says so."""
-
-    def __init__(self, place: Cluster, new_node: NewNode, *, command_timeout_s: float) -> None:
-        self._place = place
-        self._new_node = new_node
-        self._timeout_s = command_timeout_s
-        self._channel = _channels()
-        self._nodes: dict[tuple[str, int], Node] = {}
-        self._by_slot: list[Node | None] = [None] * SLOT_COUNT
-        self._task: asyncio.Task[None] | None = None
-        self._look = asyncio.Event()
-        self._known = asyncio.Event()
-        self._opened_at_s = 0.0
-        self._error = "not asked yet"
-        self._retired: dict[asyncio.Task[None], Node] = {}
-
-    def node_of(self, name: str) -> Node:
-        """The master that has the lock's slot. Raises LockStoreDown while none is known."""
-        node = self._by_slot[slot_of(name)]
-        if node is None:
-            self._look.set()
-            raise LockStoreDown(f"the Cluster's slots are not known yet: {self._error}")
-        if not node.commands.is_up:
-            self._look.set()
-        return node
-
-    def nodes(self) -> Iterable[Node]:
-        """All masters that are known."""
-        return self._nodes.values()
-
-    def moved(self, slot: int, host: str, port: int) -> Node:
-        """The slot is there from now on; the others are asked for."""
-        node = self._by_slot[slot] = self._at(host, port)
-        self._look.set()
-        return node
-
-    def beside(self, host: str, port: int) -> Node:
-        """The server a slot is moving to."""
-        return self._at(host, port)
-
-    def down_for_s(self, name: str) -> float:
-        """Of the slot's master; of all of them while none is known."""
-        node = self._by_slot[slot_of(name)]
-        return node.commands.down_for_s if node is not None else self._unknown_for_s()
-
-    @property
-    def hears_only_its_own(self) -> bool:
-        """As Servers.hears_only_its_own."""
-        return False
-
-    @property
-    def last_error(self) -> str:
-        """Of the first master that is out of reach, or why the slots could not be asked for."""
-        down = [node.commands.last_error for node in self._nodes.values() if not node.commands.is_up]
-        return down[0] if down else self._error
-
-    async def open(self) -> None:
-        """Asks for the slots, once here, and then whenever something has changed."""
-        self._opened_at_s = asyncio.get_running_loop().time()
-        try:
-            await self._ask_for_slots()
-        except LockStoreDown:
-            self._look.set()
-        self._task = asyncio.create_task(self._keep_known(), name="lock-cluster")
-
-    async def up_within(self, wait_s: float) -> bool:
-        """Waits for the slots, and for the connections to all masters."""
-        if not self._known.is_set():
-            try:
-                await asyncio.wait_for(self._known.wait(), max(0.0, wait_s - self._unknown_for_s()))
-            except TimeoutError:
-                return False
-        return all(await asyncio.gather(*[node.up_within(wait_s) for node in self._nodes.values()]))
-
-    async def close(self) -> None:
-        """Closes all connections."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        nodes = [*self._nodes.values(), *self._retired.values()]
-        for task in list(self._retired):
-            task.cancel()
-        await asyncio.gather(*[node.close() for node in nodes])
-
-    def _unknown_for_s(self) -> float:
-        return asyncio.get_running_loop().time() - self._opened_at_s
-
-    async def _keep_known(self) -> None:
-        while True:
-            await self._look.wait()
-            self._look.clear()
-            with contextlib.suppress(LockStoreDown):
-                await self._ask_for_slots()
-            await asyncio.sleep(LOOK_AGAIN_S)  # not more often, however many callers find that something has moved
-            if None in self._by_slot or not all(node.commands.is_up for node in self._nodes.values()):
-                self._look.set()
-
-    async def _ask_for_slots(self) -> None:
-        try:
-            asked, reply = await self._slots()
-        except LockStoreDown as error:
-            self._error = str(error)
-            raise
-        known: set[tuple[str, int]] = set()
-        for first, last, (host, port, *_), *_replicas in reply:
-            # A node that does not know its own name: it is where it was asked.
-            place = (asked.host if host in (None, b"", b"?") else host.decode(), port)
-            known.add(place)
-            node = self._at(*place)
-            self._by_slot[first : last + 1] = [node] * (last + 1 - first)
-        for place in set(self._nodes) - known:
-            node = self._nodes.pop(place)
-            task = asyncio.create_task(self._retire(node), name="lock-node-close")
-            self._retired[task] = node
-            task.add_done_callback(self._retired.pop)
-        self._known.set()
-
-    async def _slots(self) -> tuple[Address, list[Any]]:
-        """CLUSTER SLOTS from whoever answers first: the nodes that are known, else those of the URL."""
-        with contextlib.suppress(LockStoreDown):
-            return await _first_answer(_told_by(node) for node in self._nodes.values() if node.commands.is_up)
-        return await _first_answer(self._told_at(address) for address in self._place.nodes)
-
-    async def _told_at(self, address: Address) -> tuple[Address, list[Any]]:
-        reply = await ask_once(address, "CLUSTER", "SLOTS", command_timeout_s=self._timeout_s)
-        return address, _checked(reply, address)
-
-    def _at(self, host: str, port: int) -> Node:
-        node = self._nodes.get((host, port))
-        if node is None:
-            address = self._place.nodes[0].at(host, port)
-            node = self._nodes[host, port] = self._new_node(address, channel=self._channel(), shares_commands=False)
-            node.open()
-        return node
-
-    async def _retire(self, node: Node) -> None:
-        """Closes it once what is on its way there has been answered."""
-        await asyncio.sleep(self._timeout_s)
-        await node.close()
-
-
-async def _told_by(node: Node) -> tuple[Address, list[Any]]:
-    address = node.commands.address
-    return address, _checked(await node.commands.call("CLUSTER", "SLOTS"), address)
-
-
-def _checked(reply: Any, address: Address) -> list[Any]:
-    where = f"Redis at {address.host}:{address.port}"
-    if isinstance(reply, hiredis.ReplyError):
-        raise LockStoreDown(f"{where} is no node of a Cluster, or does not let us ask: {reply}")
-    found: list[Any] = reply
-    if not found:
-        raise LockStoreDown(f"{where} knows of no slots yet")
-    return found
-
-
-async def _first_answer(questions: Iterable[Coroutine[Any, Any, Found]]) -> Found:
-    """Whoever answers first: all are asked at once, since one that is frozen must not delay what the others know.
-
-    Raises LockStoreDown with what all of them said.
-    """
-    asked = [asyncio.create_task(question) for question in questions]
-    errors: list[str] = []
-    try:
-        for answer in asyncio.as_completed(asked):
-            try:
-                return await answer
-            except LockStoreDown as error:
-                errors.append(str(error))
-    finally:
-        for task in asked:
-            task.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
-    raise LockStoreDown("; ".join(dict.fromkeys(errors)) or "nobody to ask")

@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from locks import Locker
+from locks import Locker, LockStoreDown
 from locks.events import LockEvent
 from locks.keys import keys_of
 from locks.store import QueueLimits
@@ -233,7 +233,7 @@ async def watching(locker: Locker, name: str) -> None:
 
 
 async def _never() -> Any:
-    raise OSError("killed by the test")
+    raise LockStoreDown("killed by the test")
 
 
 def _server(kind: str, folder: Path) -> RedisServer:

@@ -291,9 +291,9 @@ def test_a_secure_address_is_checked_unless_it_says_otherwise() -> None:
     checked, trusting = Address.from_url("rediss://cache"), Address.from_url("rediss://cache?ssl_cert_reqs=none")
 
     assert checked.tls is not None
-    assert checked.tls.check_hostname
+    assert checked.tls.context().check_hostname
     assert trusting.tls is not None
-    assert not trusting.tls.check_hostname
+    assert not trusting.tls.context().check_hostname
 
 
 @pytest.mark.parametrize("url", ["http://cache", "cache:6379", "redis+sentinel://h:1/s", "unix:///tmp/redis.sock", ""])

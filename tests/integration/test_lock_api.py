@@ -70,7 +70,7 @@ def blind_server(start_redis: StartRedis) -> RedisServer:
 
 @asynccontextmanager
 async def process(
-    url: str, instance_id: str, heard: Heard | None = None, *, alive_ms: int = LONG_MS, **others: int
+    url: str, instance_id: str, heard: Heard | None = None, *, alive_ms: int = LONG_MS, **others: Any
 ) -> AsyncIterator[Locker]:
     """A locker with a name, bounds and limits of its own, as another process has it."""
     limits = {name: others.pop(name) for name in ("handoffs", "signal_ms") if name in others}

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import redis
 
-from locks import Dismissed, Lease, LeaseLost, LockBusy, Locker
+from locks import Dismissed, Lease, LeaseLost, LockBusy, Locker, LockStoreDown
 from locks.events import Acquired, GaveUp, Released, Waiting
 from tests.harness import ROOT, OwnRedis, wait_until_async
 from tests.integration.lock_faults import keys_at, locking_through
@@ -549,7 +549,7 @@ async def test_a_process_that_does_not_hear_of_it_gets_its_turn(
     redis_url: str, name: str, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def unreachable() -> None:
-        raise OSError("kept away by the test")
+        raise LockStoreDown("kept away by the test")
 
     async with slowly(redis_url) as locker, locking(redis_url, alive_ms=900) as other:
         lease = await locker.acquire(name, lease_ttl_s=LONG_S)

@@ -39,6 +39,17 @@ class ClusterNode(RedisServer):
         return str(self.ask("CLUSTER", "MYID"))
 
 
+def alone_settings() -> list[str]:
+    """Lines of the configuration of a server that is a Cluster by itself, once it has all slots."""
+    return ["cluster-enabled yes", f"cluster-port {unused_port()}"]
+
+
+def give_all_slots(server: RedisServer) -> None:
+    """Makes it a Cluster by itself; returns once it is one."""
+    server.ask("CLUSTER", "ADDSLOTSRANGE", 0, SLOT_COUNT - 1)
+    wait_until(lambda: "cluster_state:ok" in server.ask("CLUSTER", "INFO"), what="a Cluster of one")
+
+
 class Cluster:
     """Use it with `with`. replica_count is per master; a master away for node_timeout_s is replaced by its replica."""
 

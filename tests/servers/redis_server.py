@@ -33,6 +33,7 @@ class RedisServer:
     """A server on loopback with all that it owns in one folder; it keeps no data over a restart unless told to.
 
     settings: lines of its configuration file. users: these and no default user; the first one is the URL's.
+    host: an address of this machine. port: None is an unused one.
     """
 
     def __init__(
@@ -46,10 +47,13 @@ class RedisServer:
         certificates: Certificates | None = None,
         environment: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
+        host: str = "127.0.0.1",
+        port: int | None = None,
     ) -> None:
         assert password is None or not users, "a password is the default user's, and users leave none"
-        self.port = unused_port()
-        self.folder = folder / f"server-{self.port}"
+        self.host = host
+        self.port = port or unused_port()
+        self.folder = folder / f"server-{host}-{self.port}"
         self.log = self.folder / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.password = users[0].password if users else password
@@ -67,7 +71,7 @@ class RedisServer:
         scheme, query = "redis", ""
         if self.certificates is not None:
             scheme, query = "rediss", f"?ssl_ca_certs={quote(str(self.certificates.authority))}"
-        return f"{scheme}://{self.credentials}127.0.0.1:{self.port}/0{query}"
+        return f"{scheme}://{self.credentials}{self.host}:{self.port}/0{query}"
 
     @property
     def credentials(self) -> str:
@@ -134,7 +138,7 @@ class RedisServer:
     def connect(self, *, answer_wait_s: float = 5.0) -> Wire:
         """A connection to it, logged in. Raises OSError, ErrorReply."""
         words = [word for word in (self.username, self.password) if word is not None]
-        return Wire(self.port, credentials=words, tls=self._tls(), answer_wait_s=answer_wait_s)
+        return Wire(self.port, host=self.host, credentials=words, tls=self._tls(), answer_wait_s=answer_wait_s)
 
     def answers(self) -> bool:
         """Whether it answers now; fails the test when its process has ended by itself."""
@@ -157,7 +161,7 @@ class RedisServer:
         return info.get("valkey_version") or info["redis_version"]
 
     def _config_lines(self) -> list[str]:
-        lines = ["bind 127.0.0.1", f"dir {self.folder}", "daemonize no"]
+        lines = [f"bind {self.host}", f"dir {self.folder}", "daemonize no"]
         if "--sentinel" not in self._arguments:
             lines += ['save ""', "appendonly no", "repl-diskless-sync yes", "repl-diskless-sync-delay 0"]
         if self.certificates is None:

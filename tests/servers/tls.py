@@ -43,8 +43,10 @@ class Certificates:
         return made
 
     def client_context(self) -> ssl.SSLContext:
-        """What a client needs that trusts this authority and no other."""
-        return ssl.create_default_context(cafile=str(self.authority))
+        """What a client needs that trusts this authority and no other, and shows the server's own certificate."""
+        context = ssl.create_default_context(cafile=str(self.authority))
+        context.load_cert_chain(self.certificate, self.key)
+        return context
 
 
 def _certificate(

@@ -23,13 +23,14 @@ class Wire:
         self,
         port: int,
         *,
+        host: str = "127.0.0.1",
         credentials: Sequence[str] = (),
         tls: ssl.SSLContext | None = None,
         answer_wait_s: float = ANSWER_WAIT_S,
     ) -> None:
-        plain = socket.create_connection(("127.0.0.1", port), timeout=answer_wait_s)
+        plain = socket.create_connection((host, port), timeout=answer_wait_s)
         try:
-            self._socket = plain if tls is None else tls.wrap_socket(plain, server_hostname="127.0.0.1")
+            self._socket = plain if tls is None else tls.wrap_socket(plain, server_hostname=host)
         except BaseException:
             plain.close()
             raise

@@ -110,18 +110,17 @@ def test_a_quoted_password_may_have_every_sign(form: str, username: str) -> None
 @pytest.mark.parametrize("form", ["rediss://h?{}", "redis+sentinel://h/s?tls=1&{}", "redis+cluster://h,i?tls=yes&{}"])
 def test_tls_checks_certificate_and_name_unless_told_otherwise(form: str, authority: Path) -> None:
     for address in all_of(place_of(form.format(f"ssl_ca_certs={quote(str(authority))}"))):
-        assert address.tls is not None
-        assert address.tls.check_hostname
-        assert address.tls.verify_mode is ssl.CERT_REQUIRED
-        (trusted,) = address.tls.get_ca_certs()
+        context = context_of(address)
+        assert context.check_hostname
+        assert context.verify_mode is ssl.CERT_REQUIRED
+        (trusted,) = context.get_ca_certs()
         assert "a test's own authority" in str(trusted["subject"])
     for address in all_of(place_of(form.format("ssl_check_hostname=false"))):
-        assert address.tls is not None
-        assert not address.tls.check_hostname
-        assert address.tls.verify_mode is ssl.CERT_REQUIRED
+        context = context_of(address)
+        assert not context.check_hostname
+        assert context.verify_mode is ssl.CERT_REQUIRED
     for address in all_of(place_of(form.format("ssl_cert_reqs=none"))):
-        assert address.tls is not None
-        assert address.tls.verify_mode is ssl.CERT_NONE
+        assert context_of(address).verify_mode is ssl.CERT_NONE
 
 
 def test_tls_is_for_sentinels_and_data_servers_unless_told_otherwise() -> None:
@@ -157,6 +156,15 @@ BAD = [
     "redis://h?tls=1",  # rediss:// says that
     "redis://h?no_such_word=1",
     "redis://h?db",
+    "redis://h?db=1&db=2",
+    "redis://h?password=a&password_file=/nowhere/password",
+    "redis://h?password_file=/nowhere/password",
+    "redis://h?password_file=/dev/null",  # empty
+    "redis://h?ssl_ca_certs=/nowhere/ca.pem",  # and the password would travel in plain text
+    "redis+cluster://h?ssl_ca_certs=/nowhere/ca.pem",
+    "redis+sentinel://h/s?ssl_cert_reqs=none",
+    "redis+sentinel://h/s?sentinel_password_file=/nowhere/password",
+    "rediss://h?ssl_keyfile=/nowhere/key.pem",
     "rediss://h?ssl_ca_certs=/nowhere/ca.pem",
     "rediss://h?ssl_certfile=/nowhere/cert.pem",
     "rediss://h?ssl_cert_reqs=perhaps",
@@ -184,6 +192,74 @@ def test_a_bad_url_is_refused_with_one_line_that_shows_nothing_of_it(url: str) -
             place_of(bad)
         assert "\n" not in str(caught.value)
         assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h?{}=1",
+        "rediss://user:word@h:1/0?db=1&{}=1",
+        "redis+sentinel://h/s?tls=1&{}=1",
+        "redis+cluster://:word@h,i?{}=1&tls=1",
+    ],
+)
+@pytest.mark.parametrize(
+    "word", ["tsl", "sentinel_pasword", "ssl_ca_cert", "no such word", "x" * 1000, "socket-timeout"]
+)
+def test_a_word_that_is_not_known_is_named(url: str, word: str) -> None:
+    with pytest.raises(ValueError, match=f"has no word '{word[:40]}'") as caught:
+        place_of(url.format(word))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        ("redis://h?db=1&db=2", "db"),
+        ("redis://h?ssl_ca_certs=/ca.pem", "ssl_ca_certs"),
+        ("redis+cluster://h?ssl_ca_certs=/ca.pem&tls=0", "ssl_ca_certs"),
+        ("rediss://h?ssl_keyfile=/key.pem", "ssl_keyfile"),
+        ("redis://:word@h?password_file=/password", "password_file"),
+        ("redis://h?password_file=/nowhere", "password_file.*No such file"),
+        ("redis+sentinel://h/s?sentinel_password=a&sentinel_password_file=/b", "password_file"),
+    ],
+)
+def test_a_word_that_does_not_fit_is_named(url: str, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        place_of(url)
+
+
+def test_a_password_file_is_read_whenever_it_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "a&b"
+    for text, password in (("one\n", "one"), (f"{HARD}\r\n", HARD), (" two words ", " two words ")):
+        path.write_bytes(text.encode())
+        for user, credentials in (("", (password,)), ("user@", ("user", password))):
+            address = one(f"redis://{user}h?password_file={quote(str(path))}")
+            assert address.read() == (credentials, None)
+            assert password not in repr(address)
+    path.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="password_file is not UTF-8"):
+        address.read()
+
+
+@pytest.mark.parametrize("url", ["redis://h", "redis+sentinel://h/s?sentinel_password=own", "redis+cluster://h,i"])
+def test_credentials_that_are_given_are_the_data_servers(url: str) -> None:
+    place = place_of(url, credentials=lambda: ("user", "word"))
+    assert {address.read()[0] for address in data_of(place)} == {("user", "word")}
+    if isinstance(place, Sentinels):
+        assert {address.read()[0] for address in place.sentinels} == {("own",)}
+    with pytest.raises(ValueError, match="choose one"):
+        place_of(url.replace("://", "://:word@"), credentials=lambda: ("user", "word"))
+
+
+def test_the_words_of_tls_are_those_of_whoever_has_it(authority: Path) -> None:
+    files = f"ssl_ca_certs={quote(str(authority))}"
+    guards = sentinels(f"redis+sentinel://h/s?sentinel_tls=1&{files}")
+    data = sentinels(f"redis+sentinel://h/s?tls=1&sentinel_tls=0&{files}")
+    assert (guards.data.tls, data.sentinels[0].tls) == (None, None)
+    assert guards.sentinels[0].tls == data.data.tls
+    assert guards.sentinels[0].tls is not None
 
 
 @pytest.mark.parametrize("form", ["redis://user:{}@h:1/0", "redis+sentinel://:{}@h:1/s", "redis+cluster://:{}@h:1,i:2"])
@@ -226,6 +302,12 @@ def data_of(place: Place) -> list[Address]:
             return list(place.nodes)
         case Address():
             return [place]
+
+
+def context_of(address: Address) -> ssl.SSLContext:
+    _, context = address.read()
+    assert context is not None
+    return context
 
 
 def all_of(place: Place) -> list[Address]:
