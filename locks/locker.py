@@ -28,6 +28,7 @@ from locks.releasing import Releasing
 from locks.renewal import Renewal, extend
 from locks.servers import servers_at
 from locks.store import ExtendOutcome, ForceOutcome, LockStore, QueueLimits, Scripts
+from locks.suspension import ResumeWatch
 
 
 class Locker:
@@ -78,6 +79,7 @@ class Locker:
         )
         self._releasing = Releasing(self._store, self._lines, self._held, self._renewal, listener, spawn=self._spawn)
         self.lending = Lending(self, self._store, listener, max_leases=max_leases, spawn=self._spawn)
+        self._resume_watch = ResumeWatch(self._resumed)
 
     @classmethod
     def connect(
@@ -102,6 +104,7 @@ class Locker:
 
     async def open(self) -> None:
         """Begins to connect; until Redis answers, every call raises LockStoreDown."""
+        self._resume_watch.open()
         await self._servers.open()
 
     async def up_within(self, wait_s: float) -> bool:
@@ -111,6 +114,7 @@ class Locker:
     async def close(self) -> None:
         """Leaves every line and closes the connections. Leases still held run out by themselves."""
         self._closed = True
+        self._resume_watch.close()
         self.lending.leave()
         self._renewal.close()
         self._lines.leave_all()
@@ -271,6 +275,7 @@ class Locker:
         self._held.keep(lease)
         self._renewal.watch(lease)
         self._emit(Adopted(name, lease.fencing_token))
+        self._raise_if_heard_late(lease)
         return lease
 
     async def inspect(self, name: str) -> LockView | None:
@@ -306,6 +311,7 @@ class Locker:
         lease.raise_if_over()
         lease.extended(sent_at_s=sent_at_s, lease_ttl_s=lease_ttl_s)
         self._renewal.watch(lease)
+        self._raise_if_heard_late(lease)
         self._emit(Extended(lease.name, lease.fencing_token))
 
     def release(self, lease: Lease) -> Coroutine[Any, Any, bool]:
@@ -342,6 +348,16 @@ class Locker:
         """Declares a lease lost whose time is over, where a blocked event loop has not looked in time."""
         if lease.is_lost:
             self._renewal.lose(lease, LossReason.EXPIRED)
+
+    def _raise_if_heard_late(self, lease: Lease) -> None:
+        self.notice_lapse(lease)
+        lease.raise_if_over()
+
+    def _resumed(self) -> None:
+        """The machine was suspended: leases and waits went on, and timers did not."""
+        self._renewal.look_at_all()
+        self._lines.count_anew()
+        self.lending.count_anew()
 
     def _lost(self, lease: Lease) -> None:
         self._held.forget(lease)

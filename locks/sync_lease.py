@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable
 
-from locks import clock
+from locks import clock, suspension
 from locks.errors import LeaseLost, LocksError, LockStoreDown, LossReason
 from locks.lease import margin_s
 from locks.sync_store import EXTENDED, UNEXPIRING, SyncStore
@@ -182,9 +182,15 @@ class _Keeper:
                 while self._leases or not idle:
                     idle = not self._leases
                     self._wakes_at_s = min(clock.monotonic_s() + KEEPER_LINGERS_S, self._look())
-                    self.changing.wait(max(0.0, self._wakes_at_s - clock.monotonic_s()))
+                    self._wait()
             finally:
                 self._runs = False
+
+    def _wait(self) -> None:
+        # In short pieces: a thread's wait stands still in a suspend, and leases do not.
+        while (left_s := self._wakes_at_s - clock.monotonic_s()) > 0:
+            if self.changing.wait(min(left_s, suspension.LOOK_S)):
+                return
 
     def _look(self) -> float:
         for lease in tuple(self._leases):
