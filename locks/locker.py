@@ -15,7 +15,7 @@ from locks.acquiring import Acquiring, check_request_id
 from locks.address import Address, place_of
 from locks.capability import LeaseIds, exported, read_export
 from locks.errors import HolderChanged, LockStoreDown, LossReason
-from locks.events import Adopted, Exported, Extended, Forced, Listener, StoreLost, StoreUp, WakeSource, ignore
+from locks.events import Adopted, Exported, Extended, Forced, Listener, StoreLost, StoreUp, WakeSource, harmless, ignore
 from locks.held import HeldLeases
 from locks.hold import Hold, HoldMany
 from locks.inspection import LockView, view_of
@@ -53,7 +53,7 @@ class Locker:
         come back before they get LockStoreDown (None: command_timeout_s).
         """
         self.instance_id = instance_id
-        self._emit = listener
+        self._emit = listener = harmless(listener)
         self._command_timeout_s = command_timeout_s
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
