@@ -1,13 +1,17 @@
-"""Facts that the locks emit, as they happen. Whoever listens counts, logs or shows them; a listener must not raise."""
+"""Facts that the locks emit, as they happen. Whoever listens counts, logs or shows them; what it raises is logged."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
 from locks.errors import LossReason
+
+_log = logging.getLogger("locks")
 
 
 class WakeSource(StrEnum):
@@ -158,3 +162,24 @@ Listener = Callable[[LockEvent], None]
 
 def ignore(event: LockEvent) -> None:
     """The listener of those who do not listen."""
+
+
+def harmless(listener: Listener) -> Listener:
+    """The listener, but for what it raises: the first such error is logged, and none goes any further.
+
+    Whoever emits is in the midst of something: of granting a lease, renewing many, or telling one holder of its loss.
+    """
+    if listener is ignore:
+        return ignore
+    is_known = False
+
+    def tell(event: LockEvent) -> None:
+        nonlocal is_known
+        try:
+            listener(event)
+        except (Exception, asyncio.CancelledError):
+            if not is_known:
+                is_known = True
+                _log.exception("a listener raised at %s; what it raises later is not logged", type(event).__name__)
+
+    return tell

@@ -46,6 +46,11 @@ def packed_keys(name: str) -> str:
     )
 
 
+def packed_asked_key(name: str, lease_id: str) -> str:
+    """The key that remembers a lease id which a client has chosen, of 32 characters."""
+    return f"${len(name) + 46}\r\nlock-asked:{{{name}}}:{lease_id}\r\n"
+
+
 def packed_acquire_keys(name: str) -> tuple[str, str]:
     """Lock and queue together, and the grant."""
     n = len(name)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from locks import clock
 from locks.errors import LeaseLost, LossReason
+
+_log = logging.getLogger("locks")
 
 SHORTEST_LEASE_S, LONGEST_LEASE_S = 0.1, 3600
 
@@ -183,7 +186,11 @@ class Lease:
         if self._lost_event is not None:
             self._lost_event.set()
         if self._on_lost is not None:
-            self._on_lost()
+            try:
+                self._on_lost()
+            except Exception:
+                # It is told in the midst of looking after many leases.
+                _log.exception("what was to hear of the loss of a lease on %r raised", self.name)
 
 
 def margin_s(lease_ttl_s: float) -> float:

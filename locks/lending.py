@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from locks import clock
+from locks.chosen import ChosenIds
 from locks.errors import Dismissed, LeaseLost, LocksError, LockStoreDown, LossReason, TooManyLeases
 from locks.events import Adopted, Exported, Extended, Listener, Lost, Released
-from locks.keys import packed_keys
+from locks.keys import check_name, packed_keys
 from locks.lease import Lease, milliseconds
+from locks.loan import Loan
 from locks.request import Spawn
 from locks.store import LockStore
 
@@ -43,21 +45,6 @@ class LeaseOver(LocksError):
         super().__init__(f"the lease on {name!r} is over: {reason}")
         self.name = name
         self.reason = reason
-
-
-@dataclass(frozen=True, slots=True)
-class Loan:
-    """What a client is told of its lease, which `lease_id` opens; it lasts `lease_ttl_s` from `counted_from_s`."""
-
-    name: str
-    lease_id: str = field(repr=False)
-    fencing_token: int
-    lease_ttl_s: float
-    counted_from_s: float  # clock.monotonic_s(), before the command that gave it this time was sent
-
-    def ends_in_s(self) -> float:
-        """Seconds from now; at the server it ends no sooner."""
-        return self.counted_from_s + self.lease_ttl_s - clock.monotonic_s()
 
 
 @dataclass(slots=True, eq=False)
@@ -87,7 +74,8 @@ class Lending:
         self._emit = emit
         self._max_leases = max_leases
         self._spawn = spawn
-        self._kept: dict[str, LentLease] = {}
+        self._kept: dict[tuple[str, str], LentLease] = {}  # by lock and lease id: a client may choose one for several
+        self._chosen = ChosenIds(self, locker, store, emit)
 
     @property
     def all(self) -> Sequence[LentLease]:
@@ -96,61 +84,76 @@ class Lending:
 
     async def lend(self, name: str, *, lease_ttl_s: float, wait_s: float, request_id: str) -> Loan:
         """A lease for a client outside. Raises as Locker.acquire; cancelled, it leaves none behind."""
-        if len(self._kept) >= self._max_leases:
-            raise TooManyLeases(f"this process keeps {self._max_leases} leases already")
-        lease = await self._acquired(name, lease_ttl_s, wait_s, request_id)
+        self.check_room()
+        lease = await self.acquired(name, lease_ttl_s, wait_s, request_id)
         counted_from_s = lease.acquired_at_s
         if lease.is_unconfirmed:
             counted_from_s = await self._confirmed(lease)
         loan = Loan(name, lease.known_as, lease.fencing_token, lease_ttl_s, counted_from_s)
         if not lease.ended:
             self._locker.hand_out(lease)
-            self._keep(loan, lease.acquired_at_s, request_id)
+            self.keep(loan, lease.acquired_at_s, request_id)
         return loan
+
+    async def lend_as(self, name: str, lease_id: str, *, lease_ttl_s: float, wait_s: float, request_id: str) -> Loan:
+        """A lease under an id that the client chose: asked for again, through any process, it is the same lease.
+
+        It then has lease_ttl_s from now, as if it were extended. Cancelled, it leaves no place in line behind; a lease
+        that was granted meanwhile stays the client's. Raises LeaseOver for one that is over already, and as lend().
+        """
+        if _is_lease_id(lease_id) is None:
+            raise ValueError("a lease_id is 32 lowercase hex digits")
+        return await self._chosen.lend(name, lease_id, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id=request_id)
 
     async def extend(self, name: str, lease_id: str, *, lease_ttl_s: float) -> Loan:
         """Gives the lease `lease_ttl_s` from now; the fencing token stays.
 
         Raises LeaseOver, LockStoreDown, ValueError.
         """
-        keys, lease_ms = packed_keys(name), milliseconds(lease_ttl_s)
+        check_name(name)
+        lease_ms = milliseconds(lease_ttl_s)
         _check_id(name, lease_id)
         sent_at_s = 0.0
 
         def command(node: Any) -> str:
             nonlocal sent_at_s
             sent_at_s = clock.monotonic_s()
-            return self._store.scripts.lent_extend(node, keys, lease_id, lease_ms=lease_ms)
+            return self._store.scripts.lent_extend(node, name, lease_id, lease_ms=lease_ms)
 
         reply = await self._store.run(name, command)
         if isinstance(reply, bytes):
-            raise self._over(name, lease_id, reply.decode())
-        fencing_token, held_us, is_keeper, request_id = reply
-        kept = self._kept.get(lease_id)
+            raise self.over(name, lease_id, reply.decode())
+        return self.extended(Loan(name, lease_id, reply[0], lease_ttl_s, sent_at_s), reply)
+
+    def extended(self, loan: Loan, reply: Sequence[Any]) -> Loan:
+        """The server has given a lease more time; `reply` says since when it is held, and who keeps it."""
+        name, fencing_token, lease_ttl_s = loan.name, loan.fencing_token, loan.lease_ttl_s
+        _, held_us, is_keeper, request_id = reply[:4]
+        kept = self._kept.get((name, loan.lease_id))
         self._check_grant(kept, fencing_token)
-        loan = Loan(name, lease_id, fencing_token, lease_ttl_s, sent_at_s)
         if is_keeper and kept is not None:
             self._moved(kept, lease_ttl_s)
         elif is_keeper:
             self._emit(Adopted(name, fencing_token))
-            self._keep(loan, clock.monotonic_s() - max(0, held_us) / 1_000_000, request_id.decode())
+            self.keep(loan, clock.monotonic_s() - max(0, held_us) / 1_000_000, request_id.decode())
         self._emit(Extended(name, fencing_token))
         return loan
 
     async def release(self, name: str, lease_id: str) -> None:
         """Gives the lock back, to the next waiter if one stands. Raises LeaseOver, LockStoreDown, ValueError."""
-        keys, call_id = packed_keys(name), secrets.token_hex(8)
+        check_name(name)
+        call_id = secrets.token_hex(8)
         _check_id(name, lease_id)
         reply = await self._store.run(
-            name, lambda node: self._store.scripts.lent_release(node, keys, lease_id, call_id=call_id)
+            name, lambda node: self._store.scripts.lent_release(node, name, lease_id, call_id=call_id)
         )
         if reply == b"again":
-            self._released(self._kept.get(lease_id), handed_over=False)
+            self._released(self._kept.get((name, lease_id)), handed_over=False)
             return
         if isinstance(reply, bytes):
-            raise self._over(name, lease_id, reply.decode())
+            raise self.over(name, lease_id, reply.decode())
         fencing_token, held_us, is_unbooked, handed_over, request_id = reply
-        kept = self._kept.get(lease_id)
+        kept = self._kept.get((name, lease_id))
         self._check_grant(kept, fencing_token)
         if kept is None and is_unbooked:
             # Its keeper is gone, and the count of it with that one.
@@ -163,15 +166,24 @@ class Lending:
         """Releases without waiting for the answer: the client is gone, and has not heard of it."""
         self._spawn(self._release_quietly(loan.name, loan.lease_id))
 
+    def count_anew(self) -> None:
+        """Timers are late: the end of every lease is counted by the clock."""
+        for kept in self.all:
+            self._look_in(kept, max(0.0, kept.deadline_s - clock.monotonic_s()) + LOOK_SLACK_S)
+
     def leave(self) -> None:
         """Closes the books: the clients hold on, and whichever process they ask next becomes the keeper."""
+        self._chosen.leave()
         for kept in self.all:
             self._close(kept)
             self._emit(Exported(kept.name, kept.fencing_token, kept.held_s, kept.request_id))
 
     def on_message(self, word: str, lease_id: str, rest: Sequence[str]) -> None:
-        """What another process has done with a lease that is kept here."""
-        kept = self._kept.get(lease_id)
+        """What another process has done with a lease that is kept here, or has lent that is waited for here."""
+        name = rest[-1]
+        if word == "lent":
+            self._chosen.lent(name, lease_id)
+        kept = self._kept.get((name, lease_id))
         if kept is None:
             return
         if word == "extended":
@@ -183,7 +195,13 @@ class Lending:
         elif word == "forced":
             self._ended(kept, word)
 
-    async def _acquired(self, name: str, lease_ttl_s: float, wait_s: float, request_id: str) -> Lease:
+    def check_room(self) -> None:
+        """Raises TooManyLeases when there is none for one more."""
+        if len(self._kept) >= self._max_leases:
+            raise TooManyLeases(f"this process keeps {self._max_leases} leases already")
+
+    async def acquired(self, name: str, lease_ttl_s: float, wait_s: float, request_id: str) -> Lease:
+        """The lock, for a client outside; raises as Locker.acquire, but for Dismissed."""
         ends_at_s = clock.monotonic_s() + wait_s
         while True:
             left_s = max(0.0, ends_at_s - clock.monotonic_s())
@@ -204,9 +222,10 @@ class Lending:
             raise
         return asked_at_s
 
-    def _keep(self, loan: Loan, acquired_at_s: float, request_id: str) -> None:
+    def keep(self, loan: Loan, acquired_at_s: float, request_id: str) -> None:
+        """From now on this process keeps the books of the lease."""
         kept = LentLease(loan.name, loan.lease_id, loan.fencing_token, acquired_at_s, 0.0, request_id)
-        self._kept[loan.lease_id] = kept
+        self._kept[loan.name, loan.lease_id] = kept
         self._moved(kept, loan.lease_ttl_s)
 
     def _moved(self, kept: LentLease, lease_ttl_s: float) -> None:
@@ -229,7 +248,7 @@ class Lending:
             )
         except LockStoreDown:
             reply = None
-        if self._kept.get(kept.lease_id) is not kept or kept.timer is not timer:
+        if self._kept.get((kept.name, kept.lease_id)) is not kept or kept.timer is not timer:
             return
         if reply is None:
             self._look_in(kept, LOOK_AGAIN_S)
@@ -242,10 +261,10 @@ class Lending:
         else:
             self._moved(kept, reply[0] / 1000 if reply[0] >= 0 else UNENDING_S)
 
-    def _over(self, name: str, lease_id: str, reason: str) -> LeaseOver:
+    def over(self, name: str, lease_id: str, reason: str) -> LeaseOver:
         """What to tell whoever asked; what is kept here knows more than a server that has forgotten."""
-        kept = self._kept.get(lease_id)
-        if kept is not None and kept.name == name:
+        kept = self._kept.get((name, lease_id))
+        if kept is not None:
             if reason == "unknown":
                 reason = "deleted" if clock.monotonic_s() < kept.deadline_s else "expired"
             self._ended(kept, reason)
@@ -255,7 +274,7 @@ class Lending:
         """Raises LeaseOver where the lock was found under another grant of the same id: an acquire carried out late."""
         if kept is not None and kept.fencing_token != fencing_token:
             self._spawn(self._release_quietly(kept.name, kept.lease_id))
-            raise self._over(kept.name, kept.lease_id, LossReason.TAKEN)
+            raise self.over(kept.name, kept.lease_id, LossReason.TAKEN)
 
     def _ended(self, kept: LentLease, reason: str) -> None:
         if reason == "released":
@@ -266,12 +285,12 @@ class Lending:
         self._emit(Lost(kept.name, kept.fencing_token, kept.held_s, loss, kept.request_id))
 
     def _released(self, kept: LentLease | None, *, handed_over: bool) -> None:
-        if kept is not None and kept.lease_id in self._kept:
+        if kept is not None and (kept.name, kept.lease_id) in self._kept:
             self._close(kept)
             self._emit(Released(kept.name, kept.fencing_token, kept.held_s, True, handed_over, kept.request_id))
 
     def _close(self, kept: LentLease) -> None:
-        del self._kept[kept.lease_id]
+        del self._kept[kept.name, kept.lease_id]
         if kept.timer is not None:
             kept.timer.cancel()
 

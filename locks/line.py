@@ -73,9 +73,7 @@ class Line:
     def join(self, waiter: Waiter) -> None:
         """One more waiter, last in order."""
         self.waiters[waiter] = None
-        if waiter.ends_at_s is not None:
-            wait_s = max(0.0, waiter.ends_at_s - clock.monotonic_s())
-            waiter.timer = asyncio.get_running_loop().call_later(wait_s, self._give_up, waiter)
+        self._count_patience(waiter)
 
     @property
     def later(self) -> str:
@@ -181,6 +179,13 @@ class Line:
         self._watched = False
         self.look(source)
 
+    def count_anew(self) -> None:
+        """Timers are late: patience is counted by the clock, and the place in line may be gone."""
+        for waiter in self.waiters:
+            self._count_patience(waiter)
+        if self.waiters:
+            self.look_anew(WakeSource.TIMER)
+
     def granted_by_release(self, fencing_token: int, turns: int, lease_ms: int, sent_at_s: float) -> None:
         """The release that was sent then by a holder of this process has given the lock to the first waiter."""
         if not self._is_for_first(lease_ms, sent_at_s):
@@ -270,6 +275,12 @@ class Line:
     def close(self) -> None:
         """Not in use any more."""
         self._stop_next_look()
+
+    def _count_patience(self, waiter: Waiter) -> None:
+        waiter.stop_timer()
+        if waiter.ends_at_s is not None:
+            wait_s = max(0.0, waiter.ends_at_s - clock.monotonic_s())
+            waiter.timer = asyncio.get_running_loop().call_later(wait_s, self._give_up, waiter)
 
     def _give_up(self, waiter: Waiter) -> None:
         self.leave(waiter)

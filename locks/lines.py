@@ -104,6 +104,11 @@ class Lines:
             if line.waiters:
                 line.look_anew(source)
 
+    def count_anew(self) -> None:
+        """Timers are late: every wait is counted by the clock, and every line stands in line again."""
+        for line in list(self.by_name.values()):
+            line.count_anew()
+
     def dismiss(self, name: str) -> None:
         """The holder has finished: everybody who waits here for this lock is told."""
         line = self.by_name.get(name)

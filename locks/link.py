@@ -240,8 +240,8 @@ class Link:
             first.append(("AUTH", *credentials))
         if address.database:
             first.append(("SELECT", address.database))
-        # One after the other: a server closes the connection of a stranger who sends as much as our scripts are.
-        await self._say(wire, address, first)
+        # A server closes the connection of a stranger who sends as much as our scripts are, so it is asked first.
+        await self._say(wire, address, first or [("PING",)])
         rest = self._greeting() or [("PING",)]
         if self._on_greeted is None:
             return await self._say(wire, address, rest)

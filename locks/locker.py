@@ -15,7 +15,7 @@ from locks.acquiring import Acquiring, check_request_id
 from locks.address import Address, place_of
 from locks.capability import LeaseIds, exported, read_export
 from locks.errors import HolderChanged, LockStoreDown, LossReason
-from locks.events import Adopted, Exported, Extended, Forced, Listener, StoreLost, StoreUp, WakeSource, ignore
+from locks.events import Adopted, Exported, Extended, Forced, Listener, StoreLost, StoreUp, WakeSource, harmless, ignore
 from locks.held import HeldLeases
 from locks.hold import Hold, HoldMany
 from locks.inspection import LockView, view_of
@@ -29,6 +29,7 @@ from locks.releasing import Releasing
 from locks.renewal import Renewal, extend
 from locks.servers import servers_at
 from locks.store import ExtendOutcome, ForceOutcome, LockStore, QueueLimits, Scripts
+from locks.suspension import ResumeWatch
 
 
 class Locker:
@@ -57,7 +58,7 @@ class Locker:
         come back before they get LockStoreDown (None: command_timeout_s).
         """
         self.instance_id = instance_id
-        self._emit = listener
+        self._emit = listener = harmless(listener)
         self._command_timeout_s = command_timeout_s
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,6 +89,7 @@ class Locker:
         )
         self._releasing = Releasing(self._store, self._lines, self._held, self._renewal, listener, spawn=self._spawn)
         self.lending = Lending(self, self._store, listener, max_leases=max_leases, spawn=self._spawn)
+        self._resume_watch = ResumeWatch(self._resumed)
 
     @classmethod
     def connect(
@@ -124,6 +126,7 @@ class Locker:
 
     async def open(self) -> None:
         """Begins to connect; until Redis answers, every call raises LockStoreDown."""
+        self._resume_watch.open()
         await self._servers.open()
 
     async def up_within(self, wait_s: float) -> bool:
@@ -133,6 +136,7 @@ class Locker:
     async def close(self) -> None:
         """Leaves every line and closes the connections. Leases still held run out by themselves."""
         self._closed = True
+        self._resume_watch.close()
         self.lending.leave()
         self._renewal.close()
         self._lines.leave_all()
@@ -301,6 +305,7 @@ class Locker:
         self._held.keep(lease)
         self._renewal.watch(lease)
         self._emit(Adopted(name, lease.fencing_token))
+        self._raise_if_heard_late(lease)
         return lease
 
     async def inspect(self, name: str) -> LockView | None:
@@ -336,6 +341,7 @@ class Locker:
         lease.raise_if_over()
         lease.extended(sent_at_s=sent_at_s, lease_ttl_s=lease_ttl_s)
         self._renewal.watch(lease)
+        self._raise_if_heard_late(lease)
         self._emit(Extended(lease.name, lease.fencing_token))
 
     def release(self, lease: Lease) -> Coroutine[Any, Any, bool]:
@@ -378,6 +384,16 @@ class Locker:
         if reason is LossReason.TAKEN:
             # Perhaps by nobody: an acquire of before, carried out late, takes the lock again under this lease's id.
             self._lines.give_back(lease.name, lease.known_as)
+
+    def _raise_if_heard_late(self, lease: Lease) -> None:
+        self.notice_lapse(lease)
+        lease.raise_if_over()
+
+    def _resumed(self) -> None:
+        """The machine was suspended: leases and waits went on, and timers did not."""
+        self._renewal.look_at_all()
+        self._lines.count_anew()
+        self.lending.count_anew()
 
     def _gone(self, lease: Lease) -> None:
         self._held.forget(lease)

@@ -49,6 +49,17 @@ class Renewal:
         lease.declare_lost(reason)
         self._emit(Lost(lease.name, lease.fencing_token, lease.held_s, reason, lease.request_id))
 
+    def look_at_all(self) -> None:
+        """Timers are late: every lease is judged by the clock, once what Redis has answered meanwhile is read."""
+        leases = [lease for slot in self._slots.values() for lease in slot]
+        for timer in self._timers.values():
+            timer.cancel()
+        self._slots.clear()
+        self._timers.clear()
+        soon_s = clock.monotonic_s() + SLOT_S
+        for lease in leases:
+            self._look_at(lease, soon_s)
+
     def close(self) -> None:
         """Stops watching; what is still held runs out by itself."""
         for timer in self._timers.values():

@@ -20,6 +20,8 @@ from locks.errors import LockStoreDown, LockStoreRefused
 from locks.keys import (
     KEY_COUNT,
     packed_acquire_keys,
+    packed_asked_key,
+    packed_keys,
     packed_lock_keys,
     packed_queue_keys,
     packed_signal_keys,
@@ -92,9 +94,9 @@ class _Script:
         sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
         self.name = f"$7\r\nEVALSHA\r\n$40\r\n{sha}\r\n"
 
-    def head(self, argument_count: int) -> str:
+    def head(self, argument_count: int, key_count: int = KEY_COUNT) -> str:
         """A command's beginning: what comes before its keys and so many arguments."""
-        return f"*{3 + KEY_COUNT + argument_count}\r\n{self.name}$1\r\n{KEY_COUNT}\r\n"
+        return f"*{3 + key_count + argument_count}\r\n{self.name}$1\r\n{key_count}\r\n"
 
 
 class Scripts:
@@ -119,6 +121,7 @@ class Scripts:
         self._finish = _Script(limits, "prelude.lua", "finish.lua")
         self._publish = _Script(limits, "publish.lua")
         self._lent_extend = _Script(limits, "prelude.lua", "lent.lua", "lent_extend.lua")
+        self._lent_ask = _Script(limits, "prelude.lua", "lent.lua", "lent_ask.lua")
         self._lent_release = _Script(limits, "prelude.lua", "lent.lua", "lent_release.lua")
         self._lent_look = _Script(limits, "prelude.lua", "lent.lua", "lent_look.lua")
         every = (
@@ -134,6 +137,7 @@ class Scripts:
             self._adopt,
             self._publish,
             self._lent_extend,
+            self._lent_ask,
             self._lent_release,
             self._lent_look,
         )
@@ -276,14 +280,33 @@ class Scripts:
         who = self._who(node, request_id)
         return self._adopt.head(5) + keys + _arguments(lease_id, lease_ms, who, fencing_token, grant_fence)
 
-    def lent_extend(self, node: Node, keys: str, lease_id: str, *, lease_ms: int) -> str:
+    def lent_extend(self, node: Node, name: str, lease_id: str, *, lease_ms: int) -> str:
         """Gives a lent lease more time, and tells its keeper."""
+        keys = packed_keys(name) + packed_asked_key(name, lease_id)
         own_who = f"{node.channel}\t{self._holder}"
-        return self._lent_extend.head(3) + keys + _arguments(lease_id, lease_ms, own_who)
+        return self._lent_extend.head(3, KEY_COUNT + 1) + keys + _arguments(lease_id, lease_ms, own_who)
 
-    def lent_release(self, node: Node, keys: str, lease_id: str, *, call_id: str) -> str:
+    def lent_ask(
+        self,
+        node: Node,
+        name: str,
+        lease_id: str,
+        *,
+        lease_ms: int,
+        request_id: str,
+        own_id: str = "",
+        own_fence: int = 0,
+    ) -> str:
+        """The lease under an id that its client chose, where it was lent; lends under it what is held under our own."""
+        keys = packed_keys(name) + packed_asked_key(name, lease_id)
+        own_who = f"{node.channel}\t{self._holder}"
+        arguments = _arguments(lease_id, lease_ms, own_who, request_id, own_id, own_fence)
+        return self._lent_ask.head(6, KEY_COUNT + 1) + keys + arguments
+
+    def lent_release(self, node: Node, name: str, lease_id: str, *, call_id: str) -> str:
         """Gives the lock of a lent lease back, and tells its keeper."""
-        return self._lent_release.head(3) + keys + _arguments(lease_id, call_id, node.channel)
+        keys = packed_keys(name) + packed_asked_key(name, lease_id)
+        return self._lent_release.head(3, KEY_COUNT + 1) + keys + _arguments(lease_id, call_id, node.channel)
 
     def lent_look(self, node: Node, keys: str, lease_id: str) -> str:
         """How a lent lease stands."""

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Any
 
-from locks import clock
+from locks import clock, suspension
 from locks.errors import LeaseLost, LocksError, LockStoreDown, LossReason
 from locks.lease import margin_s
 from locks.sync_store import EXTENDED, UNEXPIRING, SyncStore
 
 RENEWALS_PER_LEASE, RETRIES_PER_LEASE = 3, 12
 KEEPER_LINGERS_S = 1.0
+# For how long an exit waits for threads of ours that are at work.
+LAST_WORK_S = 0.5
+
+
+class _UntilTheEnd(threading.Condition):
+    """A lock that nobody waits for once the interpreter ends: whoever had it runs no more, nor does anybody else."""
+
+    def __enter__(self) -> bool:
+        return sys.is_finalizing() or super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        if not sys.is_finalizing():
+            super().__exit__(*exception)
+
+    def notify(self, n: int = 1) -> None:
+        """As Condition.notify."""
+        if not sys.is_finalizing():
+            super().notify(n)
 
 
 class SyncLease:
@@ -34,7 +55,7 @@ class SyncLease:
         on_lost: Callable[[LossReason], None] | None,
     ) -> None:
         self._store, self._name, self._lease_id, self._on_lost = store, name, lease_id, on_lost
-        self._auto_renewal, self._sending = auto_renewal, threading.Lock()
+        self._auto_renewal, self._sending = auto_renewal, _UntilTheEnd()
         self._renewing = self._unanswered = False
         self.fencing_token = fencing_token
         self.lost = threading.Event()
@@ -71,7 +92,8 @@ class SyncLease:
                 # Until an answer says otherwise it is unanswered, and due again.
                 self._renewal_due_s = now_s + self._expire_s / RETRIES_PER_LEASE
                 self._unanswered = True
-                self._renewing = _started(self._renew, "safe-lock-renewal")
+                with contextlib.suppress(RuntimeError):  # no thread to give: due again
+                    self._renewing = KEEPER.start(self._renew, "safe-lock-renewal")
 
     def extend(self, expire_s: float) -> str:
         """Raises LeaseLost, or LockStoreDown: unknown is not extended."""
@@ -111,7 +133,8 @@ class SyncLease:
                 self.lost.set()
                 on_lost = self._on_lost
                 if on_lost is not None:
-                    _started(lambda: on_lost(reason), "safe-lock-on-lost")
+                    with contextlib.suppress(RuntimeError):
+                        KEEPER.start(lambda: on_lost(reason), "safe-lock-on-lost")
 
     def _renew(self) -> None:
         try:
@@ -148,11 +171,12 @@ class _Keeper:
 
     def begin_again(self) -> None:
         """Without any lease: also in a forked child, whose parent keeps its own."""
-        self.changing = threading.Condition()
+        self.changing = _UntilTheEnd()
         # As in the original, a lock thrown away is not renewed.
         self._leases: weakref.WeakSet[SyncLease] = weakref.WeakSet()
-        self._runs = False
+        self._runs = self._ended = False
         self._wakes_at_s = 0.0
+        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
     def watch(self, lease: SyncLease) -> None:
         """Looks at the lease from now on, if it has an end."""
@@ -161,14 +185,42 @@ class _Keeper:
                 return
             self._leases.add(lease)
             if not self._runs:
-                threading.Thread(target=self._run, name="safe-lock-keeper", daemon=True).start()
-                self._runs = True
+                self._runs = self.start(self._run, "safe-lock-keeper")
             elif lease.due_s < self._wakes_at_s:
                 self.changing.notify()
 
     def forget(self, lease: SyncLease) -> None:
         with self.changing:
             self._leases.discard(lease)
+
+    def end(self) -> None:
+        """The interpreter ends: no thread of ours is to be stopped while it holds what `__del__` would wait for.
+
+        Whoever still holds a lock, or gets one, has its end by the clock alone.
+        """
+        with self.changing:
+            self._ended = True
+            self.changing.notify()
+        ends_at_s = clock.monotonic_s() + LAST_WORK_S
+        for thread in tuple(self._threads):
+            thread.join(max(0.0, ends_at_s - clock.monotonic_s()))
+
+    def start(self, work: Callable[[], None], name: str) -> bool:
+        """Whether a thread of its own does the work: none does it where the interpreter is on its way out.
+
+        Raises RuntimeError where the system has none to give.
+        """
+        if self._ended or sys.is_finalizing():  # a thread that is started now does not begin, and start() waits for it
+            return False
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            if threading.main_thread().is_alive():
+                raise
+            return False
+        self._threads.add(thread)
+        return True
 
     def look_again(self) -> None:
         """A lease has another end than before."""
@@ -179,12 +231,18 @@ class _Keeper:
         with self.changing:
             try:
                 idle = False
-                while self._leases or not idle:
+                while (self._leases or not idle) and not self._ended:
                     idle = not self._leases
                     self._wakes_at_s = min(clock.monotonic_s() + KEEPER_LINGERS_S, self._look())
-                    self.changing.wait(max(0.0, self._wakes_at_s - clock.monotonic_s()))
+                    self._wait()
             finally:
                 self._runs = False
+
+    def _wait(self) -> None:
+        # In short pieces: a thread's wait stands still in a suspend, and leases do not.
+        while (left_s := self._wakes_at_s - clock.monotonic_s()) > 0:
+            if self.changing.wait(min(left_s, suspension.LOOK_S)):
+                return
 
     def _look(self) -> float:
         for lease in tuple(self._leases):
@@ -196,11 +254,4 @@ class _Keeper:
 
 KEEPER = _Keeper()
 os.register_at_fork(after_in_child=KEEPER.begin_again)
-
-
-def _started(work: Callable[[], None], name: str) -> bool:
-    try:
-        threading.Thread(target=work, name=name, daemon=True).start()
-    except RuntimeError:  # the system has no thread to give, or the interpreter is on its way out
-        return False
-    return True
+atexit.register(KEEPER.end)

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import math
 import secrets
+import sys
 import weakref
 from collections.abc import Iterator
 from importlib import resources
@@ -107,13 +108,17 @@ def bounded(given: redis.Redis) -> tuple[redis.Redis, float]:
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """What redis-py raises becomes LockStoreRefused or LockStoreDown."""
+    """What redis-py raises becomes LockStoreRefused or LockStoreDown; also that it imports what it needs to connect."""
     try:
         yield
     except redis.ResponseError as error:
         raise LockStoreRefused(f"Redis refuses: {error}") from error
     except redis.RedisError as error:
         raise LockStoreDown(str(error)) from error
+    except ImportError as error:
+        if not sys.is_finalizing():
+            raise
+        raise LockStoreDown("the interpreter ends, and nothing connects any more") from error
 
 
 def check_expire(expire_s: float) -> None:

@@ -197,11 +197,17 @@ class CouponsAnswer(Answer):
 TtlMs = Annotated[int, Field(strict=True, ge=100, le=3_600_000, description="how long the lease lasts from now")]
 
 
+LeaseId = Annotated[str, Field(strict=True, pattern="^[0-9a-f]{32}$")]
+
+
 class NewLease(Body):
     """A lease for so long, to be had within wait_ms; at once or not at all when that is absent."""
 
     ttl_ms: TtlMs
     wait_ms: int = Field(0, strict=True, ge=0, le=60_000)
+    lease_id: LeaseId | None = Field(
+        None, description="random, chosen by the client: asked again with it after an answer was lost, the same lease"
+    )
 
 
 class LeaseExtension(Body):

@@ -131,8 +131,8 @@ def routes(
             handler=leases.lend,
             summary="A lease on the lock, for any program (scope locks)",
             body=models.NewLease,
-            answers={201: models.LeaseAnswer},
-            problems=(*WATCHED, "lock-busy"),
+            answers={201: models.LeaseAnswer, 200: models.LeaseAnswer},
+            problems=(*WATCHED, "lock-busy", "lease-lost"),
         ),
         Route(
             method="PUT",

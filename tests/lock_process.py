@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,13 +43,19 @@ class LockProcess:
         self._reader.start()
 
     @classmethod
-    def start(cls, url: str, folder: Path, *, instance_id: str = "lock-process") -> Self:
-        """Returns once its locker is connected; its log is in the folder. Fails the test when it cannot connect."""
+    def start(
+        cls, url: str, folder: Path, *, instance_id: str = "lock-process", environment: Mapping[str, str] | None = None
+    ) -> Self:
+        """Returns once its locker is connected; its log is in the folder. Fails the test when it cannot connect.
+
+        environment: beside this process' own.
+        """
         log = folder / f"lock-process-{time.monotonic_ns()}.log"
         with log.open("wb") as errors:
             process = subprocess.Popen(
                 tied([sys.executable, "-m", "tests.lock_child", url, instance_id]),
                 cwd=ROOT,
+                env={**os.environ, **(environment or {})},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

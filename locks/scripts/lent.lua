@@ -30,3 +30,24 @@ local function tell_why_over(holder, lease_id)
   if granted_id == lease_id then tell(keeper_in(who), 'ended', lease_id, reason) end
   return reason
 end
+
+-- Whether the lock was held under this lease id, and is not any more, as far as the last of each kind tells.
+local function is_remembered(lease_id)
+  local released = call('HGET', waiters, '.released') or ''
+  local _, _, granted_id = last_grant()
+  return granted_id == lease_id or string.sub(released, 1, #lease_id) == lease_id
+    or call('HGET', waiters, '.forced') == lease_id
+end
+
+-- Gives the lease that was granted the lock last lease_ms from now, and tells its keeper; where nobody listens any more, the asked
+-- process (own_who: channel, instance, host and pid) becomes the keeper.
+-- Returns {fencing token, us since its grant, 1 when the asked process is the keeper, request id}.
+local function extend_lent(lease_id, lease_ms, own_who)
+  local fence, _, _, who, left = last_grant()
+  local keeper, own_channel = keeper_in(who), keeper_in(own_who)
+  local request_id = string.match(who, '[^\t]*$')
+  local is_keeper = keeper == own_channel or not tell(keeper, 'extended', lease_id, lease_ms)
+  if is_keeper then who = own_who .. '\t' .. request_id end
+  give(fence, lease_id, lease_ms, lease_ms, who, left)
+  return {fence - left, now_us - (fence - left), is_keeper and 1 or 0, request_id}
+end

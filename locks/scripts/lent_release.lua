@@ -1,7 +1,7 @@
 -- Gives the lock of a lent lease back, to the next in line where one stands, through whichever process its client asks; its
 -- keeper is told. Sent again after a lost answer, it remembers by call_id that it was the one that released.
 -- Returns {fencing token, us since its grant, 1 when no other process has booked its end, 1 when handed over, request id},
--- 'again', or why the lease is over.
+-- 'again', or why the lease is over. KEYS[6]: as for lent_ask, where the client chose the id.
 local lease_id, call_id, own_channel = ARGV[1], ARGV[2], ARGV[3]
 
 local holder = call('GET', lock)
@@ -13,6 +13,7 @@ local fence, _, granted_id, who, left = last_grant()
 if granted_id ~= lease_id then fence, who, left = now_us, own_channel .. '\t', 0 end
 call('HSET', waiters, '.released', lease_id .. ' ' .. call_id)
 call('PEXPIRE', waiters, ALIVE_MS + KEEP_MS)
+call('PEXPIRE', KEYS[6], KEEP_MS)
 local handed_over = 0
 if call('EXISTS', queue) == 1 then
   handed_over = pass_on('', nil) == 2 and 1 or 0

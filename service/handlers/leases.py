@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from locks import LockBusy, Locker
-from locks.lending import Loan
+from locks.loan import Loan
 from service.callers import LOCKS, Callers
 from service.handlers.contention import party_answer
 from service.handlers.http import JSON, answer, caller_with, json_body, path_name
@@ -33,7 +34,10 @@ class LeaseHandlers:
         self._waits = 0
 
     async def lend(self, request: web.Request) -> web.Response:
-        """A new lease, had within wait_ms; a client that hangs up meanwhile leaves neither place nor lease behind."""
+        """A new lease, had within wait_ms; a client that hangs up meanwhile leaves neither place nor lease behind.
+
+        One whose id it has chosen is the exception: the client is expected to ask for it again.
+        """
         caller_with(request, self._callers, LOCKS)
         name = path_name(request)
         wanted = await json_body(request, NewLease)
@@ -41,6 +45,8 @@ class LeaseHandlers:
             loan = await self._lent(name, wanted, request["id"])
         except LockBusy as busy:
             raise await self._refusal(busy) from busy
+        if wanted.lease_id is not None:
+            return answer(_shown(loan), status=201 if loan.is_new else 200)
         return _NewLease(_shown(loan), give_back=lambda: self._lending.give_back(loan))
 
     async def extend(self, request: web.Request) -> web.Response:
@@ -59,17 +65,17 @@ class LeaseHandlers:
         return web.Response(status=204, headers={"Cache-Control": "no-store"})
 
     async def _lent(self, name: str, wanted: NewLease, request_id: str) -> Loan:
-        lease_ttl_s = wanted.ttl_ms / 1000
         if wanted.wait_ms == 0:
-            return await self._lending.lend(name, lease_ttl_s=lease_ttl_s, wait_s=0.0, request_id=request_id)
+            return await self._asked(name, wanted, request_id)
         if self._waits >= self._max_waits:
             raise Overloaded(f"{self._waits} clients wait for leases already")
         self._waits += 1
         try:
-            wait_s = wanted.wait_ms / 1000
-            loan = await self._unless_stopping(name, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id=request_id)
+            loan = await self._unless_stopping(self._asked(name, wanted, request_id))
         finally:
             self._waits -= 1
+        if wanted.lease_id is not None:
+            return loan
         try:
             await asyncio.sleep(0)  # whoever has hung up while the lease came is found out now
         except asyncio.CancelledError:
@@ -77,14 +83,22 @@ class LeaseHandlers:
             raise
         return loan
 
-    async def _unless_stopping(self, name: str, *, lease_ttl_s: float, wait_s: float, request_id: str) -> Loan:
+    def _asked(self, name: str, wanted: NewLease, request_id: str) -> Coroutine[Any, Any, Loan]:
+        lease_ttl_s, wait_s = wanted.ttl_ms / 1000, wanted.wait_ms / 1000
+        if wanted.lease_id is None:
+            return self._lending.lend(name, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id=request_id)
+        return self._lending.lend_as(
+            name, wanted.lease_id, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id=request_id
+        )
+
+    async def _unless_stopping(self, lending: Coroutine[Any, Any, Loan]) -> Loan:
         """Raises Draining as soon as this instance is about to stop."""
         loop = asyncio.get_running_loop()
         stopping = loop.create_task(self._stopping.wait(), name="lease-wait")
         try:
             async with asyncio.timeout(None) as patience:
                 stopping.add_done_callback(lambda told: None if told.cancelled() else patience.reschedule(loop.time()))
-                return await self._lending.lend(name, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id=request_id)
+                return await lending
         except TimeoutError as error:
             raise Draining("this instance is about to stop") from error
         finally:

@@ -13,7 +13,8 @@ import redis
 
 from locks import Lease, LeaseLost, LockBusy, Locker
 from locks.events import Acquired, Listener, LockEvent, Released, ignore
-from locks.lending import LeaseOver, Loan
+from locks.lending import LeaseOver
+from locks.loan import Loan
 from tests.chaos.mutants import MUTANTS, UNSEEN_MUTANTS
 from tests.chaos.mutants.in_child import in_child
 from tests.harness import PATIENCE_S, OwnRedis, wait_until_async

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,11 +53,19 @@ def doing(work: Callable[[], object]) -> Iterator[threading.Event]:
 
 
 @contextmanager
-def program(source: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """Another Python program; gone afterwards, and whatever it forked."""
+def program(
+    source: str, *arguments: object, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Another Python program; gone afterwards, and whatever it forked. environment: beside this process' own."""
     command = [sys.executable, "-c", source, *map(str, arguments)]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         yield process

@@ -28,7 +28,7 @@ from tests.servers.tls import Certificates
 # All that a Locker does to a server, as docs/locks.md tells operators.
 RIGHTS = (
     "resetchannels &lock-wake:* &__redis__:invalidate"
-    " ~lock:* ~lock-queue:* ~lock-waiters:* ~lock-grant:* ~lock-signal:* -@all"
+    " ~lock:* ~lock-queue:* ~lock-waiters:* ~lock-grant:* ~lock-signal:* ~lock-asked:* -@all"
     " +ping +select +role +cluster|myid +cluster|slots +asking"
     " +script|load +evalsha +subscribe +client|id +client|tracking +client|caching"
     " +time +get +mget +set +del +exists +pexpire +pttl +lpush +publish"

@@ -10,7 +10,8 @@ import pytest
 
 from locks import Locker, LockStoreDown, LossReason, clock
 from locks.events import Acquired, Adopted, Exported, Lost, Released, Waiting
-from locks.lending import LeaseOver, Loan
+from locks.lending import LeaseOver
+from locks.loan import Loan
 from tests.harness import PATIENCE_S, wait_until_async
 from tests.integration.lock_faults import LONG_MS, SILENT_S, keys_at, locking_through
 from tests.integration.test_locker import Heard, Keys, locking

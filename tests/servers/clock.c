@@ -1,4 +1,4 @@
-// Moves CLOCK_REALTIME of the program that it is preloaded into, and no other clock, by the signed 64-bit nanoseconds
+// Moves one clock of the program that it is preloaded into, SHIFTED_CLOCK, and no other, by the signed 64-bit nanoseconds
 // that stand at the start of the file $SHIFTED_CLOCK_FILE at the moment of the call.
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -10,6 +10,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef SHIFTED_CLOCK
+#define SHIFTED_CLOCK CLOCK_REALTIME
+#endif
 #define NS_PER_S 1000000000LL
 
 static const int64_t no_offset = 0;
@@ -36,7 +39,8 @@ static void shift(struct timespec *now) {
 
 int clock_gettime(clockid_t clock, struct timespec *now) {
     int failed = true_time(clock, now);
-    if (!failed && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) shift(now);
+    if (clock == CLOCK_REALTIME_COARSE) clock = CLOCK_REALTIME;
+    if (!failed && clock == SHIFTED_CLOCK) shift(now);
     return failed;
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.lock_process import LockProcess
-from tests.servers.clock import ShiftedClockServer, build_clock_library
+from tests.servers.clock import ShiftedClock, ShiftedClockServer, build_clock_library
 from tests.servers.cluster import Cluster
 from tests.servers.kinds import KINDS, TLS_KIND, server_binary
 from tests.servers.redis_server import AclUser, RedisServer
@@ -84,6 +84,18 @@ def shifted_clock_server(clock_library: Path, tmp_path: Path) -> Iterator[Shifte
         server.kill()
 
 
+@pytest.fixture(scope="session")
+def suspend_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that moves the clock which counts on in a suspend; skips where there is no compiler."""
+    return build_clock_library(tmp_path_factory.mktemp("suspend"), clock="CLOCK_BOOTTIME")
+
+
+@pytest.fixture
+def suspend(suspend_library: Path, tmp_path: Path) -> ShiftedClock:
+    """What a program's machine has slept: its leases go on by so much, and its timers do not."""
+    return ShiftedClock(suspend_library, tmp_path)
+
+
 @pytest.fixture
 def sentinel_group(tmp_path: Path) -> Iterator[SentinelGroup]:
     """A Valkey master with one replica under three Sentinels."""
@@ -110,7 +122,7 @@ def lock_process(tmp_path: Path) -> Iterator[StartLockProcess]:
     """Starts processes that hold and wait: lock_process(url, instance_id="a"); all gone after the test."""
     with ExitStack() as stack:
 
-        def start(url: str, *, instance_id: str = "lock-process") -> LockProcess:
-            return stack.enter_context(LockProcess.start(url, tmp_path, instance_id=instance_id))
+        def start(url: str, **options: Any) -> LockProcess:
+            return stack.enter_context(LockProcess.start(url, tmp_path, **options))
 
         yield start

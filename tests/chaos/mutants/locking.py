@@ -64,8 +64,8 @@ LOCKING = (
             Python(
                 "locks.lending:Lending.extend",
                 """
-                -            raise self._over(name, lease_id, reply.decode())
-                +            known = self._kept.get(lease_id)
+                -            raise self.over(name, lease_id, reply.decode())
+                +            known = self._kept.get((name, lease_id))
                 +            reply = [known.fencing_token if known else 0, 0, 0, b""]
                 """,
             ),
