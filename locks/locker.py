@@ -77,7 +77,15 @@ class Locker:
             spawn=self._spawn,
         )
         self._releasing = Releasing(self._store, self._lines, self._held, self._renewal, listener, spawn=self._spawn)
-        self.lending = Lending(self, self._store, listener, max_leases=max_leases, spawn=self._spawn)
+        self.lending = Lending(
+            self,
+            self._store,
+            self._held,
+            self._lines.returns,
+            listener,
+            max_leases=max_leases,
+            spawn=self._spawn,
+        )
 
     @classmethod
     def connect(
@@ -117,6 +125,7 @@ class Locker:
         for lease in self._held.ending:
             # A finish that others wait for takes a second command, for which it is too late now.
             self._lines.give_back(lease.name, lease.known_as)
+        self._lines.returns.close()
         await self._servers.close()
         self._lines.close(LockStoreDown("closed"))
         for task in list(self._tasks):
@@ -366,7 +375,7 @@ class Locker:
 
     def _on_up(self, node: Node) -> None:
         self._emit(StoreUp())
-        self._lines.give_back_owed()
+        self._lines.returns.go_on()
         self._lines.look_all(WakeSource.RECONNECT)
 
     def _on_message(self, message: bytes) -> None:

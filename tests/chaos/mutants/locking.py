@@ -140,7 +140,7 @@ LOCKING = (
                 +        self._begin(lease, WakeSource.NONE)
                 +        keys, lease_ms = packed_keys(name), milliseconds(lease_ttl_s)
                 +        expire = self._store.scripts.extend(keys, lease_id, lease_ms=lease_ms)
-                +        self._store.send_and_forget(self._store.node_of(name), expire, on_lost=lambda: None)
+                +        self._store.node_of(name).ask(expire).add_done_callback(lambda reply: reply.exception())
                 +        return lease
                 """,
             ),
