@@ -10,6 +10,8 @@ import itertools
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+import hiredis
+
 from locks import clock
 from locks.errors import Dismissed, LockBusy, LockStoreDown, LockStoreRefused
 from locks.events import WakeSource
@@ -28,6 +30,8 @@ TIMER_SLACK_S = 0.002
 # only if the holder takes longer than this.
 LAZY_S = 0.05
 LOOK_AGAIN_S = 0.1
+# A look that is not answered for longer than this is no sign that another holds the lock.
+UNANSWERED_S = 0.1
 
 
 class Line:
@@ -42,6 +46,7 @@ class Line:
     _watched = False
     _run: Run | None = None
     _stood_at_s = 0.0  # the last time at which we certainly still stood in line
+    _heard_at_s = 0.0  # when the server last told that somebody has the lock, or is to have it
     _stands = False  # in line at the server, as far as is known
     _down_since_s: float | None = None
     _lapses_at_s: float | None = None  # when the holder's lease ends, by the last look
@@ -99,8 +104,10 @@ class Line:
         self.waiters.move_to_end(waiter, last=False)
         if isinstance(reply, LockStoreDown):
             self._store_is_down(reply)
-        else:
-            self.look(WakeSource.NONE)
+            return
+        if not isinstance(reply, hiredis.ReplyError):
+            self._heard_at_s = clock.monotonic_s()
+        self.look(WakeSource.NONE)
 
     def first_is_gone(self) -> None:
         """The caller who had asked for itself has its lease, or has given up; others look under a new lease id."""
@@ -229,6 +236,7 @@ class Line:
         """The release that was sent then has left the first waiter in line behind another process."""
         self._stands = True
         self._stood_at_s = sent_at_s
+        self._heard_at_s = clock.monotonic_s()
         if self.asked is None:
             self._look_in(LAZY_S, WakeSource.HEARTBEAT)
 
@@ -261,8 +269,24 @@ class Line:
         self._stop_next_look()
 
     def _give_up(self, waiter: Waiter) -> None:
+        is_unheard = self._is_unheard_by(waiter)
         self.leave(waiter)
-        waiter.refuse(LockBusy(self.name, waited_s=waiter.waited_s, expires_in_s=self.expires_in_s))
+        if is_unheard:
+            waiter.refuse(LockStoreDown(f"Redis has not told within {waiter.waited_s:.3f} s who has {self.name!r}"))
+        else:
+            waiter.refuse(LockBusy(self.name, waited_s=waiter.waited_s, expires_in_s=self.expires_in_s))
+
+    def _is_unheard_by(self, waiter: Waiter) -> bool:
+        """Whether nobody knows that another has the lock: what was asked since this one came was never answered."""
+        if self._heard_at_s >= waiter.started_at_s or self._lines.held.holder_of(self.name) is not None:
+            return False
+        if self._down_since_s is not None:
+            return True
+        if not isinstance(self.asked, Request):
+            return False
+        sent_at_s = self.asked.sent_at_s
+        is_silent = sent_at_s <= waiter.started_at_s or clock.monotonic_s() - sent_at_s > UNANSWERED_S
+        return is_silent or self._heard_at_s == 0.0
 
     def _answered(self, request: Request, reply: Any, lease_id: str, source: WakeSource) -> None:
         if self.asked is not request or not self.waiters:
@@ -326,6 +350,7 @@ class Line:
 
     def _refused(self, reply: list[int], sent_at_s: float) -> None:
         remaining_ms, place, look_within_ms, _ = reply
+        self._heard_at_s = clock.monotonic_s()
         self._stands = True
         self._stood_at_s = sent_at_s
         self.expires_in_s = remaining_ms / 1000 if remaining_ms >= 0 else None
