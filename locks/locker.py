@@ -28,6 +28,7 @@ from locks.releasing import Releasing
 from locks.renewal import Renewal, extend
 from locks.servers import servers_at
 from locks.store import ExtendOutcome, ForceOutcome, LockStore, QueueLimits, Scripts
+from locks.trial import Trial
 
 
 class Locker:
@@ -86,6 +87,7 @@ class Locker:
             max_leases=max_leases,
             spawn=self._spawn,
         )
+        self.trial = Trial(self._store, self._servers, instance_id=instance_id, new_lease_id=new_lease_id)
 
     @classmethod
     def connect(
