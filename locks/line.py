@@ -32,6 +32,8 @@ LAZY_S = 0.05
 LOOK_AGAIN_S = 0.1
 # A look that is not answered for longer than this is no sign that another holds the lock.
 UNANSWERED_S = 0.1
+# After a change of the lock's key that was none, the next one is looked at so much later at the soonest.
+QUIET_S = 0.3
 
 
 class Line:
@@ -44,6 +46,8 @@ class Line:
     _again: WakeSource | None = None
     _next_look: asyncio.TimerHandle | None = None
     _watched = False
+    _watched_holder: bytes | None = None
+    _quiet_until_s = 0.0  # until when the news that the lock's key has changed is no reason to look
     _run: Run | None = None
     _stood_at_s = 0.0  # the last time at which we certainly still stood in line
     _heard_at_s = 0.0  # when the server last told that somebody has the lock, or is to have it
@@ -170,8 +174,13 @@ class Line:
     def changed(self) -> None:
         """The lock key has changed, or may have."""
         self._watched = False
-        if self.waiters:
+        if not self.waiters:
+            return
+        quiet_s = self._quiet_until_s - clock.monotonic_s()
+        if quiet_s <= 0:
             self.look(WakeSource.TRACKING)
+        elif self.asked is None and (self._next_look is None or self._next_look.when() > _loop_s() + quiet_s):
+            self._look_in(quiet_s, WakeSource.TRACKING)
 
     def look_anew(self, source: WakeSource) -> None:
         """A connection has come back: the server may have forgotten that we stand in line, and what we watch."""
@@ -369,6 +378,10 @@ class Line:
 
     def _watch(self, *, is_free: bool) -> None:
         def watching(request: Request, holder: bytes | None) -> None:
+            if holder is not None and holder == self._watched_holder:
+                # It was extended, or the server tracks too many keys and has dropped this one.
+                self._quiet_until_s = clock.monotonic_s() + QUIET_S
+            self._watched_holder = holder
             if holder is None and self.waiters and not is_free:
                 self.changed()  # it went before we watched
 
@@ -422,3 +435,7 @@ class Line:
 
 def _is_refusal(reply: Any) -> bool:
     return isinstance(reply, list) and len(reply) > 2
+
+
+def _loop_s() -> float:
+    return asyncio.get_running_loop().time()
