@@ -91,7 +91,7 @@ class Acquiring:
                     reply = error
                 except asyncio.CancelledError:
                     # The command may be on the wire or the lock on its way to us. This one travels behind it.
-                    lines.give_back(name, lease_id)
+                    lines.give_back(name, lease_id, lease_ttl_s)
                     line.first_is_gone()
                     self._gave_up(name, started_at_s, "cancelled", queued=False)
                     raise
@@ -169,16 +169,16 @@ class Acquiring:
                     break
         except LockStoreDown:
             if sent_count:
-                self.lines.give_back(name, lease_id)
+                self.lines.give_back(name, lease_id, lease_ttl_s)
             self._gave_up(name, started_at_s, "store-down", queued=False)
             raise
         except asyncio.CancelledError:
-            self.lines.give_back(name, lease_id)
+            self.lines.give_back(name, lease_id, lease_ttl_s)
             self._gave_up(name, started_at_s, "cancelled", queued=False)
             raise
         waited_s = clock.monotonic_s() - started_at_s
         if heard_late:  # twice: with answers that take so long nobody holds anything
-            self.lines.give_back(name, lease_id)
+            self.lines.give_back(name, lease_id, lease_ttl_s)
             reply = [-1]
         if not isinstance(reply, int):
             self._gave_up(name, started_at_s, "busy", queued=False)

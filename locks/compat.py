@@ -28,6 +28,7 @@ from locks import clock
 from locks.errors import LeaseLost, LockStoreDown, LossReason
 from locks.keys import keys_of
 from locks.sync_lease import KEEPER, SyncLease
+from locks.sync_returns import RETURNS, GiveBack
 from locks.sync_store import (
     EXTENDED,
     POOL_SIZE,
@@ -108,6 +109,7 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
         self._pid = os.getpid()
         self._acquiring = threading.Lock()
         self._lease: SyncLease | None = None
+        self._owed: GiveBack | None = None
         self._seen_fence = 0
 
     @classmethod
@@ -131,6 +133,8 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
         if not self._acquiring.acquire(blocking=False):
             raise redis_lock.AlreadyAcquired("Another thread is acquiring with this Lock instance.")
         try:
+            if self._owed is not None:
+                self._given_back()
             self._check_not_acquired()
             self._lease = None
             try:
@@ -142,20 +146,22 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
             self._acquiring.release()
 
     def release(self) -> None:
-        """Gives the lock back. Raises LeaseLost when it was lost, NotAcquired when it was not ours, LockStoreDown."""
+        """Gives the lock back. Raises LeaseLost when it was lost, NotAcquired when it was not ours, LockStoreDown.
+
+        After LockStoreDown a thread sends it again until Redis has it or the lease is over; so does another release().
+        """
         self._check_process()
         lease = self._lease
         if lease is None or not lease.close():
-            if self._store.release(self._id) != RELEASED:
+            if self._given_back() != RELEASED:
                 raise redis_lock.NotAcquired(f"Lock({self.name}) is not acquired or it already expired.")
             return
         try:
-            outcome = self._store.release(self._id)
+            outcome = self._given_back()
         except LockStoreDown as error:
             if lease.loss_reason is not None:
                 raise lease.loss() from error
             raise
-        self._renew_id()
         if outcome != RELEASED:
             lease.lose(LossReason(outcome))
         if lease.loss_reason is not None:
@@ -275,18 +281,32 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
         if self._lease is not None:
             self._lease.close()
         with contextlib.suppress(LockStoreDown):
-            self._store.release(self._id)
-            self._renew_id()
+            self._given_back()
+
+    def _given_back(self) -> str:
+        """What became of the hold under this lock's id. Raises LockStoreDown; then it is owed, and the id stays."""
+        if self._owed is None:
+            expire_s = math.inf if self._expire_s is None else self._expire_s
+            lasts_s = expire_s if self._lease is None else self._lease.lasts_s
+            self._owed = GiveBack(self._store, self._id, lasts_s=lasts_s)
+        owed = self._owed
+        try:
+            outcome = owed.send()
+        except BaseException:
+            RETURNS.owe(owed)
+            raise
+        self._owed = None
+        self._renew_id()
+        return outcome
 
     def _renew_id(self) -> None:
-        # A command of an earlier hold that arrives late must not touch the next one. While a hold's end is unknown the
-        # id stays, so that the next acquire() finds its own lock.
+        # A command of an earlier hold that arrives late must not touch the next one.
         if not self._id_is_given:
             self._id = _new_id()
 
     def _begin_again_after_fork(self) -> None:
         if self._pid != os.getpid():
-            self._pid, self._acquiring, self._lease = os.getpid(), threading.Lock(), None
+            self._pid, self._acquiring, self._lease, self._owed = os.getpid(), threading.Lock(), None, None
             self._renew_id()
 
     def _last_lease(self) -> SyncLease:

@@ -47,6 +47,10 @@ class HeldLeases:
         lease = self._by_id.get(lease_id) or self._by_name.get(name)
         return lease if lease is not None and lease_id in (lease.lease_id, lease.known_as) else None
 
+    def knows(self, name: str, lease_id: str) -> bool:
+        """Whether a lease of this process goes by this id, or was exported with it."""
+        return lease_id in self._exported or self.known_as(name, lease_id) is not None
+
     def exported_fence(self, lease_id: str) -> int | None:
         """The grant's fence of the lease that was exported with this id; None where none was."""
         return self._exported.get(lease_id)

@@ -7,9 +7,10 @@ when, and how it ended. Another process that is asked tells the keeper, or becom
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,13 @@ from locks import clock
 from locks.chosen import ChosenIds
 from locks.errors import Dismissed, LeaseLost, LocksError, LockStoreDown, LossReason, TooManyLeases
 from locks.events import Adopted, Exported, Extended, Listener, Lost, Released
+from locks.held import HeldLeases
 from locks.keys import check_name, packed_keys
-from locks.lease import Lease, milliseconds
+from locks.lease import LONGEST_LEASE_S, Lease, milliseconds
 from locks.loan import Loan
+from locks.node import Node
 from locks.request import Spawn
+from locks.returns import Returns
 from locks.store import LockStore
 
 if TYPE_CHECKING:
@@ -68,9 +72,21 @@ class LentLease:
 class Lending:
     """The leases that clients outside hold, as far as this process has to do with them."""
 
-    def __init__(self, locker: Locker, store: LockStore, emit: Listener, *, max_leases: int, spawn: Spawn) -> None:
+    def __init__(
+        self,
+        locker: Locker,
+        store: LockStore,
+        held: HeldLeases,
+        returns: Returns,
+        emit: Listener,
+        *,
+        max_leases: int,
+        spawn: Spawn,
+    ) -> None:
         self._locker = locker
         self._store = store
+        self._held = held
+        self._returns = returns
         self._emit = emit
         self._max_leases = max_leases
         self._spawn = spawn
@@ -140,31 +156,22 @@ class Lending:
         return loan
 
     async def release(self, name: str, lease_id: str) -> None:
-        """Gives the lock back, to the next waiter if one stands. Raises LeaseOver, LockStoreDown, ValueError."""
-        check_name(name)
-        call_id = secrets.token_hex(8)
+        """Gives the lock back, to the next waiter if one stands. Raises LeaseOver, LockStoreDown, ValueError.
+
+        After LockStoreDown, or cancelled, it is owed: sent again until it is done or the lease is over.
+        """
+        command = self._release_command(name, lease_id)
         _check_id(name, lease_id)
-        reply = await self._store.run(
-            name, lambda node: self._store.scripts.lent_release(node, name, lease_id, call_id=call_id)
-        )
-        if reply == b"again":
-            self._released(self._kept.get((name, lease_id)), handed_over=False)
-            return
-        if isinstance(reply, bytes):
-            raise self.over(name, lease_id, reply.decode())
-        fencing_token, held_us, is_unbooked, handed_over, request_id = reply
-        kept = self._kept.get((name, lease_id))
-        self._check_grant(kept, fencing_token)
-        if kept is None and is_unbooked:
-            # Its keeper is gone, and the count of it with that one.
-            self._emit(Adopted(name, fencing_token))
-            held_s = max(0, held_us) / 1_000_000
-            self._emit(Released(name, fencing_token, held_s, True, bool(handed_over), request_id.decode()))
-        self._released(kept, handed_over=bool(handed_over))
+        try:
+            reply = await self._store.run(name, command)
+        except (LockStoreDown, asyncio.CancelledError):
+            self._owe(name, lease_id, command)
+            raise
+        self._answered(name, lease_id, reply)
 
     def give_back(self, loan: Loan) -> None:
         """Releases without waiting for the answer: the client is gone, and has not heard of it."""
-        self._spawn(self._release_quietly(loan.name, loan.lease_id))
+        self._owe(loan.name, loan.lease_id, self._release_command(loan.name, loan.lease_id))
 
     def count_anew(self) -> None:
         """Timers are late: the end of every lease is counted by the clock."""
@@ -222,6 +229,38 @@ class Lending:
             raise
         return asked_at_s
 
+    def _release_command(self, name: str, lease_id: str) -> Callable[[Node], str]:
+        check_name(name)
+        call_id = secrets.token_hex(8)
+        return lambda node: self._store.scripts.lent_release(node, name, lease_id, call_id=call_id)
+
+    def _owe(self, name: str, lease_id: str, command: Callable[[Node], str]) -> None:
+        def answered(reply: Any) -> None:
+            with contextlib.suppress(LeaseOver):
+                self._answered(name, lease_id, reply)
+
+        self._held.adopts(lease_id)  # nobody goes by it any more
+        kept = self._kept.get((name, lease_id))
+        lease_ttl_s = LONGEST_LEASE_S if kept is None else max(0.0, kept.deadline_s - clock.monotonic_s())
+        self._returns.send(name, lease_id, lease_ttl_s, command, answered)
+
+    def _answered(self, name: str, lease_id: str, reply: Any) -> None:
+        """The server's answer to a release. Raises LeaseOver."""
+        if reply == b"again":
+            self._released(self._kept.get((name, lease_id)), handed_over=False)
+            return
+        if isinstance(reply, bytes):
+            raise self.over(name, lease_id, reply.decode())
+        fencing_token, held_us, is_unbooked, handed_over, request_id = reply
+        kept = self._kept.get((name, lease_id))
+        self._check_grant(kept, fencing_token)
+        if kept is None and is_unbooked:
+            # Its keeper is gone, and the count of it with that one.
+            self._emit(Adopted(name, fencing_token))
+            held_s = max(0, held_us) / 1_000_000
+            self._emit(Released(name, fencing_token, held_s, True, bool(handed_over), request_id.decode()))
+        self._released(kept, handed_over=bool(handed_over))
+
     def keep(self, loan: Loan, acquired_at_s: float, request_id: str) -> None:
         """From now on this process keeps the books of the lease."""
         kept = LentLease(loan.name, loan.lease_id, loan.fencing_token, acquired_at_s, 0.0, request_id)
@@ -273,7 +312,7 @@ class Lending:
     def _check_grant(self, kept: LentLease | None, fencing_token: int) -> None:
         """Raises LeaseOver where the lock was found under another grant of the same id: an acquire carried out late."""
         if kept is not None and kept.fencing_token != fencing_token:
-            self._spawn(self._release_quietly(kept.name, kept.lease_id))
+            self._owe(kept.name, kept.lease_id, self._release_command(kept.name, kept.lease_id))
             raise self.over(kept.name, kept.lease_id, LossReason.TAKEN)
 
     def _ended(self, kept: LentLease, reason: str) -> None:
@@ -293,12 +332,6 @@ class Lending:
         del self._kept[kept.name, kept.lease_id]
         if kept.timer is not None:
             kept.timer.cancel()
-
-    async def _release_quietly(self, name: str, lease_id: str) -> None:
-        try:
-            await self.release(name, lease_id)
-        except (LeaseOver, LockStoreDown):
-            return  # it is over, or runs out by itself
 
 
 def _check_id(name: str, lease_id: str) -> None:

@@ -10,6 +10,8 @@ import itertools
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+import hiredis
+
 from locks import clock
 from locks.errors import Dismissed, LockBusy, LockStoreDown, LockStoreRefused
 from locks.events import WakeSource
@@ -29,6 +31,10 @@ TIMER_SLACK_S = 0.002
 LAZY_S = 0.05
 LOOK_AGAIN_S = 0.1
 LONGEST_LEASE_MS = 1000 * LONGEST_LEASE_S
+# A look that is not answered for longer than this is no sign that another holds the lock.
+UNANSWERED_S = 0.1
+# After a change of the lock's key that was none, the next one is looked at so much later at the soonest.
+QUIET_S = 0.3
 
 
 class Line:
@@ -41,10 +47,13 @@ class Line:
     _again: WakeSource | None = None
     _next_look: asyncio.TimerHandle | None = None
     _watched = False
+    _watched_holder: bytes | None = None
+    _quiet_until_s = 0.0  # until when the news that the lock's key has changed is no reason to look
     _run: Run | None = None
     _stood_at_s = 0.0  # the last time at which we certainly still stood in line
     _told_fence = 0  # a grant that was made since then has a larger token
     _wanted_ms = LONGEST_LEASE_MS  # the shortest lease that was asked for under our lease id
+    _heard_at_s = 0.0  # when the server last told that somebody has the lock, or is to have it
     _stands = False  # in line at the server, as far as is known
     _down_since_s: float | None = None
     _lapses_at_s: float | None = None  # when the holder's lease ends, by the last look
@@ -100,8 +109,10 @@ class Line:
         self.waiters.move_to_end(waiter, last=False)
         if isinstance(reply, LockStoreDown):
             self._store_is_down(reply)
-        else:
-            self.look(WakeSource.NONE)
+            return
+        if not isinstance(reply, hiredis.ReplyError):
+            self._heard_at_s = clock.monotonic_s()
+        self.look(WakeSource.NONE)
 
     def first_is_gone(self) -> None:
         """The caller who had asked for itself has its lease, or has given up; others look under a new lease id."""
@@ -171,8 +182,13 @@ class Line:
     def changed(self) -> None:
         """The lock key has changed, or may have."""
         self._watched = False
-        if self.waiters:
+        if not self.waiters:
+            return
+        quiet_s = self._quiet_until_s - clock.monotonic_s()
+        if quiet_s <= 0:
             self.look(WakeSource.TRACKING)
+        elif self.asked is None and (self._next_look is None or self._next_look.when() > _loop_s() + quiet_s):
+            self._look_in(quiet_s, WakeSource.TRACKING)
 
     def look_anew(self, source: WakeSource) -> None:
         """A connection has come back: the server may have forgotten that we stand in line, and what we watch."""
@@ -283,8 +299,24 @@ class Line:
             waiter.timer = asyncio.get_running_loop().call_later(wait_s, self._give_up, waiter)
 
     def _give_up(self, waiter: Waiter) -> None:
+        is_unheard = self._is_unheard_by(waiter)
         self.leave(waiter)
-        waiter.refuse(LockBusy(self.name, waited_s=waiter.waited_s, expires_in_s=self.expires_in_s))
+        if is_unheard:
+            waiter.refuse(LockStoreDown(f"Redis has not told within {waiter.waited_s:.3f} s who has {self.name!r}"))
+        else:
+            waiter.refuse(LockBusy(self.name, waited_s=waiter.waited_s, expires_in_s=self.expires_in_s))
+
+    def _is_unheard_by(self, waiter: Waiter) -> bool:
+        """Whether nobody knows that another has the lock: what was asked since this one came was never answered."""
+        if self._heard_at_s >= waiter.started_at_s or self._lines.held.holder_of(self.name) is not None:
+            return False
+        if self._down_since_s is not None:
+            return True
+        if not isinstance(self.asked, Request):
+            return False
+        sent_at_s = self.asked.sent_at_s
+        is_silent = sent_at_s <= waiter.started_at_s or clock.monotonic_s() - sent_at_s > UNANSWERED_S
+        return is_silent or self._heard_at_s == 0.0
 
     def _answered(self, request: Request, reply: Any, lease_id: str, lease_ms: int, source: WakeSource) -> None:
         if self.asked is not request or not self.waiters:
@@ -358,6 +390,7 @@ class Line:
 
     def _stood(self, told_fence: int, sent_at_s: float) -> None:
         """We stood in line when the server had granted no token larger than this one."""
+        self._heard_at_s = clock.monotonic_s()
         self._stands = True
         self._stood_at_s = sent_at_s
         self._told_fence = max(self._told_fence, told_fence)
@@ -384,6 +417,10 @@ class Line:
 
     def _watch(self, *, is_free: bool) -> None:
         def watching(request: Request, holder: bytes | None) -> None:
+            if holder is not None and holder == self._watched_holder:
+                # It was extended, or the server tracks too many keys and has dropped this one.
+                self._quiet_until_s = clock.monotonic_s() + QUIET_S
+            self._watched_holder = holder
             if holder is None and self.waiters and not is_free:
                 self.changed()  # it went before we watched
 
@@ -443,3 +480,7 @@ def _is_refusal(reply: Any) -> bool:
 def _granted(reply: Any) -> tuple[int, int]:
     """Token and turns of a look that was not refused."""
     return (reply, 1) if isinstance(reply, int) else (reply[0], reply[1])
+
+
+def _loop_s() -> float:
+    return asyncio.get_running_loop().time()

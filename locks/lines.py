@@ -7,15 +7,14 @@ from collections.abc import Callable
 from locks.errors import LockStoreDown, LossReason, TooManyWaiters
 from locks.events import WakeSource
 from locks.held import HeldLeases
-from locks.keys import name_of_lock_key, packed_keys
-from locks.lease import Lease
+from locks.keys import name_of_lock_key
+from locks.lease import LONGEST_LEASE_S, Lease
 from locks.line import Line
 from locks.request import Spawn
+from locks.returns import Returns
 from locks.store import LockStore
 from locks.turns import Lose, Turns
 from locks.waiter import Grant, Waiter
-
-MOST_OWED = 10_000
 
 
 class Lines:
@@ -38,7 +37,7 @@ class Lines:
         self.new_lease_id = new_lease_id
         self.grant = grant
         self.spawn = spawn
-        self.turns = Turns(store, spawn=spawn, lose=lose)
+        self.turns = Turns(store, spawn=spawn, lose=lose, give_back_unless_held=self.give_back_unless_held)
         self._lose = lose
         self.by_name: dict[str, Line] = {}
         self._by_lease_id: dict[str, Line] = {}
@@ -46,7 +45,7 @@ class Lines:
         self._max_waiters_per_lock = max_waiters_per_lock
         self.outage_wait_s = outage_wait_s
         self.held = held
-        self._owed: dict[str, str] = {}  # by lease id the lock that is to be given back once there is a connection
+        self.returns = Returns(store, is_in_use=self._is_in_use, spawn=spawn)
         self.waiter_count = 0
 
     def begin(self, name: str) -> Line:
@@ -144,23 +143,13 @@ class Lines:
             del self.by_name[line.name]
         self._by_lease_id.pop(line.lease_id, None)
 
-    def give_back(self, name: str, lease_id: str) -> None:
-        """Releases the lock, or leaves the line, without waiting for the answer; travels behind what was sent before.
+    def give_back(self, name: str, lease_id: str, lease_ttl_s: float = LONGEST_LEASE_S) -> None:
+        """Releases the lock, or leaves the line, without waiting for the answer; see Returns."""
+        self.returns.give_back(name, lease_id, lease_ttl_s)
 
-        Without a connection it is done on the next one: a frozen server may carry out later what it was asked before.
-        """
-        try:
-            node = self.store.node_of(name)
-        except LockStoreDown:
-            self._owe(name, lease_id)
-            return
-        command = self.store.scripts.give_back(node, packed_keys(name), lease_id)
-        self.store.send_and_forget(node, command, on_lost=lambda: self._owe(name, lease_id))
-
-    def give_back_owed(self) -> None:
-        """A connection is there: what could not be given back before is now."""
-        owed, self._owed = self._owed, {}
-        for lease_id, name in owed.items():
+    def give_back_unless_held(self, name: str, lease_id: str) -> None:
+        """The same for what may have been granted under this id, or is long in use."""
+        if not self._is_in_use(name, lease_id):
             self.give_back(name, lease_id)
 
     def granted_to_nobody(self, name: str, lease_id: str, fencing_token: int, turns: int) -> None:
@@ -175,6 +164,7 @@ class Lines:
         known_fence = self.held.exported_fence(lease_id) if lease is None else lease.grant_fence
         if known_fence is not None and grant_fence <= known_fence:
             return
+        self.held.adopts(lease_id)
         if lease is not None and not lease.ended:
             self._lose(lease, LossReason.TAKEN)  # which gives back what has been taken, too
         else:
@@ -194,6 +184,5 @@ class Lines:
         for line in list(self.by_name.values()):
             line.fail(error)
 
-    def _owe(self, name: str, lease_id: str) -> None:
-        if len(self._owed) < MOST_OWED:
-            self._owed[lease_id] = name
+    def _is_in_use(self, name: str, lease_id: str) -> bool:
+        return lease_id in self._by_lease_id or self.held.knows(name, lease_id)

@@ -30,6 +30,7 @@ from locks.renewal import Renewal, extend
 from locks.servers import servers_at
 from locks.store import ExtendOutcome, ForceOutcome, LockStore, QueueLimits, Scripts
 from locks.suspension import ResumeWatch
+from locks.trial import Trial
 
 
 class Locker:
@@ -88,7 +89,22 @@ class Locker:
             spawn=self._spawn,
         )
         self._releasing = Releasing(self._store, self._lines, self._held, self._renewal, listener, spawn=self._spawn)
-        self.lending = Lending(self, self._store, listener, max_leases=max_leases, spawn=self._spawn)
+        self.lending = Lending(
+            self,
+            self._store,
+            self._held,
+            self._lines.returns,
+            listener,
+            max_leases=max_leases,
+            spawn=self._spawn,
+        )
+        self.trial = Trial(
+            self._store,
+            self._servers,
+            instance_id=instance_id,
+            command_timeout_s=command_timeout_s,
+            new_lease_id=new_lease_id,
+        )
         self._resume_watch = ResumeWatch(self._resumed)
 
     @classmethod
@@ -143,6 +159,7 @@ class Locker:
         for lease in self._held.ending:
             # A finish that others wait for takes a second command, for which it is too late now.
             self._lines.give_back(lease.name, lease.known_as)
+        self._lines.returns.close()
         await self._servers.close()
         self._lines.close(LockStoreDown("closed"))
         for task in list(self._tasks):
@@ -418,7 +435,7 @@ class Locker:
 
     def _on_up(self, node: Node) -> None:
         self._emit(StoreUp())
-        self._lines.give_back_owed()
+        self._lines.returns.go_on()
         self._lines.look_all(WakeSource.RECONNECT)
 
     def _on_message(self, message: bytes) -> None:

@@ -59,7 +59,8 @@ class Releasing:
                     # There is more to it: others wait, or the grant of so long a lease would outlive it for as long.
                     reply = await self._store.ask(lease.name, lambda node: self._release_command(node, lease))
         except (LockStoreDown, asyncio.CancelledError):
-            self._spawn(self._release_again(lease))
+            # Whether it is done is unknown; once more does no harm.
+            self._lines.give_back(lease.name, lease.known_as, lease.lease_ttl_s)
             self._emit_released(lease, still_ours=False, handed_over=False)
             raise
         finally:
@@ -118,7 +119,7 @@ class Releasing:
 
     def not_finished(self, lease: Lease) -> None:
         """It has not, so nobody knows; another release does no harm, and who waits elsewhere gets a turn."""
-        self._spawn(self._release_again(lease))
+        self._lines.give_back(lease.name, lease.known_as, lease.lease_ttl_s)
         self.finished(lease, still_ours=False)
 
     def drop(self, lease: Lease) -> None:
@@ -179,13 +180,6 @@ class Releasing:
             line.look(WakeSource.TIMER)  # the lease was over, so the release has left nobody in line
         else:
             line.stands_in_line(lease, sent_at_s)
-
-    async def _release_again(self, lease: Lease) -> None:
-        """Whether a release that was lost or cancelled is done is unknown; once more does no harm."""
-        try:
-            await self._store.run(lease.name, lambda node: self._release_command(node, lease))
-        except LockStoreDown:
-            self._lines.give_back(lease.name, lease.known_as)
 
     def _release_command(self, node: Node, lease: Lease) -> str:
         keys = packed_keys(lease.name)

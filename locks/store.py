@@ -377,28 +377,6 @@ class LockStore:
                 if clock.monotonic_s() >= give_up_at_s or not await node.commands.up_within(self._patience_s):
                     raise
 
-    def send_and_forget(self, node: Node, command: str, *, on_lost: Callable[[], None]) -> None:
-        """A command whose reply nobody waits for; `on_lost` hears that there was no connection, or that it was lost."""
-        try:
-            reply = node.ask(command)
-        except LockStoreDown:
-            on_lost()
-            return
-        reply.add_done_callback(lambda reply: self._hear(node, command, reply, on_lost))
-
-    def _hear(self, node: Node, command: str, reply: asyncio.Future[Any], on_lost: Callable[[], None]) -> None:
-        if reply.cancelled():
-            return
-        if reply.exception() is not None:
-            on_lost()
-            return
-        if str(reply.result()).startswith("NOSCRIPT"):
-            try:
-                self._load(node, command)
-                node.ask(command).add_done_callback(retrieve)
-            except LockStoreDown:
-                on_lost()
-
     async def settle(self, name: str, node: Node, command: str, error: Any) -> Any:
         """What comes of a command that was answered with an error: another server, another moment, or a refusal.
 

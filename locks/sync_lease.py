@@ -73,6 +73,11 @@ class SyncLease:
         return min(self._ends_at_s, self._renewal_due_s) if renews else self._ends_at_s
 
     @property
+    def lasts_s(self) -> float:
+        """How long it lasts at most from its last extension; inf without expiry."""
+        return self._expire_s
+
+    @property
     def is_over(self) -> bool:
         """Whether there is nothing more to look after."""
         return self.closed or self.loss_reason is not None

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-import secrets
 import sys
 import weakref
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ class SyncStore:
         keys = keys_of(name)
         released = f"lock-released:{{{name}}}"
         self._keys = (keys.lock, keys.queue, keys.waiters, keys.grant, keys.signal, released)
-        self._client, self._signal, self._signal_ms = client, keys.signal, signal_ms
+        self.client, self._signal, self._signal_ms = client, keys.signal, signal_ms
 
     def acquire(self, lease_id: str, expire_s: float | None, who: str, seen_fence: int) -> tuple[int | None, float]:
         """The fencing token, or None and the seconds that the holder has left (inf without expiry)."""
@@ -50,21 +49,21 @@ class SyncStore:
         """EXTENDED, UNEXPIRING, or a LossReason's value."""
         return _text(self._run(_EXTEND, lease_id, _ms(expire_s)))
 
-    def release(self, lease_id: str) -> str:
-        """RELEASED, or a LossReason's value."""
-        return _text(self._run(_RELEASE, lease_id, secrets.token_urlsafe(9), self._signal_ms))
+    def release(self, lease_id: str, call_id: str) -> str:
+        """RELEASED, also where an earlier call of this id has done it, or a LossReason's value."""
+        return _text(self._run(_RELEASE, lease_id, call_id, self._signal_ms))
 
     def wait_for_signal(self, wait_s: float) -> None:
         """Returns when somebody has released the lock, after wait_s at the latest."""
         with translated():
-            self._client.blpop([self._signal], max(0.001, round(wait_s, 3)))  # 0 would wait for ever
+            self.client.blpop([self._signal], max(0.001, round(wait_s, 3)))  # 0 would wait for ever
 
     def _run(self, script: _Script, *arguments: str | int) -> Any:
         with translated():
             try:
-                return self._client.evalsha(script.sha, len(self._keys), *self._keys, *arguments)
+                return self.client.evalsha(script.sha, len(self._keys), *self._keys, *arguments)
             except redis.exceptions.NoScriptError:
-                return self._client.eval(script.source, len(self._keys), *self._keys, *arguments)
+                return self.client.eval(script.source, len(self._keys), *self._keys, *arguments)
 
 
 class _Script:

@@ -28,10 +28,13 @@ Lose = Callable[[Lease, LossReason], None]
 class Turns:
     """What a run needs of its process."""
 
-    def __init__(self, store: LockStore, *, spawn: Spawn, lose: Lose) -> None:
+    def __init__(
+        self, store: LockStore, *, spawn: Spawn, lose: Lose, give_back_unless_held: Callable[[str, str], None]
+    ) -> None:
         self.store = store
         self.spawn = spawn
         self.lose = lose
+        self.give_back_unless_held = give_back_unless_held
 
 
 class Run:
@@ -154,5 +157,8 @@ class _Telling:
 
     async def _again(self, request: Request) -> None:
         # Unknown is not confirmed, so the run's end stands. Once more does no harm.
+        lease = self._lease
         with contextlib.suppress(LockStoreDown):
-            self._answered(request, await self._turns.store.run(self._lease.name, self._command))
+            self._answered(request, await self._turns.store.run(lease.name, self._command))
+        if lease.ended:  # its release may have gone before, and found the lock to be its predecessor's
+            self._turns.give_back_unless_held(lease.name, lease.lease_id)

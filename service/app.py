@@ -20,7 +20,7 @@ from prometheus_client import Histogram
 from db.charging import ANSWER_GRACE_S, Charges
 from db.database import Database, DatabaseLimits, bound_waits
 from db.decisions import Payer, Rules
-from locks import Locker
+from locks import Locker, LockStoreDown
 from locks.contention import Contention
 from locks.publishing import Publisher
 from service.auditing import Auditing
@@ -42,6 +42,7 @@ from service.handlers.leases import LeaseHandlers
 from service.handlers.running import RunningHandlers
 from service.health import Health
 from service.listeners import NOBODY, Listeners
+from service.lock_store_health import LockStoreHealth
 from service.observe import Metrics, Observer
 from service.openapi import openapi, status_of_codes
 from service.outage import OutageRule, ProceedOnRowLock, RefuseWithoutLock
@@ -111,6 +112,7 @@ async def running_instance(
     charging = _charging(settings, charges, observer)
     charged = _charged(settings, charges, locker, observer)
     health = Health(database, health_threads, locker, metrics, interval_s=settings.health_interval_s)
+    observer.on_store_lost = health.lock_store.lost
     traffic = Traffic()
     tracing = None
     if settings.tracing != "off":
@@ -218,7 +220,7 @@ def _application(
     )
     pages = dashboard.routes()
     running.openapi_json = orjson.dumps(openapi([*table, dashboard.described()]))
-    edge = _edge(traffic, observer, [*table, *pages], settings, tracing)
+    edge = _edge(traffic, observer, health.lock_store, [*table, *pages], settings, tracing)
     app = web.Application(
         middlewares=[edge] if tracing is None else [_traced(tracing, table), edge],
         client_max_size=settings.max_body_bytes,
@@ -235,7 +237,12 @@ def _application(
 
 
 def _edge(
-    traffic: Traffic, observer: Observer, table: Iterable[Route], settings: Settings, tracing: Tracing | None
+    traffic: Traffic,
+    observer: Observer,
+    lock_store: LockStoreHealth,
+    table: Iterable[Route],
+    settings: Settings,
+    tracing: Tracing | None,
 ) -> Middleware:
     """The outermost layer: request ids, limits, draining, and refusals into problems."""
     public = {route.path for route in table if route.public}
@@ -268,6 +275,8 @@ def _edge(
         try:
             response = await bounded(request, handler, path)
         except Exception as error:
+            if isinstance(error, LockStoreDown):
+                lock_store.failed(error)
             response = _refused(_translated(error), request_id, request.method, path, tracing)
         headers = response.headers
         headers["X-Request-Id"] = request_id

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from db.database import Database
 from db.errors import DatabaseError
 from locks import Locker
+from service.lock_store_health import LockStoreHealth
 from service.observe import DEPENDENCIES, Metrics
 
 _LOOK = sa.text("SELECT 1")
@@ -25,7 +26,7 @@ class Health:
     ) -> None:
         self._database = database
         self._executor = executor
-        self._locker = locker
+        self.lock_store = LockStoreHealth(locker)
         self._metrics = metrics
         self._interval_s = interval_s
         self._up = dict.fromkeys(DEPENDENCIES, False)
@@ -35,7 +36,7 @@ class Health:
     @property
     def dependencies(self) -> Mapping[str, bool]:
         """Each dependency's name, and whether it answers."""
-        return self._up
+        return {**self._up, "lock_store": self.lock_store.is_up}
 
     async def start(self) -> None:
         """Looks once, then goes on looking."""
@@ -58,9 +59,8 @@ class Health:
             await self._look()
 
     async def _look(self) -> None:
-        self._up["database"] = await self._database_answers()
-        self._up["lock_store"] = self._locker.is_up
-        for dependency, up in self._up.items():
+        self._up["database"], _ = await asyncio.gather(self._database_answers(), self.lock_store.look())
+        for dependency, up in self.dependencies.items():
             self._metrics.dependency_up.labels(dependency).set(up)
 
     async def _database_answers(self) -> bool:

@@ -171,6 +171,7 @@ class Observer:
         self.on_waiting: Callable[[str], None] | None = (
             None  # hears the name of each lock that somebody has to wait for
         )
+        self.on_store_lost: Callable[[str], None] | None = None  # hears that a connection to the lock store was lost
         self.tally = Tally()
         self.seen = Seen()
         self._by_resource = {APPOINTMENT: _ResourceSeries(metrics, APPOINTMENT)}
@@ -233,9 +234,8 @@ class Observer:
             case events.Unknown():
                 log.warning("lease renewal unanswered", lock=event.name, fencing_token=event.fencing_token)
             case events.StoreLost():
-                log.error("lock store lost", reason=event.reason)
-            case events.StoreUp():
-                log.info("lock store up")
+                if self.on_store_lost is not None:
+                    self.on_store_lost(event.reason)
             case events.Forced():
                 self.metrics.forced_releases.inc()
                 log.warning("lock released by force", lock=event.name, fencing_token=event.fencing_token)

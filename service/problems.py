@@ -104,10 +104,19 @@ def problem_of(error: BaseException) -> Problem:
     return BUG
 
 
+def detail_of(error: BaseException, problem: Problem) -> str:
+    """What its client is told of it. What a server has said, and what a bug was, is for the log."""
+    if problem is BUG:
+        return problem.title
+    if isinstance(error, LockStoreDown):
+        return "Redis does not answer, or does not do what locks need; the log of the service says why"
+    return str(error) or problem.title
+
+
 def problem_answer(error: BaseException, request_id: str, **more: Any) -> web.Response:
     """The answer to a request that ended with this error."""
     problem = problem_of(error)
-    detail = problem.title if problem is BUG else str(error) or problem.title
+    detail = detail_of(error, problem)
     body = {
         "type": "about:blank" if problem is BUG else f"urn:chargeonce:problem:{problem.code}",
         "title": problem.title,

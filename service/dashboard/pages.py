@@ -11,7 +11,7 @@ from aiohttp import web
 from service.dashboard.access import PATH, NotLoggedIn, secured
 from service.dashboard.rendering import Templates
 from service.dashboard.views.table import VIEWS
-from service.problems import BUG, problem_of
+from service.problems import BUG, detail_of, problem_of
 from service.refusals import Forbidden
 from service.sessions import Session
 
@@ -77,7 +77,7 @@ class Pages:
             status=int(problem.status),
             title=problem.title,
             problem=problem,
-            detail=str(error) or problem.title,
+            detail=detail_of(error, problem),
             scope=error.scope if isinstance(error, Forbidden) else "",
         )
         if problem.retry_after_s is not None:

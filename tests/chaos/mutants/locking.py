@@ -142,7 +142,7 @@ LOCKING = (
                 +        expire = self._store.scripts.extend(
                 +            keys, lease_id, grant_fence=fencing_token, lease_ms=lease_ms
                 +        )
-                +        self._store.send_and_forget(self._store.node_of(name), expire, on_lost=lambda: None)
+                +        self._store.node_of(name).ask(expire).add_done_callback(lambda reply: reply.exception())
                 +        return lease
                 """,
             ),

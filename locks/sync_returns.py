@@ -1,0 +1,108 @@
+"""What SafeLocks owe: locks that Redis did not take back, sent again by one thread until it has or their leases end."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+
+from locks import clock
+from locks.errors import LockStoreDown, LockStoreRefused
+from locks.returns import LONGEST_PAUSE_S, MOST_AT_ONCE, MOST_OWED, SHORTEST_PAUSE_S, SLACK_S
+from locks.sync_store import SyncStore
+
+
+class GiveBack:
+    """The end of one hold, sent as often as it takes: one call for Redis, whoever sends it."""
+
+    def __init__(self, store: SyncStore, lease_id: str, *, lasts_s: float) -> None:
+        self.store = store
+        self._lease_id = lease_id
+        self._call_id = secrets.token_urlsafe(9)
+        self._sending = threading.Lock()
+        self._over_at_s = clock.monotonic_s() + lasts_s + SLACK_S
+        self.outcome: str | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing left to give back."""
+        return self.outcome is not None or clock.monotonic_s() >= self._over_at_s
+
+    def send(self) -> str:
+        """What became of it, RELEASED or a LossReason's value; asked for unless it is known. Raises LockStoreDown."""
+        with self._sending:
+            if self.outcome is None:
+                self.outcome = self.store.release(self._lease_id, self._call_id)
+            return self.outcome
+
+
+class _Returns:
+    """The thread that sends what is owed; it ends when nothing is."""
+
+    def __init__(self) -> None:
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Nothing is owed: also in a forked child, whose parent gives back its own."""
+        self._changing = threading.Lock()
+        self._owed: dict[GiveBack, None] = {}
+        self._runs = False
+
+    def owe(self, give_back: GiveBack) -> None:
+        """It could not be sent, or was refused."""
+        with self._changing:
+            self._owed[give_back] = None
+            if len(self._owed) > MOST_OWED:
+                del self._owed[next(iter(self._owed))]
+            if not self._runs:
+                thread = threading.Thread(target=self._run, name="safe-lock-returns", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the system has no thread to give, or the interpreter is on its way out
+                    return
+                self._runs = True
+
+    def _run(self) -> None:
+        pause_s = SHORTEST_PAUSE_S
+        try:
+            while True:
+                time.sleep(pause_s)
+                due = self._due()
+                if not due:
+                    return
+                pause_s = SHORTEST_PAUSE_S if self._send(due) else min(2 * pause_s, LONGEST_PAUSE_S)
+        except BaseException:
+            self._runs = False
+            raise
+
+    def _due(self) -> list[GiveBack]:
+        """Those that were tried longest ago; from now on they are the last. Without any the thread is at its end."""
+        with self._changing:
+            self._owed = {each: None for each in self._owed if not each.is_over}
+            due = list(self._owed)[:MOST_AT_ONCE]
+            for give_back in due:
+                del self._owed[give_back]
+                self._owed[give_back] = None
+            self._runs = bool(due)
+            return due
+
+    def _send(self, due: list[GiveBack]) -> bool:
+        """Whether Redis took one of them. A client that had no answer for one is not asked about another."""
+        any_taken, silent = False, set()
+        for give_back in due:
+            if give_back.store.client in silent:
+                continue
+            try:
+                give_back.send()
+            except LockStoreRefused:
+                continue
+            except LockStoreDown:
+                silent.add(give_back.store.client)
+            else:
+                any_taken = True
+        return any_taken
+
+
+RETURNS = _Returns()
+os.register_at_fork(after_in_child=RETURNS.begin_again)

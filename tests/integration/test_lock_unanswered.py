@@ -1,0 +1,92 @@
+"""Whoever gives up is told that another has the lock only where Redis has said so; else that Redis did not answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from locks import LockBusy, LockStoreDown
+from locks.events import GaveUp
+from tests.integration.lock_faults import SOON_S, keys_at, stand
+from tests.integration.test_locker import Heard, Keys, locking
+from tests.proxy import Proxy, Way
+from tests.servers.redis_server import RedisServer
+
+HEARTBEAT_MS = 300
+
+
+@pytest.fixture
+def keys(redis_server: RedisServer, name: str) -> Iterator[Keys]:
+    with keys_at(redis_server.url, name) as keys:
+        yield keys
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
+    with Proxy("127.0.0.1", redis_server.port) as proxy:
+        yield proxy
+
+
+def url_of(proxy: Proxy) -> str:
+    return f"redis://127.0.0.1:{proxy.port}/0"
+
+
+async def test_a_waiter_whose_looks_were_never_answered_is_told_that_the_store_is_down(
+    proxy: Proxy, name: str, keys: Keys
+) -> None:
+    heard = Heard()
+    async with locking(url_of(proxy), heard=heard, alive_ms=3 * HEARTBEAT_MS) as locker:
+        keys.client.set(keys.lock, "another", px=600_000)
+        first = asyncio.create_task(locker.acquire(name))
+        await stand(keys, 1)
+        proxy.hold(Way.REPLIES)
+        # For longer than from one look to the next: what the first was told before is old by then.
+        for _ in range(2):
+            with pytest.raises(LockStoreDown, match="has not told"):
+                await asyncio.wait_for(locker.acquire(name, wait_s=4 * HEARTBEAT_MS / 1000), SOON_S)
+        proxy.let_through(Way.REPLIES)
+        assert {event.outcome for event in heard.all(GaveUp)} == {"store-down"}
+        first.cancel()
+        await asyncio.wait([first])
+
+
+async def test_the_first_caller_whose_call_failed_is_told_that_the_store_is_down(
+    redis_server: RedisServer, name: str
+) -> None:
+    async with locking(redis_server.url, command_timeout_s=0.4) as locker:
+        locker._lines.outage_wait_s = SOON_S  # so that its own patience ends first
+        redis_server.freeze()
+        with pytest.raises(LockStoreDown):
+            await asyncio.wait_for(locker.acquire(name, wait_s=0.1), SOON_S)
+        # There is no connection now.
+        with pytest.raises(LockStoreDown):
+            await asyncio.wait_for(locker.acquire(name, wait_s=0.1), SOON_S)
+        redis_server.thaw()
+
+
+async def test_who_was_told_that_another_has_the_lock_is_told_so_in_the_end(
+    proxy: Proxy, name: str, keys: Keys
+) -> None:
+    async with locking(url_of(proxy), alive_ms=3 * HEARTBEAT_MS) as locker:
+        keys.client.set(keys.lock, "another", px=600_000)
+        for wait_s in (0.01, 0.05, 4 * HEARTBEAT_MS / 1000):
+            with pytest.raises(LockBusy):
+                await asyncio.wait_for(locker.acquire(name, wait_s=wait_s), SOON_S)
+        # One who comes to a line that has heard, and waits for less than from one look to the next.
+        first = asyncio.create_task(locker.acquire(name))
+        await stand(keys, 1)
+        for _ in range(20):
+            with pytest.raises(LockBusy):
+                await asyncio.wait_for(locker.acquire(name, wait_s=0.03), SOON_S)
+        first.cancel()
+        await asyncio.wait([first])
+
+
+async def test_a_lock_of_this_process_is_busy_without_asking(proxy: Proxy, name: str) -> None:
+    async with locking(url_of(proxy)) as locker, locker.hold(name, lease_ttl_s=600):
+        proxy.hold(Way.REPLIES)
+        with pytest.raises(LockBusy):
+            await asyncio.wait_for(locker.acquire(name, wait_s=0.3), SOON_S)
+        proxy.let_through(Way.REPLIES)
