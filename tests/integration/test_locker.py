@@ -558,7 +558,8 @@ async def test_a_dead_holders_lock_is_taken_over_when_its_lease_ends(redis_url: 
         assert lease.fencing_token > token
         acquired = heard.all(Acquired)[0]
         assert acquired.takeover
-        assert acquired.wake_source is WakeSource.TIMER
+        # The server tells of the key's end too, where its round of expiry falls into the 2 ms before the timer.
+        assert acquired.wake_source in (WakeSource.TIMER, WakeSource.TRACKING)
         assert await lease.release()
 
 
