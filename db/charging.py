@@ -27,7 +27,7 @@ from db.batch import (
 )
 from db.charging_statements import FIND_CHARGES, STATEMENTS
 from db.connection import Connection, Row
-from db.database import DatabaseLimits, connect_arguments, translated, translated_at_commit
+from db.database import DatabaseLimits, connector, translated, translated_at_commit
 from db.decisions import ChargeRequest, Rules
 from db.errors import CommitUnknown, Conflict, DatabaseDown, TimedOut
 from db.events import Committed, Committing, Listener, Settled, ignore
@@ -53,9 +53,9 @@ class Charges:
         settle_within_s: float = 2.0,
         listener: Listener = ignore,
     ) -> None:
-        """Raises ValueError for a URL of another kind."""
+        """Raises ValueError for a URL that cannot be honoured."""
         self._limits = limits or DatabaseLimits()
-        self._arguments = connect_arguments(url, self._limits)
+        self._connector = connector(url, self._limits)
         self._script = script(STATEMENTS)
         self._rules = rules
         self._settle_within_s = settle_within_s
@@ -191,4 +191,4 @@ class Charges:
             connection = self._idle.pop()
             if connection.is_open:
                 return connection
-        return await Connection.open(self._arguments, script=self._script, within_s=self._limits.connect_timeout_s)
+        return await Connection.open(self._connector, script=self._script)

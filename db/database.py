@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psycopg2
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from db.connection import wait_for_answer
+from db.connecting import Connector
 from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, TimedOut
 
 Result = TypeVar("Result")
-
-_this_thread = threading.local()
 
 SERIALIZATION_FAILURE = "40001"
 DEADLOCK_DETECTED = "40P01"
 LOCK_NOT_AVAILABLE = "55P03"
 QUERY_CANCELED = "57014"
 IDLE_IN_TRANSACTION = "25P03"
+
+DIALECT = "postgresql+psycopg2://"  # for an engine whose connections are made by a Connector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,33 +40,18 @@ class DatabaseLimits:
     conflict_retries: int = 5
 
 
-def bound_waits(within_s: float) -> None:
-    """From now on no thread of this process waits longer than this for an answer of Postgres.
-
-    The server's own limits are of no use when it is frozen, or out of reach without a word. psycopg2 has one such
-    callback for all connections of a process; those of db/connection.py see to themselves.
-    """
-    psycopg2.extensions.set_wait_callback(
-        lambda raw: wait_for_answer(raw, time.monotonic() + getattr(_this_thread, "within_s", within_s))
-    )
-
-
-def bound_waits_of_this_thread(within_s: float) -> None:
-    """The same for one thread alone, whose work may take longer than that of the others."""
-    _this_thread.within_s = within_s
-
-
 class Database:
     """Transactions on one Postgres, from any thread. Blocking: the service calls it from its bounded pool."""
 
-    def __init__(self, url: str, *, limits: DatabaseLimits | None = None, application_name: str = "chargeonce") -> None:
+    def __init__(self, url: str, *, limits: DatabaseLimits | None = None) -> None:
+        """Raises ValueError for a URL that cannot be honoured."""
         self.limits = limits or DatabaseLimits()
         self.engine = sa.create_engine(
-            driver_url(url),
+            DIALECT,
+            creator=connector(url, self.limits).connect,
             pool_size=self.limits.pool_size,
             max_overflow=0,
             pool_timeout=self.limits.pool_wait_s,
-            connect_args=_session_arguments(self.limits, application_name),
         )
 
     def transaction(self, work: Callable[[sa.Connection], Result]) -> Result:
@@ -110,16 +94,6 @@ class Database:
             raise DatabaseDown(_first_line(error)) from error
 
 
-def driver_url(url: str) -> sa.URL:
-    """The URL with the driver written out: since SQLAlchemy 2.1 a plain postgresql:// means psycopg 3."""
-    parsed = sa.make_url(url)
-    if parsed.drivername in ("postgres", "postgresql"):
-        return parsed.set(drivername="postgresql+psycopg2")
-    if parsed.drivername != "postgresql+psycopg2":
-        raise ValueError(f"must start with postgresql://, not {parsed.drivername}://")
-    return parsed
-
-
 def translated(error: DBAPIError | psycopg2.Error) -> DatabaseError:
     """Before COMMIT was sent, whatever broke has written nothing."""
     orig = error.orig if isinstance(error, DBAPIError) else error
@@ -149,32 +123,19 @@ def _server_leaving(code: str | None) -> bool:
     return code is not None and code.startswith(("57P0", "08"))
 
 
-def connect_arguments(url: str, limits: DatabaseLimits, *, application_name: str = "chargeonce") -> Mapping[str, Any]:
-    """What psycopg2.connect is to be given. Raises ValueError for a URL of another kind."""
-    dialect = sa.dialects.registry.load("postgresql.psycopg2")()
-    arguments: dict[str, Any] = dialect.create_connect_args(driver_url(url))[1]
-    return arguments | _session_arguments(limits, application_name)
-
-
-def _session_arguments(limits: DatabaseLimits, application_name: str) -> dict[str, Any]:
-    return {
-        "connect_timeout": max(1, round(limits.connect_timeout_s)),
-        "application_name": application_name,
-        "options": _session_options(limits),
+def connector(url: str, limits: DatabaseLimits) -> Connector:
+    """Makes the connections that have these limits. Raises ValueError for a URL that cannot be honoured."""
+    settings = {
+        "timezone": "UTC",
+        "statement_timeout": _ms(limits.statement_timeout_s),
+        "lock_timeout": _ms(limits.row_lock_timeout_s),
+        "idle_in_transaction_session_timeout": _ms(limits.idle_in_transaction_timeout_s),
     }
+    return Connector(url, settings=settings, connect_timeout_s=limits.connect_timeout_s)
 
 
-def _session_options(limits: DatabaseLimits) -> str:
-    return (
-        "-c timezone=UTC"
-        f" -c statement_timeout={_ms(limits.statement_timeout_s)}"
-        f" -c lock_timeout={_ms(limits.row_lock_timeout_s)}"
-        f" -c idle_in_transaction_session_timeout={_ms(limits.idle_in_transaction_timeout_s)}"
-    )
-
-
-def _ms(limit_s: float) -> int:
-    return max(1, round(limit_s * 1000))  # to Postgres 0 is no limit
+def _ms(limit_s: float) -> str:
+    return str(max(1, round(limit_s * 1000)))  # to Postgres 0 is no limit
 
 
 def _first_line(error: BaseException) -> str:

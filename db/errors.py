@@ -9,6 +9,10 @@ class DatabaseDown(DatabaseError):
     """No connection could be had, or it was lost before COMMIT was sent: nothing was written."""
 
 
+class Unusable(DatabaseDown):
+    """The database is there, and is not one that we can work on."""
+
+
 class CommitUnknown(DatabaseError):
     """The connection was lost while COMMIT was under way: it may or may not have been written."""
 

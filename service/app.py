@@ -18,8 +18,9 @@ from aiohttp.typedefs import Middleware
 from prometheus_client import Histogram
 
 from db.charging import ANSWER_GRACE_S, Charges
-from db.database import Database, DatabaseLimits, bound_waits
+from db.database import Database, DatabaseLimits
 from db.decisions import Payer, Rules
+from db.waiting import bound_waits
 from locks import Locker
 from locks.contention import Contention
 from locks.publishing import Publisher

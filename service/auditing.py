@@ -17,7 +17,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg2
 import sqlalchemy as sa
@@ -25,8 +24,10 @@ import structlog
 
 from db.audit import AuditReport, AuditTotals, Invariant, audit
 from db.charging import ANSWER_GRACE_S
-from db.database import Database, bound_waits_of_this_thread
+from db.connecting import read_url
+from db.database import Database
 from db.errors import DatabaseError
+from db.waiting import bound_waits_of_this_thread
 from locks import Locker, LocksError
 from locks.contention_store import ContentionStore
 from service.gauges import AuditGauges
@@ -167,6 +168,6 @@ class Auditing:
 
 def _place(database_url: str) -> str:
     """Names the audit of one database, so that services of two databases may share a Redis. Not reversible."""
-    parts = urlsplit(database_url)
-    place = f"{parts.hostname}:{parts.port or 5432}{parts.path}?{parts.query}"
-    return f"audit/{hashlib.sha256(place.encode()).hexdigest()[:12]}"
+    parts = read_url(database_url)
+    place = [parts.get(name, "") for name in ("host", "hostaddr", "port", "dbname", "options")]
+    return f"audit/{hashlib.sha256(repr(place).encode()).hexdigest()[:12]}"

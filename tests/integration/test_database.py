@@ -15,8 +15,7 @@ import sqlalchemy as sa
 from db.database import (
     Database,
     DatabaseLimits,
-    connect_arguments,
-    driver_url,
+    connector,
     translated,
     translated_at_commit,
 )
@@ -255,20 +254,6 @@ def test_a_server_that_takes_connections_and_says_nothing_is_down_in_time() -> N
             assert time.monotonic() - started_at_s < 30
 
 
-@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
-def test_every_spelling_of_postgres_means_psycopg2(scheme: str) -> None:
-    url = driver_url(f"{scheme}://u:p%40ss@h:5/d?application_name=x")
-
-    assert url.drivername == "postgresql+psycopg2"
-    assert (url.password, url.port, url.query["application_name"]) == ("p@ss", 5, "x")
-
-
-def test_another_database_is_refused_without_its_password() -> None:
-    with pytest.raises(ValueError, match="must start with postgresql://, not mysql://") as caught:
-        driver_url("mysql://u:hunter2@h/d")
-    assert "hunter2" not in str(caught.value)
-
-
 # Connections beside the engine
 
 
@@ -285,7 +270,7 @@ def test_a_connection_beside_the_engine_has_the_same_limits(database_url: str) -
             found.append(row[0])
         return found
 
-    with closing(psycopg2.connect(**connect_arguments(database_url, limits))) as beside, beside.cursor() as cursor:
+    with closing(connector(database_url, limits).connect()) as beside, beside.cursor() as cursor:
         told = settings(cursor)
     with closing(Database(database_url, limits=limits)) as database:
         by_engine = database.transaction(
@@ -293,12 +278,6 @@ def test_a_connection_beside_the_engine_has_the_same_limits(database_url: str) -
         )
 
     assert told == by_engine == ["750ms", "500ms", "3s", "UTC", "chargeonce"]
-
-
-def test_connect_arguments_of_another_database_are_refused_without_its_password() -> None:
-    with pytest.raises(ValueError, match="must start with postgresql://") as caught:
-        connect_arguments("mysql://u:hunter2@h/d", DatabaseLimits())
-    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
