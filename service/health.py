@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 
 import sqlalchemy as sa
+import structlog
 
 from db.database import Database
 from db.errors import DatabaseError
@@ -15,6 +16,8 @@ from locks import Locker
 from service.observe import DEPENDENCIES, Metrics
 
 _LOOK = sa.text("SELECT 1")
+
+log = structlog.get_logger("chargeonce.health")
 
 
 class Health:
@@ -29,7 +32,8 @@ class Health:
         self._metrics = metrics
         self._interval_s = interval_s
         self._up = dict.fromkeys(DEPENDENCIES, False)
-        self._database_look: asyncio.Future[bool] | None = None
+        self._database_look: asyncio.Future[str | None] | None = None
+        self._database_lost = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -58,27 +62,37 @@ class Health:
             await self._look()
 
     async def _look(self) -> None:
-        self._up["database"] = await self._database_answers()
+        reason = await self._why_database_is_down()
+        self._log_database(reason)
+        self._up["database"] = reason is None
         self._up["lock_store"] = self._locker.is_up
         for dependency, up in self._up.items():
             self._metrics.dependency_up.labels(dependency).set(up)
 
-    async def _database_answers(self) -> bool:
+    def _log_database(self, reason: str | None) -> None:
+        """One line when it is lost, with the reason, and one when it is back."""
+        if reason is not None and not self._database_lost:
+            log.error("database lost", reason=reason)
+        elif reason is None and self._database_lost:
+            log.info("database up")
+        self._database_lost = reason is not None
+
+    async def _why_database_is_down(self) -> str | None:
         # One look at a time: a database that hangs must not take one thread after the other.
         if self._database_look is None:
             loop = asyncio.get_running_loop()
-            self._database_look = loop.run_in_executor(self._executor, _answers, self._database)
+            self._database_look = loop.run_in_executor(self._executor, _why_down, self._database)
         done, _ = await asyncio.wait([self._database_look], timeout=self._interval_s)
         if not done:
-            return False
-        answers = self._database_look.result()
+            return f"no answer within {self._interval_s:g} s"
+        reason = self._database_look.result()
         self._database_look = None
-        return answers
+        return reason
 
 
-def _answers(database: Database) -> bool:
+def _why_down(database: Database) -> str | None:
     try:
         database.transaction(lambda connection: connection.execute(_LOOK).scalar_one())
-    except DatabaseError:
-        return False
-    return True
+    except DatabaseError as error:
+        return str(error)
+    return None
