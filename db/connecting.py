@@ -70,7 +70,7 @@ class Connector:
 
         def open_one(parameters: Parameters) -> Any:
             with waits_bounded(self._connect_timeout_s):
-                return psycopg2.connect(**parameters)
+                return _checked(psycopg2.connect(**parameters))
 
         return self._first_that_answers(open_one)
 
@@ -82,7 +82,7 @@ class Connector:
             raw = psycopg2.connect(**parameters, async_=True)
             try:
                 wait_for_answer(raw, deadline_s)
-                cursor = raw.cursor()
+                cursor = _checked(raw).cursor()
                 cursor.execute(script)
                 wait_for_answer(raw, deadline_s)
             except BaseException:
@@ -102,7 +102,6 @@ class Connector:
             except psycopg2.Error as error:
                 failures.append(f"{_name(address)}: {_first_line(error)}" if len(addresses) > 1 else _first_line(error))
                 continue
-            _check_encoding(raw)
             self._last = address
             return raw
         raise psycopg2.OperationalError("; ".join(failures))
@@ -181,12 +180,13 @@ def _name(address: Parameters) -> str:
     return f"{where} port {address['port']}"
 
 
-def _check_encoding(raw: Any) -> None:
-    """In another encoding names would be other bytes, and what does not fit it an error in the middle of a charge."""
+def _checked(raw: Any) -> Any:
+    """The connection, in whose database every text fits and means what it does here. Raises Unusable."""
     encoding = raw.info.parameter_status("server_encoding")
     if encoding not in (None, "UTF8"):
         raw.close()
         raise Unusable(f"the database's encoding is {encoding}: it must be UTF8 (CREATE DATABASE … ENCODING 'UTF8')")
+    return raw
 
 
 def _first_line(error: BaseException) -> str:

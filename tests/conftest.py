@@ -34,6 +34,7 @@ LONG_FILES = (
     "browser/test_page.py",
     "integration/test_embedded.py",
     "integration/test_lock_stores.py",
+    "contract/test_database_address.py",
     "contract/test_overload.py",
     "contract/test_lock_outage.py",
     "contract/test_dying_workers.py",

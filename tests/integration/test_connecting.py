@@ -133,7 +133,7 @@ def test_a_silent_host_is_waited_for_once(database_url: str) -> None:
 
         silent.accept()[0].close()
         with pytest.raises(BlockingIOError):
-            silent.accept()
+            silent.accept()[0].close()
 
 
 def test_the_deadline_that_an_address_names_wins(database_url: str) -> None:
@@ -141,7 +141,6 @@ def test_the_deadline_that_an_address_names_wins(database_url: str) -> None:
         Connector(at(database_url, f"127.0.0.1:{silent}", query="?connect_timeout=1"), connect_timeout_s=600).connect()
 
 
-@pytest.mark.slow
 def test_a_standby_that_comes_first_is_passed_over(tmp_path: Path) -> None:
     with StandbyGround(tmp_path, postgres_settings={}) as ground:
         assert ground.standby is not None
@@ -187,7 +186,10 @@ def latin_url(cluster_url: str) -> Iterator[str]:
 
 
 def test_a_database_in_another_encoding_is_refused_whoever_connects(latin_url: str) -> None:
-    for connect in (blocking, bounded, asynchronous, schema_state):
+    def charging(url: str) -> Any:
+        return Connector(url, connect_timeout_s=ADDRESS_S).connect_asynchronously("SELECT 1 FROM no_table_yet")
+
+    for connect in (blocking, bounded, asynchronous, charging, schema_state):
         with pytest.raises(Unusable, match="the database's encoding is LATIN1: it must be UTF8"):
             connect(latin_url)
     with closing(Database(latin_url)) as database, pytest.raises(DatabaseDown, match="LATIN1"):
