@@ -15,7 +15,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
-from db.database import driver_url, translated
+from db.answers import translated
+from db.database import driver_url
 from db.errors import DatabaseError
 
 CONNECT_TIMEOUT_S = 5

@@ -14,7 +14,8 @@ from db.errors import DatabaseError
 from locks import Locker
 from service.observe import DEPENDENCIES, Metrics
 
-_LOOK = sa.text("SELECT 1")
+# What an entry does first, but on no row. A server that only reads refuses it: a standby, a read-only database.
+_LOOK = sa.text("SELECT 1 FROM appointment_info WHERE false FOR UPDATE")
 
 
 class Health:
@@ -34,7 +35,7 @@ class Health:
 
     @property
     def dependencies(self) -> Mapping[str, bool]:
-        """Each dependency's name, and whether it answers."""
+        """Each dependency's name, and whether it answers; the database: whether it takes writes."""
         return self._up
 
     async def start(self) -> None:
@@ -58,27 +59,30 @@ class Health:
             await self._look()
 
     async def _look(self) -> None:
-        self._up["database"] = await self._database_answers()
+        database_up = await self._database_takes_writes()
+        if database_up and not self._up["database"]:
+            self._database.close()  # reads may have been connected to a server that only reads, and is behind
+        self._up["database"] = database_up
         self._up["lock_store"] = self._locker.is_up
         for dependency, up in self._up.items():
             self._metrics.dependency_up.labels(dependency).set(up)
 
-    async def _database_answers(self) -> bool:
+    async def _database_takes_writes(self) -> bool:
         # One look at a time: a database that hangs must not take one thread after the other.
         if self._database_look is None:
             loop = asyncio.get_running_loop()
-            self._database_look = loop.run_in_executor(self._executor, _answers, self._database)
+            self._database_look = loop.run_in_executor(self._executor, _takes_writes, self._database)
         done, _ = await asyncio.wait([self._database_look], timeout=self._interval_s)
         if not done:
             return False
-        answers = self._database_look.result()
+        takes_writes = self._database_look.result()
         self._database_look = None
-        return answers
+        return takes_writes
 
 
-def _answers(database: Database) -> bool:
+def _takes_writes(database: Database) -> bool:
     try:
-        database.transaction(lambda connection: connection.execute(_LOOK).scalar_one())
+        database.read(lambda connection: connection.execute(_LOOK))
     except DatabaseError:
         return False
     return True
