@@ -10,7 +10,7 @@ import asyncio
 from typing import Any
 
 import psycopg2
-from psycopg2.extensions import POLL_OK, POLL_WRITE
+from psycopg2.extensions import POLL_OK, POLL_WRITE, TRANSACTION_STATUS_INERROR
 
 from db.connecting import Connector
 from db.errors import DatabaseDown
@@ -47,6 +47,11 @@ class Connection:
     def is_open(self) -> bool:
         """Whether it can be asked."""
         return self._fd >= 0
+
+    @property
+    def has_failed_transaction(self) -> bool:
+        """Whether a statement has failed in a transaction that is still there: a COMMIT behind it has not run."""
+        return bool(self._raw.info.transaction_status == TRANSACTION_STATUS_INERROR)
 
     async def ask(self, command: str, *, within_s: float) -> list[Row]:
         """The rows of the command's last statement.

@@ -1,7 +1,8 @@
-"""One engine, one way to run a transaction, and the driver's errors translated into ours."""
+"""One engine, and one way to run a transaction on it."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -13,16 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from db.answers import first_line, translated, translated_at_commit
 from db.connecting import Connector
-from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, TimedOut
+from db.errors import Conflict, DatabaseDown, TimedOut
 
 Result = TypeVar("Result")
-
-SERIALIZATION_FAILURE = "40001"
-DEADLOCK_DETECTED = "40P01"
-LOCK_NOT_AVAILABLE = "55P03"
-QUERY_CANCELED = "57014"
-IDLE_IN_TRANSACTION = "25P03"
 
 DIALECT = "postgresql+psycopg2://"  # for an engine whose connections are made by a Connector
 
@@ -53,37 +49,61 @@ class Database:
             max_overflow=0,
             pool_timeout=self.limits.pool_wait_s,
         )
+        sa.event.listen(self.engine, "handle_error", _forget_what_is_down)
 
     def transaction(self, work: Callable[[sa.Connection], Result]) -> Result:
-        """Runs `work` and commits; a deadlock or a serialization failure runs it again, so `work` must be repeatable.
+        """Runs `work` and commits; `work` must be repeatable.
 
+        It is run again after a deadlock or a serialization failure, and once more, on a new connection, when the first
+        one turns out to be dead or of no use before COMMIT was sent.
         Raises DatabaseDown, TimedOut, Conflict (nothing was written) or CommitUnknown (nobody knows yet).
         """
+
+        def committed(connection: sa.Connection) -> Result:
+            result = _done(work, connection)
+            try:
+                connection.commit()
+            except DBAPIError as error:
+                raise translated_at_commit(error) from error
+            return result
+
+        return self._repeated(committed)
+
+    def read(self, work: Callable[[sa.Connection], Result]) -> Result:
+        """Runs `work`, which only reads, as transaction() does, but commits nothing: its end can leave no unknown.
+
+        Raises DatabaseDown, TimedOut, Conflict.
+        """
+
+        def rolled_back(connection: sa.Connection) -> Result:
+            result = _done(work, connection)
+            with contextlib.suppress(DBAPIError):
+                connection.rollback()
+            return result
+
+        return self._repeated(rolled_back)
+
+    def close(self) -> None:
+        """Closes every pooled connection."""
+        self.engine.dispose()
+
+    def _repeated(self, work: Callable[[sa.Connection], Result]) -> Result:
         attempt = 0
         while True:
             try:
-                return self._once(work)
+                return self._on_connection(work)
             except Conflict:
                 attempt += 1
                 if attempt > self.limits.conflict_retries:
                     raise
                 time.sleep(random.uniform(0.5, 1.5) * 0.002 * 2**attempt)
 
-    def close(self) -> None:
-        """Closes every pooled connection."""
-        self.engine.dispose()
-
-    def _once(self, work: Callable[[sa.Connection], Result]) -> Result:
+    def _on_connection(self, work: Callable[[sa.Connection], Result]) -> Result:
+        with self._connect() as connection, contextlib.suppress(DatabaseDown):
+            return work(connection)
+        # The pool has forgotten that one, and all that are as old.
         with self._connect() as connection:
-            try:
-                result = work(connection)
-            except DBAPIError as error:
-                raise translated(error) from error
-            try:
-                connection.commit()
-            except DBAPIError as error:
-                raise translated_at_commit(error) from error
-            return result
+            return work(connection)
 
     def _connect(self) -> sa.Connection:
         try:
@@ -91,36 +111,21 @@ class Database:
         except PoolTimeout as error:
             raise TimedOut(f"no database connection within {self.limits.pool_wait_s} s") from error
         except DBAPIError as error:
-            raise DatabaseDown(_first_line(error)) from error
+            raise DatabaseDown(first_line(error)) from error
 
 
-def translated(error: DBAPIError | psycopg2.Error) -> DatabaseError:
-    """Before COMMIT was sent, whatever broke has written nothing."""
-    orig = error.orig if isinstance(error, DBAPIError) else error
-    code = getattr(orig, "pgcode", None)
-    if code in (SERIALIZATION_FAILURE, DEADLOCK_DETECTED):
-        return Conflict(_first_line(error))
-    if code in (LOCK_NOT_AVAILABLE, QUERY_CANCELED):
-        return TimedOut(_first_line(error))
-    if code == IDLE_IN_TRANSACTION or _server_leaving(code):
-        return DatabaseDown(_first_line(error))
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return DatabaseDown(_first_line(error))
-    if isinstance(orig, psycopg2.OperationalError | psycopg2.InterfaceError):
-        return DatabaseDown(_first_line(error))
-    return DatabaseError(_first_line(error))
+def _done(work: Callable[[sa.Connection], Result], connection: sa.Connection) -> Result:
+    try:
+        return work(connection)
+    except DBAPIError as error:
+        raise translated(error) from error
 
 
-def translated_at_commit(error: DBAPIError | psycopg2.Error) -> DatabaseError:
-    """While COMMIT is under way, a connection that is lost leaves an unknown."""
-    code = getattr(error.orig if isinstance(error, DBAPIError) else error, "pgcode", None)
-    if code is None or _server_leaving(code):
-        return CommitUnknown(_first_line(error))
-    return translated(error)
-
-
-def _server_leaving(code: str | None) -> bool:
-    return code is not None and code.startswith(("57P0", "08"))
+def _forget_what_is_down(context: sa.ExceptionContext) -> None:
+    """Has the pool close a connection, and those that are as old, after an answer that makes them useless."""
+    error = context.original_exception
+    if isinstance(error, psycopg2.Error) and isinstance(translated(error), DatabaseDown):
+        context.is_disconnect = True
 
 
 def connector(url: str, limits: DatabaseLimits) -> Connector:
@@ -136,7 +141,3 @@ def connector(url: str, limits: DatabaseLimits) -> Connector:
 
 def _ms(limit_s: float) -> str:
     return str(max(1, round(limit_s * 1000)))  # to Postgres 0 is no limit
-
-
-def _first_line(error: BaseException) -> str:
-    return str(getattr(error, "orig", error)).strip().split("\n", 1)[0]

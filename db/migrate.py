@@ -15,8 +15,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
+from db.answers import translated
 from db.connecting import Connector
-from db.database import DIALECT, translated
+from db.database import DIALECT
 from db.errors import DatabaseError
 
 CONNECT_TIMEOUT_S = 5

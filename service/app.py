@@ -46,7 +46,7 @@ from service.listeners import NOBODY, Listeners
 from service.observe import Metrics, Observer
 from service.openapi import openapi, status_of_codes
 from service.outage import OutageRule, ProceedOnRowLock, RefuseWithoutLock
-from service.problems import BUG, new_request_id, problem_answer, problem_of
+from service.problems import BUG, is_bug, new_request_id, problem_answer, problem_of
 from service.reading import Reading
 from service.refusals import Draining, MethodNotAllowed, NotFound, Overloaded, TooLarge
 from service.routes import Route, routes
@@ -308,7 +308,7 @@ def _refused(error: Exception, request_id: str, method: str, path: str | None, t
     problem = problem_of(error)
     if tracing is not None:
         tracing.refused(problem.code, problem.status)
-    if problem is BUG:
+    if is_bug(error):
         log.error("request failed", request_id=request_id, method=method, route=path, exc_info=error)
     return problem_answer(error, request_id)
 

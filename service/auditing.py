@@ -142,7 +142,7 @@ class Auditing:
         self._show(done)
         broken = {invariant.name: invariant.broken_count for invariant in report.invariants if not invariant.holds}
         if broken:
-            log.error("exactly once is violated: the audit has found broken invariants", broken=broken)
+            log.error("the audit has found broken invariants", broken=broken)
         kept_s = max(KEPT_S, 2 * self._interval_s)
         await self._store.put(self._place, done.text(), kept_ms=round(kept_s * 1000))
 

@@ -15,7 +15,8 @@ from db.errors import DatabaseError
 from locks import Locker
 from service.observe import DEPENDENCIES, Metrics
 
-_LOOK = sa.text("SELECT 1")
+# What an entry does first, but on no row. A server that only reads refuses it: a standby, a read-only database.
+_LOOK = sa.text("SELECT 1 FROM appointment_info WHERE false FOR UPDATE")
 
 log = structlog.get_logger("chargeonce.health")
 
@@ -38,7 +39,7 @@ class Health:
 
     @property
     def dependencies(self) -> Mapping[str, bool]:
-        """Each dependency's name, and whether it answers."""
+        """Each dependency's name, and whether it answers; the database: whether it takes writes."""
         return self._up
 
     async def start(self) -> None:
@@ -64,6 +65,8 @@ class Health:
     async def _look(self) -> None:
         reason = await self._why_database_is_down()
         self._log_database(reason)
+        if reason is None and not self._up["database"]:
+            self._database.close()  # reads may have been connected to a server that only reads, and is behind
         self._up["database"] = reason is None
         self._up["lock_store"] = self._locker.is_up
         for dependency, up in self._up.items():
@@ -92,7 +95,7 @@ class Health:
 
 def _why_down(database: Database) -> str | None:
     try:
-        database.transaction(lambda connection: connection.execute(_LOOK).scalar_one())
+        database.read(lambda connection: connection.execute(_LOOK))
     except DatabaseError as error:
         return str(error)
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from importlib.metadata import version
 
 import structlog
@@ -12,6 +12,7 @@ from db.database import Database
 from db.demo import next_open_appointment, seed
 from db.errors import DatabaseDown, DatabaseError, Unusable
 from db.migrate import migrate, schema_state
+from db.sequences import sequences_behind
 from service.app import callers
 from service.callers import sign_token
 from service.embedded import EmbeddedServers, ServerDied, ServerUpAgain
@@ -89,6 +90,7 @@ def _see_to_schema(settings: Settings, *, embedded: bool) -> None:
             migrate(url)
         elif not (state := schema_state(url)).at_head:
             raise StartFailed(f"the schema is at {state.revision}, not at {state.head}: run chargeonce migrate first")
+        _look_at_sequences(url)
     except Unusable as error:
         raise StartFailed(str(error)) from error
     except DatabaseDown as error:
@@ -96,6 +98,13 @@ def _see_to_schema(settings: Settings, *, embedded: bool) -> None:
         log.warning("database out of reach at the start", reason=str(error))
     except DatabaseError as error:
         raise StartFailed(str(error)) from error
+
+
+def _look_at_sequences(url: str) -> None:
+    """Says which would give ids that are taken. No reason not to start: whatever needs no such id is served."""
+    with closing(Database(url)) as database:
+        for behind in database.read(sequences_behind):
+            log.error("a sequence is behind its table: ids that it gives are taken", **behind._asdict())
 
 
 class _Reporter:
