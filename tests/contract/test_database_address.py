@@ -17,6 +17,7 @@ from tests.harness import Rows, Service, run_cli, wait_until
 from tests.integration.silence import Silence, silent_port
 
 SCHEMAS = ("public", "billing")
+APPOINTMENT = 1  # the first of each schema
 
 
 def in_schema(url: str, schema: str) -> str:
@@ -45,7 +46,7 @@ def two_schemas(empty_database_url: str, cli_environment: Mapping[str, str]) -> 
         rows = schemas[schema] = Rows(url)
         for user_id in (1, 2):
             rows.grant(user_id, coupons)
-        assert rows.one("INSERT INTO appointment_info (id, user_id, invitee_user_id) VALUES (7, 1, 2) RETURNING id")
+        assert rows.appointment(1, 2) == APPOINTMENT
     yield schemas
     for rows in schemas.values():
         rows.close()
@@ -64,7 +65,7 @@ def test_who_is_charged_and_what_audit_sees_is_in_the_schema_that_migrate_used(
     before = theirs.balance(1)
     api = Api(start_service(workers=1, database_url=url).url)
 
-    answer = api.enter(7, 1)
+    answer = api.enter(APPOINTMENT, 1)
     read = api.get("/v1/users/1/coupons", user=1)
 
     assert answer.json["outcome"] == "charged"
@@ -79,12 +80,16 @@ def test_who_is_charged_and_what_audit_sees_is_in_the_schema_that_migrate_used(
     assert run_cli("audit", environment=environment).returncode == 1
 
 
-def test_a_schema_that_was_not_migrated_stops_the_start(database_url: str, cli_environment: Mapping[str, str]) -> None:
-    _run(database_url, "CREATE SCHEMA billing")
+def test_a_schema_that_is_not_there_is_not_replaced_by_another(
+    database_url: str, cli_environment: Mapping[str, str]
+) -> None:
     environment = {**cli_environment, "CHARGEONCE_DATABASE_URL": in_schema(database_url, "billing")}
 
+    migrated = run_cli("migrate", environment=environment)
     started = run_cli("serve", "--port", "0", environment=environment)
 
+    assert migrated.returncode == 1
+    assert migrated.stderr == "chargeonce: no schema has been selected to create in\n"
     assert started.returncode == 1
     assert "run chargeonce migrate first" in started.stderr
 
