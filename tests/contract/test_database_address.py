@@ -210,10 +210,12 @@ def test_a_database_in_another_encoding_stops_every_command_with_one_line(
 
 # Lost and regained
 
+UNHURRIED_S = "3"  # a look that a busy machine delays is a loss, and rightly leaves lines of its own
+
 
 def test_a_lost_and_a_regained_database_each_leave_one_line(database_url: str, start_service: StartService) -> None:
     with closing(PostgresProxy(database_url)) as proxy:
-        service = start_service(workers=1, database_url=proxy.url)
+        service = start_service(workers=1, database_url=proxy.url, health_interval_s=UNHURRIED_S)
         api = Api(service.url)
         wait_until(lambda: api.get("/readyz").status == 200)
 
@@ -234,7 +236,7 @@ def test_sessions_that_an_administrator_ends_leave_the_servers_own_reason(
     database_url: str, start_service: StartService
 ) -> None:
     name = urlsplit(database_url).path.strip("/")
-    service = start_service(workers=1)
+    service = start_service(workers=1, health_interval_s=UNHURRIED_S)
     api = Api(service.url)
     wait_until(lambda: api.get("/readyz").status == 200)
 
