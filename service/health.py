@@ -61,7 +61,7 @@ class Health:
     async def _look(self) -> None:
         database_up = await self._database_takes_writes()
         if database_up and not self._up["database"]:
-            self._database.close()  # reads may have been connected to a server that only reads, and is behind
+            self._database.forget_connections()  # those of reads may lead to a server that only reads, and is behind
         self._up["database"] = database_up
         self._up["lock_store"] = self._locker.is_up
         for dependency, up in self._up.items():
