@@ -50,6 +50,7 @@ class Database:
             pool_timeout=self.limits.pool_wait_s,
         )
         sa.event.listen(self.engine, "handle_error", _forget_what_is_down)
+        self._closed = False
 
     def transaction(self, work: Callable[[sa.Connection], Result]) -> Result:
         """Runs `work` and commits; `work` must be repeatable.
@@ -83,8 +84,13 @@ class Database:
 
         return self._repeated(rolled_back)
 
+    def forget_connections(self) -> None:
+        """Closes every pooled connection; whoever comes next gets a new one."""
+        self.engine.dispose()
+
     def close(self) -> None:
-        """Closes every pooled connection."""
+        """Closes every pooled connection, and opens none any more, not even for work that is run again."""
+        self._closed = True
         self.engine.dispose()
 
     def _repeated(self, work: Callable[[sa.Connection], Result]) -> Result:
@@ -106,6 +112,8 @@ class Database:
             return work(connection)
 
     def _connect(self) -> sa.Connection:
+        if self._closed:
+            raise DatabaseDown("closed here")
         try:
             return self.engine.connect()
         except PoolTimeout as error:

@@ -108,11 +108,11 @@ class Auditing:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        self._database.close()
         for raw in list(self._connections):
             with contextlib.suppress(OSError, psycopg2.Error), socket.socket(fileno=os.dup(raw.fileno())) as end:
                 end.shutdown(socket.SHUT_RDWR)  # wakes the thread, however silent the server is
         self._thread.shutdown(wait=False, cancel_futures=True)
-        self._database.close()
 
     async def _watch(self) -> None:
         await asyncio.sleep(min(FIRST_AFTER_S, self._interval_s / 2))

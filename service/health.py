@@ -66,7 +66,7 @@ class Health:
         reason = await self._why_database_is_down()
         self._log_database(reason)
         if reason is None and not self._up["database"]:
-            self._database.close()  # reads may have been connected to a server that only reads, and is behind
+            self._database.forget_connections()  # those of reads may lead to a server that only reads, and is behind
         self._up["database"] = reason is None
         self._up["lock_store"] = self._locker.is_up
         for dependency, up in self._up.items():

@@ -131,7 +131,7 @@ class _Threads:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def run(self, work: Callable[[Database], Result]) -> Result:
+    async def write(self, work: Callable[[Database], Result]) -> Result:
         """What `work` returns."""
         return await asyncio.to_thread(work, self._database)
 

@@ -48,6 +48,7 @@ LONG_FILES = (
     "contract/test_background_audit.py",
     "contract/test_locks_command.py",
     "contract/test_postgres_away.py",
+    "contract/test_read_only_postgres.py",
     "contract/test_metrics.py",
     "contract/test_openapi.py",
     "integration/test_lock_faults_server.py",

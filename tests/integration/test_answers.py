@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
@@ -17,13 +18,21 @@ from db.charging import Charges, Verdict
 from db.coupons import Grant, coupons_of, grant_coupons, movements_of
 from db.database import Database
 from db.decisions import ChargeRequest, Outcome
-from db.errors import Conflict, DatabaseDown, DatabaseError, IdTaken
+from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, IdTaken
 from db.events import ChargeEvent, Committing, Settled
 from db.recent_charges import recent_charges
 from db.row_locks import row_locks
 from db.tables import AppointmentStatus
 from tests.harness import PATIENCE_S, Rows, wait_until
-from tests.integration.charging_helpers import ANN, BOB, OURS, outcomes_of, patient_charges, proxied_charges
+from tests.integration.charging_helpers import (
+    ANN,
+    BOB,
+    OURS,
+    happened,
+    outcomes_of,
+    patient_charges,
+    proxied_charges,
+)
 from tests.proxy import Cut, Proxy, postgres_proxy
 
 # What makes a session useless. Each is done behind the service's back.
@@ -267,6 +276,24 @@ async def test_a_conflict_at_commit_is_run_again(database_url: str, rows: Rows) 
 
     assert not any(isinstance(event, Settled) for event in heard)
     _nothing_is_written(rows)
+
+
+async def test_whatever_is_told_while_it_is_settled_leaves_it_unknown(database_url: str, rows: Rows) -> None:
+    """Here no more ids are to be had: of a new charge this would say that nothing was written."""
+    rows.grant(ANN, 5)
+    id_ = rows.appointment(ANN, BOB)
+    with proxied_charges(database_url, settle_within_s=0.3) as (proxy, charges):
+        proxy.cut_once(Cut.AFTER_ANSWERED, at=b"COMMIT", then_away=True)
+        charging = asyncio.create_task(charges.charge_batch([ChargeRequest(id_, ANN)]))
+        await happened(proxy.cut_happened)
+        last = rows.number("SELECT last_value FROM appointment_action_id_seq")
+        rows.run(f"ALTER SEQUENCE appointment_action_id_seq MAXVALUE {last}")
+        proxy.come_back()
+
+        with pytest.raises(CommitUnknown):
+            await charging
+
+    assert rows.balance(ANN) == 4
 
 
 async def _charge(database_url: str, rows: Rows, heard: list[ChargeEvent]) -> Sequence[Verdict]:
