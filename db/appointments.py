@@ -59,7 +59,7 @@ def create_appointment(
 
 def find_appointment(database: Database, appointment_id: int, *, entry_limit: int) -> Appointment | None:
     """The appointment with its newest `entry_limit` entries, all of one moment; None when there is none."""
-    return database.transaction(lambda connection: _read(connection, appointment_id, entry_limit))
+    return database.read(lambda connection: _read(connection, appointment_id, entry_limit))
 
 
 def set_status(

@@ -8,11 +8,12 @@ from decimal import Decimal
 import sqlalchemy as sa
 
 from db.database import Database
+from db.sequences import BEHIND
 
 AUDIT_STATEMENT_TIMEOUT_S = 600.0
 EXAMPLE_LIMIT = 10
 
-Example = dict[str, int | bool | None]
+Example = dict[str, int | bool | str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def audit(database: Database, *, statement_timeout_s: float = AUDIT_STATEMENT_TI
             totals=AuditTotals(*connection.execute(sa.text(_TOTALS)).one()),
         )
 
-    return database.transaction(work)
+    return database.read(work)
 
 
 def _take_snapshot(connection: sa.Connection, statement_timeout_s: float) -> None:
@@ -190,6 +191,7 @@ _RULES: dict[str, tuple[str, str]] = {
         "No user_coupon.count is below zero.",
         "SELECT user_id, coupon_id, count AS balance FROM user_coupon WHERE count < 0",
     ),
+    "sequences_ahead": ("No sequence gives an id that its table has already.", BEHIND),
 }
 
 INVARIANTS = tuple(_RULES)

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 
 import psycopg2
 
+from db.answers import translated, translated_at_commit
 from db.batch import (
     Batch,
     Entry,
@@ -27,9 +28,9 @@ from db.batch import (
 )
 from db.charging_statements import FIND_CHARGES, STATEMENTS
 from db.connection import Connection, Row
-from db.database import DatabaseLimits, connect_arguments, translated, translated_at_commit
+from db.database import DatabaseLimits, connector
 from db.decisions import ChargeRequest, Rules
-from db.errors import CommitUnknown, Conflict, DatabaseDown, TimedOut
+from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, TimedOut
 from db.events import Committed, Committing, Listener, Settled, ignore
 from db.prepared import script
 
@@ -53,9 +54,9 @@ class Charges:
         settle_within_s: float = 2.0,
         listener: Listener = ignore,
     ) -> None:
-        """Raises ValueError for a URL of another kind."""
+        """Raises ValueError for a URL that cannot be honoured."""
         self._limits = limits or DatabaseLimits()
-        self._arguments = connect_arguments(url, self._limits)
+        self._connector = connector(url, self._limits)
         self._script = script(STATEMENTS)
         self._rules = rules
         self._settle_within_s = settle_within_s
@@ -66,7 +67,7 @@ class Charges:
     async def charge_batch(self, requests: Sequence[ChargeRequest], progress: Progress | None = None) -> list[Verdict]:
         """One verdict a request, in their order; rows that others hold are not waited for (HeldElsewhere).
 
-        Raises DatabaseDown, TimedOut, Conflict (nothing was written) or CommitUnknown (it could not be settled).
+        Raises CommitUnknown when it could not be settled; any other DatabaseError means that nothing was written.
         Cancelled while `progress` says that nothing can have been committed, it writes nothing.
         """
         return await self._charge(lock_free(requests, self._rules, self._emit), progress or Progress())
@@ -103,14 +104,14 @@ class Charges:
                     progress.may_have_committed = False
                     continue  # nothing was written, so it may run again
             except DatabaseDown:
-                # A connection may have died while nobody used it; a new one costs one try.
+                # A connection may have died, or become useless, while nobody used it. The next one is new.
                 if run + 1 == RUNS_PER_BATCH:
                     raise
                 continue
             transaction_s = time.monotonic() - started_at_s
             self._emit(Committed(batch.entry_count, batch.charge_count, transaction_s, batch.appointment_ids))
             return batch.verdicts
-        raise DatabaseDown("the connection was lost during COMMIT, and nothing was written")
+        raise DatabaseDown("COMMIT failed, and nothing was written")
 
     async def _run(self, batch: Batch, progress: Progress) -> None:
         """One transaction; again when it has lost against others (deadlock, serialization)."""
@@ -138,7 +139,8 @@ class Charges:
             try:
                 await connection.ask(f"{writing};COMMIT", within_s=self._answer_within_s)
             except psycopg2.Error as error:
-                translation = translated_at_commit(error)
+                judged = translated if connection.has_failed_transaction else translated_at_commit
+                translation = judged(error)
                 progress.may_have_committed = isinstance(translation, CommitUnknown)
                 raise translation from error
             except TimeoutError as error:
@@ -153,9 +155,9 @@ class Charges:
                     await self._ask(connection, "BEGIN")
                     had_committed = await batch.is_in_the_tables(lambda command: self._ask(connection, command))
                     await self._ask(connection, "ROLLBACK")
-            except (DatabaseDown, TimedOut, Conflict) as error:
+            except DatabaseError as error:
                 if time.monotonic() >= give_up_at_s:
-                    raise CommitUnknown("the connection was lost during COMMIT, and could not be settled") from error
+                    raise CommitUnknown("what became of COMMIT is not known, and could not be settled") from error
                 await asyncio.sleep(SETTLE_PAUSE_S)
             else:
                 self._emit(Settled(batch.appointment_ids, had_committed))
@@ -171,13 +173,20 @@ class Charges:
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
-        """One that nobody else uses meanwhile; after an error its transaction is rolled back. Raises DatabaseDown."""
+        """One that nobody else uses meanwhile. Raises DatabaseDown.
+
+        After an error it is closed, unless the error was about others' locks. What makes one useless makes all useless
+        that are as old.
+        """
         connection = await self._idle_or_new()
         try:
             yield connection
-        except Exception:
-            with contextlib.suppress(psycopg2.Error, TimeoutError):
-                await connection.ask("ROLLBACK", within_s=ANSWER_GRACE_S)
+        except (Conflict, TimedOut):
+            await _roll_back(connection)
+            raise
+        except DatabaseDown:
+            connection.close()
+            self.close()
             raise
         except BaseException:
             connection.close()
@@ -191,4 +200,11 @@ class Charges:
             connection = self._idle.pop()
             if connection.is_open:
                 return connection
-        return await Connection.open(self._arguments, script=self._script, within_s=self._limits.connect_timeout_s)
+        return await Connection.open(self._connector, script=self._script)
+
+
+async def _roll_back(connection: Connection) -> None:
+    try:
+        await connection.ask("ROLLBACK", within_s=ANSWER_GRACE_S)
+    except (psycopg2.Error, TimeoutError):
+        connection.close()

@@ -7,14 +7,12 @@ the interpreter, and every wait has an end, also for a server that is frozen. SQ
 from __future__ import annotations
 
 import asyncio
-import select
-import time
-from collections.abc import Mapping
 from typing import Any
 
 import psycopg2
-from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
+from psycopg2.extensions import POLL_OK, POLL_WRITE, TRANSACTION_STATUS_INERROR
 
+from db.connecting import Connector
 from db.errors import DatabaseDown
 
 Row = tuple[Any, ...]
@@ -33,10 +31,10 @@ class Connection:
         self._loop.add_reader(self._fd, self._look)
 
     @classmethod
-    async def open(cls, arguments: Mapping[str, Any], *, script: str, within_s: float) -> Connection:
-        """Connects as psycopg2.connect(**arguments), and runs the script. Raises DatabaseDown."""
+    async def open(cls, connector: Connector, *, script: str) -> Connection:
+        """A connection that has run the script. Raises DatabaseDown."""
         # In a thread, since looking up a name blocks.
-        connecting = asyncio.get_running_loop().run_in_executor(None, _connected, arguments, script, within_s)
+        connecting = asyncio.get_running_loop().run_in_executor(None, connector.connect_asynchronously, script)
         try:
             return cls(await asyncio.shield(connecting))
         except psycopg2.Error as error:
@@ -49,6 +47,11 @@ class Connection:
     def is_open(self) -> bool:
         """Whether it can be asked."""
         return self._fd >= 0
+
+    @property
+    def has_failed_transaction(self) -> bool:
+        """Whether a statement has failed in a transaction that is still there: a COMMIT behind it has not run."""
+        return bool(self._raw.info.transaction_status == TRANSACTION_STATUS_INERROR)
 
     async def ask(self, command: str, *, within_s: float) -> list[Row]:
         """The rows of the command's last statement.
@@ -116,31 +119,6 @@ class Connection:
             answer.set_result(None)
         else:
             answer.set_exception(error)
-
-
-def _connected(arguments: Mapping[str, Any], script: str, within_s: float) -> Any:
-    deadline_s = time.monotonic() + within_s
-    raw = psycopg2.connect(**arguments, async_=True)
-    try:
-        wait_for_answer(raw, deadline_s)
-        cursor = raw.cursor()
-        cursor.execute(script)
-        wait_for_answer(raw, deadline_s)
-    except BaseException:
-        raw.close()
-        raise
-    return raw
-
-
-def wait_for_answer(raw: Any, deadline_s: float) -> None:
-    """Blocks until what a connection was asked has come back. Raises psycopg2.Error, also at the deadline."""
-    while (state := raw.poll()) != POLL_OK:
-        left_s = deadline_s - time.monotonic()
-        if left_s <= 0:
-            raise psycopg2.OperationalError("no answer from Postgres in time")
-        poller = select.poll()  # select() itself ends at file descriptor 1,023
-        poller.register(raw.fileno(), select.POLLIN if state == POLL_READ else select.POLLOUT)
-        poller.poll(left_s * 1000)
 
 
 def _close_unwanted(connecting: asyncio.Future[Any]) -> None:

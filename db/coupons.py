@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from db.database import Database
+from db.errors import CommitUnknown, DatabaseError
 from db.tables import coupon_grant, coupon_info, user_consume, user_coupon
 
 MAX_BALANCE = 2**63 - 1
@@ -92,15 +94,21 @@ def grant_coupons(database: Database, *, user_id: int, coupon_id: int, count: in
     _check_storable(reference)
     if count > MAX_BALANCE:
         raise BalanceTooLarge(f"{count} coupons are more than can be counted")
+    made: set[tuple[int, datetime]] = set()
 
     def work(connection: sa.Connection) -> Grant:
         granted = _insert_grant(connection, user_id, coupon_id, count, reference)
         if granted is None:
-            return _earlier_grant(connection, user_id, coupon_id, count, reference)
+            earlier = _earlier_grant(connection, user_id, coupon_id, count, reference)
+            return replace(earlier, repeated=(earlier.id, earlier.granted_at) not in made)
+        made.add((granted.id, granted.created_at))
         balance = _add_to_balance(connection, user_id, coupon_id, count)
         return Grant(granted.id, user_id, coupon_id, count, reference, granted.created_at, balance, repeated=False)
 
-    return database.transaction(work)
+    try:
+        return database.transaction(work)
+    except CommitUnknown as unknown:
+        return _settled(database, work, unknown)
 
 
 def coupons_of(database: Database, user_id: int) -> list[CouponBalance]:
@@ -110,7 +118,7 @@ def coupons_of(database: Database, user_id: int) -> list[CouponBalance]:
         .where(user_coupon.c.user_id == user_id)
         .order_by(user_coupon.c.coupon_id)
     )
-    rows = database.transaction(lambda connection: connection.execute(select).all())
+    rows = database.read(lambda connection: connection.execute(select).all())
     return [CouponBalance(coupon_id, count) for coupon_id, count in rows]
 
 
@@ -127,7 +135,7 @@ def movements_of(
     select = sa.select(all_movements).order_by(*newest_first).limit(limit + 1)
     if before is not None:
         select = select.where(place < sa.tuple_(before.at, before.kind, before.id))
-    rows = database.transaction(lambda connection: connection.execute(select).all())
+    rows = database.read(lambda connection: connection.execute(select).all())
     page = [Movement(*row) for row in rows[:limit]]
     return page, _cursor_behind(page[-1]) if len(rows) > limit else None
 
@@ -155,6 +163,14 @@ def _check_storable(reference: str) -> None:
         raise UnstorableReference("the reference holds a NUL character")
     if not 0 < len(encoded) <= MAX_REFERENCE_BYTES:
         raise UnstorableReference(f"the reference must have 1 to {MAX_REFERENCE_BYTES} bytes")
+
+
+def _settled(database: Database, work: Callable[[sa.Connection], Grant], unknown: CommitUnknown) -> Grant:
+    """Once more: the reference tells whether the grant stands, and waits for a COMMIT that is still under way."""
+    try:
+        return database.transaction(work)
+    except DatabaseError as error:
+        raise unknown from error
 
 
 def _insert_grant(

@@ -58,7 +58,7 @@ def next_open_appointment(database: Database, *, default_coupon_count: int = 1) 
         row = connection.execute(statement, values).one_or_none()
         return (row.id, row.user_id) if row else None
 
-    return database.transaction(work)
+    return database.read(work)
 
 
 def _be_the_only_one(connection: sa.Connection) -> None:

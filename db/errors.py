@@ -2,15 +2,25 @@
 
 
 class DatabaseError(Exception):
-    """The database could not do what was asked."""
+    """The database could not do what was asked: nothing was written, unless CommitUnknown says otherwise."""
 
 
 class DatabaseDown(DatabaseError):
-    """No connection could be had, or it was lost before COMMIT was sent: nothing was written."""
+    """No connection to a server that takes writes could be had, or it was of no more use before COMMIT was sent:
+    nothing was written.
+    """
+
+
+class Unusable(DatabaseDown):
+    """The database is there, and is not one that we can work on."""
 
 
 class CommitUnknown(DatabaseError):
-    """The connection was lost while COMMIT was under way: it may or may not have been written."""
+    """COMMIT was under way, and there was no answer, or one that does not tell: it may or may not have been written."""
+
+
+class IdTaken(DatabaseError):
+    """A sequence is behind its table and gave an id that the table has already: nothing was written."""
 
 
 class Conflict(DatabaseError):

@@ -40,7 +40,7 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A connection was lost during COMMIT, and reading has told what became of it."""
+    """It was unknown what became of a COMMIT, and reading has told."""
 
     appointment_ids: Sequence[int]
     had_committed: bool

@@ -61,7 +61,7 @@ def entries(database: Database, *, limit: int, before: int | None = None) -> tup
     newest = sa.select(lock_audit).order_by(lock_audit.c.id.desc()).limit(limit + 1)
     if before is not None:
         newest = newest.where(lock_audit.c.id < before)
-    rows = database.transaction(lambda connection: connection.execute(newest).all())
+    rows = database.read(lambda connection: connection.execute(newest).all())
     page = [AuditEntry(**row._mapping) for row in rows[:limit]]
     return page, page[-1].id if len(rows) > limit else None
 

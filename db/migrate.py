@@ -15,7 +15,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
-from db.database import driver_url, translated
+from db.answers import translated
+from db.connecting import Connector
+from db.database import DIALECT
 from db.errors import DatabaseError
 
 CONNECT_TIMEOUT_S = 5
@@ -91,9 +93,8 @@ def at_head(url: str) -> bool:
 
 @contextmanager
 def _transaction(url: str) -> Iterator[sa.Connection]:
-    engine = sa.create_engine(
-        driver_url(url), poolclass=sa.NullPool, connect_args={"connect_timeout": CONNECT_TIMEOUT_S}
-    )
+    connector = Connector(url, connect_timeout_s=CONNECT_TIMEOUT_S)
+    engine = sa.create_engine(DIALECT, creator=connector.connect, poolclass=sa.NullPool)
     try:
         with engine.connect() as connection:
             yield connection

@@ -48,6 +48,6 @@ def recent_charges(
     )
     if before is not None:
         newest = newest.where(charge.id < before)
-    rows = database.transaction(lambda connection: connection.execute(newest).all())
+    rows = database.read(lambda connection: connection.execute(newest).all())
     page = [RecentCharge(**row._mapping) for row in rows[:limit]]
     return page, page[-1].id if len(rows) > limit else None

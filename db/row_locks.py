@@ -54,7 +54,7 @@ def row_locks(database: Database, appointment_id: int) -> RowLocks:
         found = connection.execute(sa.text(_BLOCKING), {"pids": others}).all() if others else []
         return RowLocks(blocked, tuple(BlockingSession(**row._mapping) for row in found))
 
-    return database.transaction(work)
+    return database.read(work)
 
 
 # A ctid is (page, tuple), as pg_locks names them. Whoever stands first in line has the tuple lock granted.

@@ -17,6 +17,7 @@ from service.settings import (
     Settings,
     SettingsError,
     load_settings,
+    take_out_libpq_variables,
 )
 
 # What a command needs is imported when it runs: `chargeonce token` need not load a web server.
@@ -187,6 +188,8 @@ def _database_url(settings: Settings) -> Iterator[str]:
     """The database's URL; an embedded one is attached to where it runs, else started for the duration."""
     from service.embedded import EmbeddedError, open_servers
 
+    if beside := take_out_libpq_variables(settings):
+        print(f"chargeonce: {beside}", file=sys.stderr)
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value()
         return

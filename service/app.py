@@ -18,8 +18,9 @@ from aiohttp.typedefs import Middleware
 from prometheus_client import Histogram
 
 from db.charging import ANSWER_GRACE_S, Charges
-from db.database import Database, DatabaseLimits, bound_waits
+from db.database import Database, DatabaseLimits
 from db.decisions import Payer, Rules
+from db.waiting import bound_waits
 from locks import Locker, LockStoreDown
 from locks.contention import Contention
 from locks.publishing import Publisher
@@ -46,7 +47,7 @@ from service.lock_store_health import LockStoreHealth
 from service.observe import Metrics, Observer
 from service.openapi import openapi, status_of_codes
 from service.outage import OutageRule, ProceedOnRowLock, RefuseWithoutLock
-from service.problems import BUG, new_request_id, problem_answer, problem_of
+from service.problems import BUG, is_bug, new_request_id, problem_answer, problem_of
 from service.reading import Reading
 from service.refusals import Draining, MethodNotAllowed, NotFound, Overloaded, TooLarge
 from service.routes import Route, routes
@@ -316,7 +317,7 @@ def _refused(error: Exception, request_id: str, method: str, path: str | None, t
     problem = problem_of(error)
     if tracing is not None:
         tracing.refused(problem.code, problem.status)
-    if problem is BUG:
+    if is_bug(error):
         log.error("request failed", request_id=request_id, method=method, route=path, exc_info=error)
     return problem_answer(error, request_id)
 

@@ -17,7 +17,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg2
 import sqlalchemy as sa
@@ -25,8 +24,10 @@ import structlog
 
 from db.audit import AuditReport, AuditTotals, Invariant, audit
 from db.charging import ANSWER_GRACE_S
-from db.database import Database, bound_waits_of_this_thread
+from db.connecting import read_url
+from db.database import Database
 from db.errors import DatabaseError
+from db.waiting import bound_waits_of_this_thread
 from locks import Locker, LocksError
 from locks.contention_store import ContentionStore
 from service.gauges import AuditGauges
@@ -107,11 +108,11 @@ class Auditing:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        self._database.close()
         for raw in list(self._connections):
             with contextlib.suppress(OSError, psycopg2.Error), socket.socket(fileno=os.dup(raw.fileno())) as end:
                 end.shutdown(socket.SHUT_RDWR)  # wakes the thread, however silent the server is
         self._thread.shutdown(wait=False, cancel_futures=True)
-        self._database.close()
 
     async def _watch(self) -> None:
         await asyncio.sleep(min(FIRST_AFTER_S, self._interval_s / 2))
@@ -141,7 +142,7 @@ class Auditing:
         self._show(done)
         broken = {invariant.name: invariant.broken_count for invariant in report.invariants if not invariant.holds}
         if broken:
-            log.error("exactly once is violated: the audit has found broken invariants", broken=broken)
+            log.error("the audit has found broken invariants", broken=broken)
         kept_s = max(KEPT_S, 2 * self._interval_s)
         await self._store.put(self._place, done.text(), kept_ms=round(kept_s * 1000))
 
@@ -167,6 +168,6 @@ class Auditing:
 
 def _place(database_url: str) -> str:
     """Names the audit of one database, so that services of two databases may share a Redis. Not reversible."""
-    parts = urlsplit(database_url)
-    place = f"{parts.hostname}:{parts.port or 5432}{parts.path}?{parts.query}"
-    return f"audit/{hashlib.sha256(place.encode()).hexdigest()[:12]}"
+    parts = read_url(database_url)
+    place = [parts.get(name, "") for name in ("host", "hostaddr", "port", "dbname", "options")]
+    return f"audit/{hashlib.sha256(repr(place).encode()).hexdigest()[:12]}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from db.charging import Charges, Entry, HeldElsewhere, NotChargedYet, Progress, Verdict
 from db.decisions import ChargeRequest
-from db.errors import CommitUnknown, DatabaseDown, DatabaseError, TimedOut
+from db.errors import CommitUnknown, DatabaseDown, DatabaseError, IdTaken, TimedOut
 from locks import Lease
 from service.pending_charge import PendingCharge, TimedEntry
 from service.refusals import ChargeInProgress, ChargeUnknown, Draining, Overloaded
@@ -126,7 +126,7 @@ class Charging:
             queue.waiting.extendleft(reversed(batch.items))
         elif (error := task.exception()) is None:
             self._settle(batch, task.result())
-        elif queue is self._together and len(batch.items) > 1 and type(error) in (DatabaseError, TimedOut):
+        elif queue is self._together and len(batch.items) > 1 and type(error) in (DatabaseError, IdTaken, TimedOut):
             # One of them made a statement fail, and nothing was written: alone, each learns its own outcome.
             self._alone.waiting.extend(batch.items)
         else:

@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 class Books(Protocol):
     """Runs short database work off the event loop."""
 
-    async def run(self, work: Callable[[Database], Result]) -> Result:
+    async def write(self, work: Callable[[Database], Result]) -> Result:
         """What `work` returns."""
 
 
@@ -74,7 +74,7 @@ class Forcing:
 
     async def _note(self, name: str, fencing_token: int, reason: str, actor: str, view: LockView | None) -> int:
         try:
-            return await self._books.run(
+            return await self._books.write(
                 lambda database: lock_audit.note(
                     database,
                     actor=actor,
@@ -89,7 +89,7 @@ class Forcing:
 
     async def _mark(self, mark: Callable[[Database, int], None], audit_id: int) -> None:
         try:
-            await self._books.run(lambda database: mark(database, audit_id))
+            await self._books.write(lambda database: mark(database, audit_id))
         except (DatabaseError, Overloaded) as error:
             log.error("lock audit not marked", audit_id=audit_id, mark=mark.__name__, reason=str(error))
 

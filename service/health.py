@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 
 import sqlalchemy as sa
+import structlog
 
 from db.database import Database
 from db.errors import DatabaseError
@@ -15,7 +16,10 @@ from locks import Locker
 from service.lock_store_health import LockStoreHealth
 from service.observe import DEPENDENCIES, Metrics
 
-_LOOK = sa.text("SELECT 1")
+# What an entry does first, but on no row. A server that only reads refuses it: a standby, a read-only database.
+_LOOK = sa.text("SELECT 1 FROM appointment_info WHERE false FOR UPDATE")
+
+log = structlog.get_logger("chargeonce.health")
 
 
 class Health:
@@ -30,12 +34,13 @@ class Health:
         self._metrics = metrics
         self._interval_s = interval_s
         self._up = dict.fromkeys(DEPENDENCIES, False)
-        self._database_look: asyncio.Future[bool] | None = None
+        self._database_look: asyncio.Future[str | None] | None = None
+        self._database_lost = False
         self._task: asyncio.Task[None] | None = None
 
     @property
     def dependencies(self) -> Mapping[str, bool]:
-        """Each dependency's name, and whether it answers."""
+        """Each dependency's name, and whether it answers; the database: whether it takes writes."""
         return {**self._up, "lock_store": self.lock_store.is_up}
 
     async def start(self) -> None:
@@ -59,26 +64,38 @@ class Health:
             await self._look()
 
     async def _look(self) -> None:
-        self._up["database"], _ = await asyncio.gather(self._database_answers(), self.lock_store.look())
+        reason, _ = await asyncio.gather(self._why_database_is_down(), self.lock_store.look())
+        self._log_database(reason)
+        if reason is None and not self._up["database"]:
+            self._database.forget_connections()  # those of reads may lead to a server that only reads, and is behind
+        self._up["database"] = reason is None
         for dependency, up in self.dependencies.items():
             self._metrics.dependency_up.labels(dependency).set(up)
 
-    async def _database_answers(self) -> bool:
+    def _log_database(self, reason: str | None) -> None:
+        """One line when it is lost, with the reason, and one when it is back."""
+        if reason is not None and not self._database_lost:
+            log.error("database lost", reason=reason)
+        elif reason is None and self._database_lost:
+            log.info("database up")
+        self._database_lost = reason is not None
+
+    async def _why_database_is_down(self) -> str | None:
         # One look at a time: a database that hangs must not take one thread after the other.
         if self._database_look is None:
             loop = asyncio.get_running_loop()
-            self._database_look = loop.run_in_executor(self._executor, _answers, self._database)
+            self._database_look = loop.run_in_executor(self._executor, _why_down, self._database)
         done, _ = await asyncio.wait([self._database_look], timeout=self._interval_s)
         if not done:
-            return False
-        answers = self._database_look.result()
+            return f"no answer within {self._interval_s:g} s"
+        reason = self._database_look.result()
         self._database_look = None
-        return answers
+        return reason
 
 
-def _answers(database: Database) -> bool:
+def _why_down(database: Database) -> str | None:
     try:
-        database.transaction(lambda connection: connection.execute(_LOOK).scalar_one())
-    except DatabaseError:
-        return False
-    return True
+        database.read(lambda connection: connection.execute(_LOOK))
+    except DatabaseError as error:
+        return str(error)
+    return None

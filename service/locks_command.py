@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
-from service.settings import Settings, SettingsError, load_settings
+from service.settings import Settings, SettingsError, load_settings, take_out_libpq_variables
 
 if TYPE_CHECKING:
     from db.database import Database
@@ -131,7 +131,7 @@ class _Threads:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def run(self, work: Callable[[Database], Result]) -> Result:
+    async def write(self, work: Callable[[Database], Result]) -> Result:
         """What `work` returns."""
         return await asyncio.to_thread(work, self._database)
 
@@ -157,6 +157,8 @@ def _with_locker(settings: Settings, work: Callable[[Locker], Awaitable[Result]]
 def _database(settings: Settings) -> Iterator[Database]:
     from db.database import Database
 
+    if beside := take_out_libpq_variables(settings):
+        print(f"chargeonce: {beside}", file=sys.stderr)
     url = settings.database_url.get_secret_value() if settings.database_url else _running(settings, "database_url")
     database = Database(url)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from aiohttp import web
 
 from db.coupons import BalanceTooLarge, ReferenceReused, UnknownCoupon, UnstorableReference
 from db.decisions import AppointmentNotOpen, IllegalRequest, InsufficientCoupons
-from db.errors import CommitUnknown, Conflict, DatabaseDown, TimedOut
+from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, IdTaken, TimedOut
 from locks import HolderChanged, LockStoreDown, TooManyLeases, TooManyWaiters
 from locks.lending import LeaseOver
 from service.callers import Unauthenticated
@@ -58,6 +58,11 @@ def _away(code: str, title: str, charged: bool | Literal["unknown"] = False) -> 
     return Problem(code, AWAY, title, retryable=True, charged=charged, retry_after_s=RETRY_AFTER_S)
 
 
+# A bug answers 500. What it did not finish it may have charged, so nobody is told otherwise.
+BUG = Problem(
+    "internal-error", HTTPStatus.INTERNAL_SERVER_ERROR, "Something is wrong with the service", True, "unknown"
+)
+
 PROBLEMS: Mapping[type[BaseException], Problem] = {
     InvalidRequest: Problem("invalid-request", BAD, "The request cannot be read"),
     UnknownCoupon: Problem("invalid-request", BAD, "The request cannot be read"),
@@ -89,11 +94,10 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     LockStoreDown: _away("lock-store-down", "The lock store is out of reach"),
     ChargeUnknown: _away("charge-unknown", "Whether this was charged is not known yet", "unknown"),
     CommitUnknown: _away("charge-unknown", "Whether this was written is not known yet", "unknown"),
+    # A statement failed that should not, before COMMIT: nothing was written.
+    DatabaseError: replace(BUG, charged=False),
+    IdTaken: replace(BUG, title="An id is taken", charged=False),
 }
-# A bug answers 500. What it did not finish it may have charged, so nobody is told otherwise.
-BUG = Problem(
-    "internal-error", HTTPStatus.INTERNAL_SERVER_ERROR, "Something is wrong with the service", True, "unknown"
-)
 
 
 def problem_of(error: BaseException) -> Problem:
@@ -104,24 +108,29 @@ def problem_of(error: BaseException) -> Problem:
     return BUG
 
 
-def detail_of(error: BaseException, problem: Problem) -> str:
+def is_bug(error: BaseException) -> bool:
+    """Whether somebody has to look at it: it is logged, whatever the caller is told."""
+    return problem_of(error).code == BUG.code
+
+
+def detail_of(error: BaseException) -> str:
     """What its client is told of it. What a server has said, and what a bug was, is for the log."""
-    if problem is BUG:
-        return problem.title
+    title = problem_of(error).title
+    if is_bug(error) and not isinstance(error, IdTaken):
+        return title
     if isinstance(error, LockStoreDown):
         return "Redis does not answer, or does not do what locks need; the log of the service says why"
-    return str(error) or problem.title
+    return str(error) or title
 
 
 def problem_answer(error: BaseException, request_id: str, **more: Any) -> web.Response:
     """The answer to a request that ended with this error."""
     problem = problem_of(error)
-    detail = detail_of(error, problem)
     body = {
-        "type": "about:blank" if problem is BUG else f"urn:chargeonce:problem:{problem.code}",
+        "type": "about:blank" if is_bug(error) else f"urn:chargeonce:problem:{problem.code}",
         "title": problem.title,
         "status": int(problem.status),
-        "detail": detail,
+        "detail": detail_of(error),
         "code": problem.code,
         "request_id": request_id,
         "retryable": problem.retryable,

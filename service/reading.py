@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from typing import TypeVar
 
 from db.database import Database
-from db.errors import DatabaseDown
+from db.errors import CommitUnknown, DatabaseDown
 from service.refusals import Overloaded
 
 Result = TypeVar("Result")
@@ -29,7 +29,20 @@ class Reading:
         return self._max_waiting - self._room
 
     async def run(self, work: Callable[[Database], Result]) -> Result:
-        """What `work` returns. Raises what it raises, Overloaded, or DatabaseDown when it takes too long."""
+        """What `work` has read. Raises what it raises, Overloaded, or DatabaseDown when it takes too long."""
+        try:
+            return await self._in_time(work)
+        except TimeoutError as error:
+            raise DatabaseDown(str(error)) from error
+
+    async def write(self, work: Callable[[Database], Result]) -> Result:
+        """What `work` returns. As run(), but CommitUnknown when it takes too long: nobody stops it."""
+        try:
+            return await self._in_time(work)
+        except TimeoutError as error:
+            raise CommitUnknown(str(error)) from error
+
+    async def _in_time(self, work: Callable[[Database], Result]) -> Result:
         if self._room == 0:
             raise Overloaded("too many requests wait for the database")
         self._room -= 1
@@ -37,7 +50,7 @@ class Reading:
         future.add_done_callback(self._leave)
         done, _ = await asyncio.wait([future], timeout=self._timeout_s)
         if not done:
-            raise DatabaseDown("the database has not answered in time")
+            raise TimeoutError("the database has not answered in time")
         return future.result()
 
     def _leave(self, future: asyncio.Future[Result]) -> None:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from importlib.metadata import version
 
 import structlog
 
 from db.database import Database
 from db.demo import next_open_appointment, seed
-from db.errors import DatabaseDown, DatabaseError
+from db.errors import DatabaseDown, DatabaseError, Unusable
 from db.migrate import migrate, schema_state
+from db.sequences import sequences_behind
 from service.app import callers
 from service.callers import sign_token
 from service.embedded import EmbeddedServers, ServerDied, ServerUpAgain
 from service.generated import with_generated_secrets
 from service.observe import set_up_logs
 from service.sessions import LOGIN_CODE_TTL_S, new_login_code
-from service.settings import Settings, SettingsError, require_secrets, resolved, unknown_settings
+from service.settings import (
+    Settings,
+    SettingsError,
+    require_secrets,
+    resolved,
+    take_out_libpq_variables,
+    unknown_settings,
+)
 from service.tracing import is_installed as tracing_is_installed
 from service.workers import Listening, StartFailed, Supervisor, wait_politely
 
@@ -37,6 +45,8 @@ def serve(settings: Settings, *, demo: bool) -> int:
     set_up_logs(settings.log_level, settings.log_format)
     for name in unknown_settings():
         log.warning("unknown setting ignored", name=name)
+    if beside := take_out_libpq_variables(settings):
+        log.warning("libpq variables are set", reason=beside)
     wait_politely()
     with ExitStack() as stack:
         # The port first: a second start by mistake should fail before it touches anything.
@@ -80,11 +90,21 @@ def _see_to_schema(settings: Settings, *, embedded: bool) -> None:
             migrate(url)
         elif not (state := schema_state(url)).at_head:
             raise StartFailed(f"the schema is at {state.revision}, not at {state.head}: run chargeonce migrate first")
+        _look_at_sequences(url)
+    except Unusable as error:
+        raise StartFailed(str(error)) from error
     except DatabaseDown as error:
         # It may come up later than we do; until then /readyz says so.
         log.warning("database out of reach at the start", reason=str(error))
     except DatabaseError as error:
         raise StartFailed(str(error)) from error
+
+
+def _look_at_sequences(url: str) -> None:
+    """Says which would give ids that are taken. No reason not to start: whatever needs no such id is served."""
+    with closing(Database(url)) as database:
+        for behind in database.read(sequences_behind):
+            log.error("a sequence is behind its table: ids that it gives are taken", **behind._asdict())
 
 
 class _Reporter:

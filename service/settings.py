@@ -16,10 +16,19 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from db.connecting import read_url
 from locks.address import SCHEMES, place_of
 
 PREFIX = "CHARGEONCE_"
 MIN_SECRET_BYTES = 32
+
+# What libpq reads by itself. The first say where a database is and how its sessions are set, which an address says in
+# full; the others who we are and how the connection is guarded, where the address leaves that open.
+LIBPQ_PLACE = re.compile(
+    "PG(HOST|HOSTADDR|PORT|DATABASE|SERVICE|SERVICEFILE|SYSCONFDIR|OPTIONS|APPNAME|CONNECT_TIMEOUT|CLIENTENCODING"
+    "|TARGETSESSIONATTRS|LOADBALANCEHOSTS|DATESTYLE|TZ|GEQO|MINPROTOCOLVERSION|MAXPROTOCOLVERSION)"
+)
+LIBPQ_GUARD = re.compile("PG(USER|PASSWORD|PASSFILE|REQUIRE[A-Z]+|CHANNELBINDING|(SSL|GSS|KRB)[A-Z]+)")
 
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
@@ -108,9 +117,9 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _postgres_only(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and _scheme(value) not in ("postgres", "postgresql", "postgresql+psycopg2"):
-            raise ValueError("must start with postgresql://")
+    def _postgres_address(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            read_url(value.get_secret_value())
         return value
 
     @field_validator("redis_url")
@@ -228,6 +237,22 @@ def unknown_settings() -> list[str]:
     """CHARGEONCE_ variables that nothing reads: most likely misspelt, so the start warns of them."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+
+
+def take_out_libpq_variables(settings: Settings) -> str | None:
+    """Sees to it that no PG* variable leads elsewhere than the address does. What an operator should know of it."""
+    taken = sorted(filter(LIBPQ_PLACE.fullmatch, os.environ))
+    guarding = sorted(filter(LIBPQ_GUARD.fullmatch, os.environ))
+    for name in [*taken, *guarding] if settings.embedded_database else taken:
+        del os.environ[name]
+    if settings.embedded_database or not (taken or guarding):
+        return None
+    effects = [
+        f"{', '.join(names)} {effect}"
+        for names, effect in ((taken, "ignored"), (guarding, "used where the address leaves it open"))
+        if names
+    ]
+    return f"beside {PREFIX}DATABASE_URL: {'; '.join(effects)}"
 
 
 def environment_for_child(resolved: Settings) -> dict[str, str]:

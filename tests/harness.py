@@ -37,6 +37,11 @@ def clean_environment(**settings: str) -> dict[str, str]:
     return environment | {f"CHARGEONCE_{name.upper()}": value for name, value in settings.items()}
 
 
+def driver_url(url: str) -> sa.URL:
+    """The URL for an engine of SQLAlchemy's own, with the driver written out."""
+    return sa.make_url(url).set(drivername="postgresql+psycopg2")
+
+
 def wait_until(condition: Callable[[], object], *, patience_s: float = PATIENCE_S, what: str = "") -> None:
     """Returns once the condition holds; fails the test when it does not within a generous time."""
     give_up_at = time.monotonic() + patience_s

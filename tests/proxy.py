@@ -60,6 +60,7 @@ class Proxy:
         self._fates = dict.fromkeys(Way, Fate.PASS)
         self._delays_s = dict.fromkeys(Way, 0.0)
         self._eat_at: bytes | None = None
+        self._replaced: tuple[bytes, bytes] | None = None
         self.reply_eaten = threading.Event()
 
     def __enter__(self) -> Self:
@@ -125,6 +126,15 @@ class Proxy:
             self._eat_at = at
             self.reply_eaten.clear()
 
+    def replace_reply_once(self, reply: bytes, *, at: bytes) -> None:
+        """The next request with `at` in it is answered so, whatever the server says once it has done it."""
+        with self._lock:
+            self._replaced = (at, reply)
+
+    def point_at(self, port: int) -> None:
+        """New connections lead to the server on this port of the same host; those there are go on."""
+        self._server_address = (self._server_address[0], port)
+
     def _accept(self) -> None:
         while not self._closed:
             # A timeout, since nothing wakes a thread that waits on a listener.
@@ -167,6 +177,10 @@ class Proxy:
                         server.recv(CHUNK_BYTES)
                     if cut is not None:
                         return
+                    if (reply := self._replacement(request)) is not None:
+                        requests.drain()
+                        server.recv(CHUNK_BYTES)
+                        client.sendall(reply)
                     replies.eaten = replies.eaten or self._to_eat(request)
                 for stream in (requests, replies):
                     if self._fates[stream.way] is Fate.PASS and not stream.forward_due():
@@ -200,6 +214,13 @@ class Proxy:
                 return False
             self._eat_at = None
             return True
+
+    def _replacement(self, request: bytes) -> bytes | None:
+        with self._lock:
+            if self._replaced is None or self._replaced[0] not in request:
+                return None
+            reply, self._replaced = self._replaced[1], None
+            return reply
 
     def _due(self, request: bytes) -> Cut | None:
         with self._lock:

@@ -11,7 +11,7 @@ from aiohttp import web
 from service.dashboard.access import PATH, NotLoggedIn, secured
 from service.dashboard.rendering import Templates
 from service.dashboard.views.table import VIEWS
-from service.problems import BUG, detail_of, problem_of
+from service.problems import detail_of, is_bug, problem_of
 from service.refusals import Forbidden
 from service.sessions import Session
 
@@ -37,7 +37,7 @@ class Pages:
             except NotLoggedIn as error:
                 response = self.login_form(request, status=401, reason=error.reason, back=_address_of(request))
             except Exception as error:
-                if problem_of(error) is BUG:
+                if is_bug(error):
                     raise
                 response = self._refusal(request, error)
             return secured(response)
@@ -77,7 +77,7 @@ class Pages:
             status=int(problem.status),
             title=problem.title,
             problem=problem,
-            detail=detail_of(error, problem),
+            detail=detail_of(error),
             scope=error.scope if isinstance(error, Forbidden) else "",
         )
         if problem.retry_after_s is not None:

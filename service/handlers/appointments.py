@@ -26,7 +26,7 @@ class AppointmentHandlers:
         """A new, open appointment."""
         caller_with(request, self._callers, SERVICE)
         body = await json_body(request, NewAppointment)
-        appointment = await self._reading.run(
+        appointment = await self._reading.write(
             lambda database: create_appointment(
                 database,
                 user_id=body.user_id,
@@ -56,7 +56,7 @@ class AppointmentHandlers:
         appointment_id = path_id(request, "appointment_id")
         body = await json_body(request, AppointmentChange)
         status = AppointmentStatus[body.status.upper()]
-        changed = await self._reading.run(
+        changed = await self._reading.write(
             lambda database: set_status(database, appointment_id, status, entry_limit=self._entry_limit)
         )
         if changed is None:

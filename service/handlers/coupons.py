@@ -27,7 +27,7 @@ class CouponHandlers:
         caller_with(request, self._callers, SERVICE)
         user_id = path_id(request, "user_id")
         body = await json_body(request, NewGrant)
-        grant = await self._reading.run(
+        grant = await self._reading.write(
             lambda database: grant_coupons(
                 database, user_id=user_id, coupon_id=body.coupon_id, count=body.count, reference=body.reference
             )

@@ -24,7 +24,7 @@ from service.dashboard.rendering import Templates
 from service.dashboard.views.series import series
 from service.dashboard.views.table import VIEWS, View
 from service.forcing import Forcing
-from service.problems import BUG, detail_of, problem_of
+from service.problems import detail_of, is_bug, problem_of
 from service.refusals import InvalidRequest, NotFound
 from service.routes import Route
 from service.sessions import Session, Sessions
@@ -101,10 +101,9 @@ class DashboardHandlers:
         try:
             values = await view.read(self._looking, asked)
         except Exception as error:
-            problem = problem_of(error)
-            if problem is BUG:
+            if is_bug(error):
                 raise
-            return self._templates.render("_problem.html", problem=problem, detail=detail_of(error, problem))
+            return self._templates.render("_problem.html", problem=problem_of(error), detail=detail_of(error))
         return self._templates.render(f"_{view.key}.html", view=view, **values)
 
     async def _series(self, request: web.Request) -> web.Response:

@@ -59,7 +59,7 @@ class RunningHandlers:
         if self._is_draining():
             return Draining("this instance is about to stop")
         if not database_up:
-            return DatabaseDown("the database does not answer")
+            return DatabaseDown("the database does not answer, or takes no writes")
         if self._needs_lock_store and not lock_store_up:
             return LockStoreDown("the lock store does not answer")
         return None

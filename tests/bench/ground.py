@@ -13,9 +13,9 @@ from typing import Any
 import psycopg2
 import redis
 
-from db.database import driver_url
 from db.migrate import migrate
 from service.embedded import EmbeddedServers
+from tests.harness import driver_url
 
 from .cpu import parent_of
 

@@ -24,7 +24,6 @@ from aiohttp import web
 from redis.asyncio import Redis
 from redis.exceptions import LockError
 
-from db.database import driver_url
 from db.tables import (
     CHAMPAGNE,
     ActionType,
@@ -35,6 +34,7 @@ from db.tables import (
     user_consume,
     user_coupon,
 )
+from tests.harness import driver_url
 
 THREADS = 16
 LEASE_TTL_S = 10

@@ -13,10 +13,10 @@ import psycopg2
 import redis
 import sqlalchemy as sa
 
-from db.database import driver_url
 from db.migrate import migrate
 from service.embedded import EmbeddedServers
 from tests.chaos.guards import SCHEMA_OF_GUARD
+from tests.harness import driver_url
 
 COUPONS_PER_USER = 1_000_000
 SAMPLE_EVERY_S = 0.01

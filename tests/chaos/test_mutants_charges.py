@@ -7,11 +7,10 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 
-import psycopg2
 import pytest
 
 from db.charging import Charges, Entry
-from db.database import DatabaseLimits, connect_arguments
+from db.database import DatabaseLimits, connector
 from db.decisions import ChargeRequest, InsufficientCoupons, Outcome
 from db.errors import DatabaseDown
 from db.events import ChargeEvent, Committed, Decided
@@ -221,8 +220,7 @@ async def batches_deadlock(database_url: str) -> bool:
 
 async def commits_are_not_waited_for(database_url: str) -> bool:
     """As its sessions are told."""
-    arguments = connect_arguments(database_url, DatabaseLimits())
-    with closing(psycopg2.connect(**arguments)) as session, session.cursor() as cursor:
+    with closing(connector(database_url, DatabaseLimits()).connect()) as session, session.cursor() as cursor:
         cursor.execute("SHOW synchronous_commit")
         return bool(cursor.fetchone() == ("off",))
 

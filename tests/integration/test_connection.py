@@ -6,15 +6,14 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import psycopg2
 import pytest
 
 from db.connection import Connection
-from db.database import DatabaseLimits, connect_arguments
+from db.database import DatabaseLimits, connector
 from db.errors import DatabaseDown
 from tests.harness import PATIENCE_S, Rows, wait_until_async
 from tests.integration.charging_helpers import frozen, session_ends
@@ -27,7 +26,7 @@ BACKEND = "SELECT pg_backend_pid()"
 
 
 async def opened(url: str, *, script: str = "SELECT 1", within_s: float = PATIENCE_S) -> Connection:
-    return await Connection.open(connect_arguments(url, DatabaseLimits()), script=script, within_s=within_s)
+    return await Connection.open(connector(url, DatabaseLimits(connect_timeout_s=within_s)), script=script)
 
 
 @pytest.fixture
@@ -240,7 +239,7 @@ async def test_a_server_that_freezes_after_the_greeting_is_down_within_the_limit
     started_at_s = time.monotonic()
 
     with pytest.raises(DatabaseDown):
-        await Connection.open(arguments(url), script="SELECT 'a script'", within_s=0.5)
+        await Connection.open(connector(url, QUICK), script="SELECT 'a script'")
 
     assert time.monotonic() - started_at_s < SOON_S
     await asyncio.to_thread(proxy.reply_eaten.wait, PATIENCE_S)
@@ -290,12 +289,8 @@ def test_an_event_loop_that_ends_leaves_no_thread_behind(database_url: str) -> N
 # Helpers
 
 
-def arguments(url: str) -> Mapping[str, Any]:
-    return connect_arguments(url, QUICK)
-
-
 async def open_quickly(url: str) -> Connection:
-    return await Connection.open(arguments(url), script="SELECT 1", within_s=QUICK.connect_timeout_s)
+    return await Connection.open(connector(url, QUICK), script="SELECT 1")
 
 
 @contextmanager

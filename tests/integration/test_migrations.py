@@ -15,11 +15,10 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from db.database import driver_url
 from db.errors import DatabaseDown, DatabaseError
 from db.migrate import _MIGRATION_LOCK, AppliedRevision, MigrationReport, SchemaMismatch, at_head, migrate, schema_state
 from db.tables import metadata
-from tests.harness import wait_until
+from tests.harness import driver_url, wait_until
 
 ROOT = Path(__file__).parents[2]
 MIGRATE_AND_TELL = "import sys, db.migrate as m; print(len(m.migrate(sys.argv[1]).applied))"

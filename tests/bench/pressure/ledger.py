@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from db.database import driver_url
 from tests.bench.ground import Ground
 from tests.bench.program import ROOT, the_service
 from tests.bench.rounds import CandidateFailed
+from tests.harness import driver_url
 
 from .hot_payer import HOT, hot_window
 from .stage import WORKERS, Plan, Stage, alternating

@@ -18,7 +18,7 @@ from service.callers import Callers
 from service.entering import EntryRequest
 from service.handlers.http import answer_dict, caller_of, charge_answer, path_id
 from service.listeners import NOBODY, Listeners
-from service.problems import BUG, ProblemRunner, new_request_id, problem_answer, problem_of
+from service.problems import ProblemRunner, is_bug, new_request_id, problem_answer
 from service.refusals import NotFound
 from service.rtc_token import RoomTokenMint
 from service.settings import Settings
@@ -121,7 +121,7 @@ async def _edge(
     except web.HTTPException as error:
         response = problem_answer(NotFound(error.reason), request_id)
     except Exception as error:
-        if problem_of(error) is BUG:
+        if is_bug(error):
             log.error("request failed", request_id=request_id, exc_info=error)
         response = problem_answer(error, request_id)
     response.headers["X-Request-Id"] = request_id

@@ -12,10 +12,11 @@ from typing import Self
 import sqlalchemy as sa
 
 from db.charging import ANSWER_GRACE_S, Entry
-from db.database import Database, DatabaseLimits, bound_waits
+from db.database import Database, DatabaseLimits
 from db.decisions import Outcome
 from db.errors import TimedOut
 from db.events import ChargeEvent, Committed, Committing, Decided, Listener, RowsLocked
+from db.waiting import bound_waits
 from service.entering import EntryRequest
 from service.refusals import ChargeInProgress
 from service.settings import Settings

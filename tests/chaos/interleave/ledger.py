@@ -9,7 +9,7 @@ from contextlib import closing
 import psycopg2
 from psycopg2.extras import execute_values
 
-from db.database import driver_url
+from tests.harness import driver_url
 
 from .judging import Charge, EntryRow, Tables
 from .scenes import Cast

@@ -8,8 +8,8 @@ from collections.abc import Collection
 import psycopg2
 import redis
 
-from db.database import driver_url
 from locks.keys import keys_of
+from tests.harness import driver_url
 
 PATIENCE_S = 30.0  # an upper bound; everything waited for here takes milliseconds
 

@@ -218,10 +218,11 @@ CHARGES = (
         hints=("wide",),
         edits=(
             Python(
-                "db.database:_session_options",
+                "db.database:connector",
                 """
-                -        "-c timezone=UTC"
-                +        "-c timezone=UTC -c synchronous_commit=off"
+                -        "timezone": "UTC",
+                +        "timezone": "UTC",
+                +        "synchronous_commit": "off",
                 """,
             ),
         ),
