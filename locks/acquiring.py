@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from asyncio import get_running_loop
 from collections.abc import Callable
 from typing import Any
 
 from locks import clock
-from locks.errors import Dismissed, LockBusy, LockStoreDown
+from locks.errors import Dismissed, HeldByCaller, LockBusy, LockStoreDown
 from locks.events import Acquired, GaveUp, Listener, Waiting, WakeSource, ignore
 from locks.held import HeldLeases
 from locks.keys import check_name, packed_keys
-from locks.lease import Lease, LeaseKeeper, is_over, milliseconds
+from locks.lease import Lease, LeaseKeeper, check_wait_s, is_over, milliseconds
 from locks.line import Line
 from locks.lines import Lines
 from locks.node import Node
@@ -60,7 +62,14 @@ class Acquiring:
         One long function, since each coroutine between a caller and the wire costs every cycle some of its time.
         """
         started_at_s = clock.monotonic_s()
+        if get_running_loop() is not self._store.loop:
+            self._store.check_loop()
         check_name(name)
+        if wait_s is None or wait_s == math.inf:
+            wait_s = None
+            self._check_not_held_by_caller(name)
+        elif not wait_s > 0:
+            check_wait_s(wait_s)
         lease_ms = milliseconds(lease_ttl_s)
         if request_id:
             check_request_id(request_id)
@@ -195,7 +204,10 @@ class Acquiring:
         else:
             line.first_refused(waiter, first_reply)
         try:
-            return await waiter.future
+            lease = await waiter.future
+            if waiter.keep_extended:
+                lease.task = asyncio.current_task()
+            return lease
         except LockBusy:
             self._gave_up(name, waiter.started_at_s, "busy", queued=True)
             raise
@@ -238,6 +250,8 @@ class Acquiring:
             keep_extended=keep_extended,
             request_id=request_id,
         )
+        if keep_extended:
+            lease.task = asyncio.current_task()
         return self._begin(lease, WakeSource.NONE)
 
     def _begin(
@@ -255,6 +269,13 @@ class Acquiring:
             token = lease.fencing_token
             self._emit(Acquired(lease.name, token, lease.waited_s, source, queued, takeover, handoff_s))
         return lease
+
+    def _check_not_held_by_caller(self, name: str) -> None:
+        lease = self._held.holder_of(name)
+        if lease is None or not lease.keep_extended or lease.holds_until_s < math.inf:
+            return
+        if lease.task is asyncio.current_task():
+            raise HeldByCaller(name)
 
     def _gave_up(self, name: str, started_at_s: float, outcome: str, *, queued: bool) -> None:
         if self._emit is not ignore:

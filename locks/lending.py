@@ -18,7 +18,7 @@ from locks.chosen import ChosenIds
 from locks.errors import Dismissed, LeaseLost, LocksError, LockStoreDown, LossReason, TooManyLeases
 from locks.events import Adopted, Exported, Extended, Listener, Lost, Released
 from locks.keys import check_name, packed_keys
-from locks.lease import Lease, milliseconds
+from locks.lease import Lease, check_wait_s, milliseconds
 from locks.loan import Loan
 from locks.request import Spawn
 from locks.store import LockStore
@@ -199,6 +199,7 @@ class Lending:
 
     async def acquired(self, name: str, lease_ttl_s: float, wait_s: float, request_id: str) -> Lease:
         """The lock, for a client outside; raises as Locker.acquire, but for Dismissed."""
+        check_wait_s(wait_s)
         ends_at_s = clock.monotonic_s() + wait_s
         while True:
             left_s = max(0.0, ends_at_s - clock.monotonic_s())

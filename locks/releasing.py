@@ -38,6 +38,7 @@ class Releasing:
 
     async def release(self, lease: Lease) -> bool:
         """As Lease.release."""
+        self._store.check_loop()
         if lease.ended:
             return False
         lease.ended = True
@@ -75,6 +76,7 @@ class Releasing:
 
     def finish(self, lease: Lease) -> None:
         """As Lease.finish. Only a lost connection, or a lock that others wait for, makes it more than one command."""
+        self._store.check_loop()
         if lease.ended:
             return
         lease.ended = True
