@@ -65,11 +65,11 @@ class Acquiring:
         if get_running_loop() is not self._store.loop:
             self._store.check_loop()
         check_name(name)
-        if wait_s is None or wait_s == math.inf:
-            wait_s = None
-            self._check_not_held_by_caller(name)
-        elif not wait_s > 0:
+        if wait_s is None or not 0 < wait_s < math.inf:
             check_wait_s(wait_s)
+            if wait_s != 0:
+                wait_s = None  # as one that is infinite
+                self._check_not_held_by_caller(name)
         lease_ms = milliseconds(lease_ttl_s)
         if request_id:
             check_request_id(request_id)
@@ -77,7 +77,10 @@ class Acquiring:
         self._held.asked_for += 1
         try:
             if wait_s is not None and wait_s <= 0:
-                return await self._acquire_now(name, lease_ttl_s, keep_extended, request_id, started_at_s)
+                lease = await self._acquire_now(name, lease_ttl_s, keep_extended, request_id, started_at_s)
+                if keep_extended and not begins_at_once:
+                    lease.task = asyncio.current_task()
+                return lease
             lines = self.lines
             line = lines.by_name.get(name)
             if line is None and self._held.holder_of(name) is not None:
@@ -108,9 +111,12 @@ class Acquiring:
                     waited_s = clock.monotonic_s() - started_at_s
                     if not is_over(lease_ttl_s, after_s=waited_s):
                         line.first_is_gone()
-                        return self._begin_at_once(
+                        lease = self._begin_at_once(
                             name, lease_id, reply, lease_ttl_s, keep_extended, request_id, started_at_s, waited_s
                         )
+                        if keep_extended and not begins_at_once:
+                            lease.task = asyncio.current_task()
+                        return lease
                     # We have stood still for so long that it is somebody else's by now: as if it had been refused.
             else:
                 lines.check_room(line)
@@ -205,7 +211,7 @@ class Acquiring:
             line.first_refused(waiter, first_reply)
         try:
             lease = await waiter.future
-            if waiter.keep_extended:
+            if waiter.keep_extended and not waiter.begins_at_once:
                 lease.task = asyncio.current_task()
             return lease
         except LockBusy:
@@ -250,8 +256,6 @@ class Acquiring:
             keep_extended=keep_extended,
             request_id=request_id,
         )
-        if keep_extended:
-            lease.task = asyncio.current_task()
         return self._begin(lease, WakeSource.NONE)
 
     def _begin(

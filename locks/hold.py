@@ -31,6 +31,7 @@ class _Body:
         assert task is not None
         self._cancelling = task.cancelling()
         for lease in leases:
+            lease.task = task
             lease.when_lost(self._cancel)
 
     async def _end(

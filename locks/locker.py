@@ -176,7 +176,8 @@ class Locker:
         Raises LockBusy after wait_s (None waits for ever), HeldByCaller, LockStoreDown, TooManyWaiters, TooManyLeases,
         ValueError.
         """
-        check_max_hold_s(max_hold_s, lease_ttl_s=lease_ttl_s)
+        if max_hold_s is not None:
+            check_max_hold_s(max_hold_s, lease_ttl_s=lease_ttl_s)
         return Hold(self, name, lease_ttl_s=lease_ttl_s, wait_s=wait_s, max_hold_s=max_hold_s, request_id=request_id)
 
     def hold_many(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from asyncio import get_running_loop
 from typing import Any
 
 from locks import events
@@ -38,7 +39,8 @@ class Releasing:
 
     async def release(self, lease: Lease) -> bool:
         """As Lease.release."""
-        self._store.check_loop()
+        if get_running_loop() is not self._store.loop:
+            self._store.check_loop()
         if lease.ended:
             return False
         lease.ended = True
