@@ -7,6 +7,7 @@ async with Locker.connect("redis://localhost", instance_id="api-3") as locker:
 
 from locks.errors import (
     Dismissed,
+    HeldByCaller,
     HolderChanged,
     LeaseLost,
     LockBusy,
@@ -15,14 +16,18 @@ from locks.errors import (
     LossReason,
     TooManyLeases,
     TooManyWaiters,
+    WrongLoop,
 )
 from locks.hold import Hold, HoldMany
 from locks.inspection import LockView, Party, WaitingParty
 from locks.lease import Lease
 from locks.locker import Locker
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Dismissed",
+    "HeldByCaller",
     "Hold",
     "HoldMany",
     "HolderChanged",
@@ -38,4 +43,6 @@ __all__ = [
     "TooManyLeases",
     "TooManyWaiters",
     "WaitingParty",
+    "WrongLoop",
+    "__version__",
 ]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from asyncio import get_running_loop
 from collections.abc import Callable
 from typing import Any
 
 from locks import clock
-from locks.errors import Dismissed, LockBusy, LockStoreDown
+from locks.errors import Dismissed, HeldByCaller, LockBusy, LockStoreDown
 from locks.events import Acquired, GaveUp, Listener, Waiting, WakeSource, ignore
 from locks.held import HeldLeases
 from locks.keys import check_name, packed_keys
-from locks.lease import Lease, LeaseKeeper, is_over, milliseconds
+from locks.lease import Lease, LeaseKeeper, check_wait_s, is_over, milliseconds
 from locks.line import Line
 from locks.lines import Lines
 from locks.node import Node
@@ -60,7 +62,14 @@ class Acquiring:
         One long function, since each coroutine between a caller and the wire costs every cycle some of its time.
         """
         started_at_s = clock.monotonic_s()
+        if get_running_loop() is not self._store.loop:
+            self._store.check_loop()
         check_name(name)
+        if wait_s is None or not 0 < wait_s < math.inf:
+            check_wait_s(wait_s)
+            if wait_s != 0:
+                wait_s = None  # as one that is infinite
+                self._check_not_held_by_caller(name)
         lease_ms = milliseconds(lease_ttl_s)
         if request_id:
             check_request_id(request_id)
@@ -68,7 +77,10 @@ class Acquiring:
         self._held.asked_for += 1
         try:
             if wait_s is not None and wait_s <= 0:
-                return await self._acquire_now(name, lease_ttl_s, keep_extended, request_id, started_at_s)
+                lease = await self._acquire_now(name, lease_ttl_s, keep_extended, request_id, started_at_s)
+                if keep_extended and not begins_at_once:
+                    lease.task = asyncio.current_task()
+                return lease
             lines = self.lines
             line = lines.by_name.get(name)
             if line is None and self._held.holder_of(name) is not None:
@@ -103,6 +115,8 @@ class Acquiring:
                             name, lease_id, reply, lease_ttl_s, keep_extended, request_id, started_at_s, waited_s
                         )
                         lease.asked_once = True
+                        if keep_extended and not begins_at_once:
+                            lease.task = asyncio.current_task()
                         return lease
                     # We have stood still for so long that it is somebody else's by now: as if it had been refused.
             else:
@@ -199,7 +213,10 @@ class Acquiring:
         else:
             line.first_refused(waiter, first_reply)
         try:
-            return await waiter.future
+            lease = await waiter.future
+            if waiter.keep_extended and not waiter.begins_at_once:
+                lease.task = asyncio.current_task()
+            return lease
         except LockBusy:
             self._gave_up(name, waiter.started_at_s, "busy", queued=True)
             raise
@@ -259,6 +276,13 @@ class Acquiring:
             token = lease.fencing_token
             self._emit(Acquired(lease.name, token, lease.waited_s, source, queued, takeover, handoff_s))
         return lease
+
+    def _check_not_held_by_caller(self, name: str) -> None:
+        lease = self._held.holder_of(name)
+        if lease is None or not lease.keep_extended or lease.holds_until_s < math.inf:
+            return
+        if lease.task is asyncio.current_task():
+            raise HeldByCaller(name)
 
     def _gave_up(self, name: str, started_at_s: float, outcome: str, *, queued: bool) -> None:
         if self._emit is not ignore:

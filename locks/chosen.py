@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from locks import clock
 from locks.errors import LockBusy, LockStoreDown
 from locks.events import Exported, Listener
-from locks.lease import Lease, milliseconds
+from locks.lease import Lease, check_wait_s, milliseconds
 from locks.loan import Loan
 from locks.store import LockStore
 
@@ -46,6 +46,7 @@ class ChosenIds:
 
     async def lend(self, name: str, lease_id: str, *, lease_ttl_s: float, wait_s: float, request_id: str) -> Loan:
         """As Lending.lend_as."""
+        check_wait_s(wait_s)
         started_at_s = clock.monotonic_s()
         while (loan := await self._look(name, lease_id, lease_ttl_s)) is None:
             self._lending.check_room()

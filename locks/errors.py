@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 
 class LossReason(StrEnum):
@@ -16,7 +17,10 @@ class LossReason(StrEnum):
 
 
 class LocksError(Exception):
-    """Anything that this package raises."""
+    """Anything that this package raises. Every one survives pickle and copy, with its attributes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.args, self.__dict__)
 
 
 class LockBusy(LocksError):
@@ -52,6 +56,20 @@ class HolderChanged(LocksError):
     """The lease that was to be forced out is no longer the current one; nothing was released."""
 
 
+class HeldByCaller(LocksError):
+    """The task that asks holds the lock itself, and keeps it extended: it would wait for itself for ever."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"this task holds the lock {name!r} already, kept extended: with wait_s=None it waits for ever"
+        )
+        self.name = name
+
+
+class WrongLoop(LocksError):
+    """A Locker is for the event loop that opened it, and was used from another one, or from none."""
+
+
 class LockStoreDown(LocksError):
     """Redis is out of reach, does not answer in time, or refuses the command."""
 
@@ -66,3 +84,11 @@ class TooManyWaiters(LocksError):
 
 class TooManyLeases(LocksError):
     """This process already holds as many leases as it may; nothing was taken."""
+
+
+def _again(kind: type[LocksError], args: tuple[Any, ...], attributes: dict[str, Any]) -> LocksError:
+    # Not by its constructor, which wants other words than the message that `args` has.
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error

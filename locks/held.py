@@ -73,6 +73,7 @@ class HeldLeases:
 
     def forget(self, lease: Lease) -> None:
         """It has ended."""
+        lease.task = None
         self._by_id.pop(lease.lease_id, None)
         if self._by_name.get(lease.name) is lease:
             del self._by_name[lease.name]

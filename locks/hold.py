@@ -31,6 +31,7 @@ class _Body:
         assert task is not None
         self._cancelling = task.cancelling()
         for lease in leases:
+            lease.task = task
             lease.when_lost(self._cancel)
 
     async def _end(
@@ -74,13 +75,23 @@ class _Body:
 class Hold(_Body):
     """The `async with` of Locker.hold."""
 
-    __slots__ = ("_lease", "_lease_ttl_s", "_name", "_request_id", "_wait_s")
+    __slots__ = ("_lease", "_lease_ttl_s", "_max_hold_s", "_name", "_request_id", "_wait_s")
 
-    def __init__(self, locker: Locker, name: str, *, lease_ttl_s: float, wait_s: float | None, request_id: str) -> None:
+    def __init__(
+        self,
+        locker: Locker,
+        name: str,
+        *,
+        lease_ttl_s: float,
+        wait_s: float | None,
+        max_hold_s: float | None,
+        request_id: str,
+    ) -> None:
         super().__init__(locker)
         self._name = name
         self._lease_ttl_s = lease_ttl_s
         self._wait_s = wait_s
+        self._max_hold_s = max_hold_s
         self._request_id = request_id
         self._lease: Lease | None = None
 
@@ -88,6 +99,8 @@ class Hold(_Body):
         lease = self._lease = await self._locker.acquire_for_body(
             self._name, lease_ttl_s=self._lease_ttl_s, wait_s=self._wait_s, request_id=self._request_id
         )
+        if self._max_hold_s is not None:
+            lease.bound(self._max_hold_s, from_s=lease.acquired_at_s)
         self._begin((lease,))
         return lease
 
@@ -104,15 +117,23 @@ class Hold(_Body):
 class HoldMany(_Body):
     """The `async with` of Locker.hold_many."""
 
-    __slots__ = ("_lease_ttl_s", "_leases", "_names", "_request_id", "_wait_s")
+    __slots__ = ("_lease_ttl_s", "_leases", "_max_hold_s", "_names", "_request_id", "_wait_s")
 
     def __init__(
-        self, locker: Locker, names: Sequence[str], *, lease_ttl_s: float, wait_s: float | None, request_id: str
+        self,
+        locker: Locker,
+        names: Sequence[str],
+        *,
+        lease_ttl_s: float,
+        wait_s: float | None,
+        max_hold_s: float | None,
+        request_id: str,
     ) -> None:
         super().__init__(locker)
         self._names = names
         self._lease_ttl_s = lease_ttl_s
         self._wait_s = wait_s
+        self._max_hold_s = max_hold_s
         self._request_id = request_id
         self._leases: list[Lease] = []
 
@@ -122,6 +143,7 @@ class HoldMany(_Body):
             lease_ttl_s=self._lease_ttl_s,
             wait_s=self._wait_s,
             keep_extended=True,
+            max_hold_s=self._max_hold_s,
             request_id=self._request_id,
         )
         self._begin(self._leases)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
@@ -41,6 +42,7 @@ class Lease:
         "ended",
         "fencing_token",
         "grant_fence",
+        "holds_until_s",
         "is_for_body",
         "is_unconfirmed",
         "keep_extended",
@@ -53,6 +55,7 @@ class Lease:
         "renewing",
         "request_id",
         "stood_in_line",
+        "task",
         "waited_s",
     )
 
@@ -94,6 +97,12 @@ class Lease:
         # What the server knows it by: for a moment the id of the turn before it, and the token of its run's last turn.
         self.known_as = lease_id
         self.grant_fence = fencing_token
+        self.holds_until_s = math.inf
+        self.task: asyncio.Task[Any] | None = None  # that acquired it, where it is kept extended, until it ends
+
+    def __repr__(self) -> str:
+        how = self.loss_reason or ("over" if self.ended else f"{self.remaining_s():.3f} s left")
+        return f"<Lease on {self.name!r}, fencing token {self.fencing_token}, {how}>"
 
     @property
     def lost(self) -> asyncio.Event:
@@ -166,8 +175,13 @@ class Lease:
     def extended(self, *, sent_at_s: float, lease_ttl_s: float) -> None:
         """Redis has confirmed the extension that was sent at `sent_at_s`."""
         self.lease_ttl_s = lease_ttl_s
-        self.deadline_s = sent_at_s + lease_ttl_s - margin_s(lease_ttl_s)
+        self.deadline_s = min(sent_at_s + lease_ttl_s - margin_s(lease_ttl_s), self.holds_until_s)
         self.renewal_unanswered = False
+
+    def bound(self, max_hold_s: float, *, from_s: float) -> None:
+        """It is held until then at most, whoever extends it."""
+        self.holds_until_s = from_s + max_hold_s
+        self.deadline_s = min(self.deadline_s, self.holds_until_s)
 
     def begins_unconfirmed(self, *, ends_at_s: float) -> None:
         """It has begun, and its whole time is being asked for; until that is confirmed it ends at `ends_at_s`."""
@@ -177,7 +191,8 @@ class Lease:
     def confirmed(self, *, sent_at_s: float) -> None:
         """Redis has confirmed a lease that had begun before, by the command that was sent at `sent_at_s`."""
         self.is_unconfirmed = False
-        self.deadline_s = max(self.deadline_s, sent_at_s + self.lease_ttl_s - margin_s(self.lease_ttl_s))
+        ends_at_s = min(sent_at_s + self.lease_ttl_s - margin_s(self.lease_ttl_s), self.holds_until_s)
+        self.deadline_s = max(self.deadline_s, ends_at_s)
 
     def declare_lost(self, reason: LossReason) -> None:
         """The lease is gone; its holder is told."""
@@ -201,6 +216,22 @@ def margin_s(lease_ttl_s: float) -> float:
 def is_over(lease_ttl_s: float, *, after_s: float) -> bool:
     """Whether a lease that was asked for so long ago has ended meanwhile: its grant was heard too late to be used."""
     return after_s >= lease_ttl_s - margin_s(lease_ttl_s)
+
+
+def check_max_hold_s(max_hold_s: float | None, *, lease_ttl_s: float, keep_extended: bool = True) -> None:
+    """Raises ValueError for one that is shorter than the lease, or bounds a lease that has an end of its own."""
+    if max_hold_s is None:
+        return
+    if not keep_extended:
+        raise ValueError("max_hold_s is for a lease that is kept extended")
+    if not max_hold_s >= lease_ttl_s:
+        raise ValueError(f"max_hold_s is lease_ttl_s ({lease_ttl_s!r}) or longer, not {max_hold_s!r}")
+
+
+def check_wait_s(wait_s: float | None) -> None:
+    """Raises ValueError for a time that is none."""
+    if wait_s is not None and not wait_s >= 0:
+        raise ValueError(f"wait_s is 0 or more seconds, or None, not {wait_s!r}")
 
 
 def milliseconds(lease_ttl_s: float) -> int:

@@ -20,7 +20,7 @@ from locks.errors import Dismissed, LeaseLost, LocksError, LockStoreDown, LossRe
 from locks.events import Adopted, Exported, Extended, Listener, Lost, Released
 from locks.held import HeldLeases
 from locks.keys import check_name, packed_keys
-from locks.lease import LONGEST_LEASE_S, Lease, milliseconds
+from locks.lease import LONGEST_LEASE_S, Lease, check_wait_s, milliseconds
 from locks.loan import Loan
 from locks.node import Node
 from locks.request import Spawn
@@ -209,6 +209,7 @@ class Lending:
 
     async def acquired(self, name: str, lease_ttl_s: float, wait_s: float, request_id: str) -> Lease:
         """The lock, for a client outside; raises as Locker.acquire, but for Dismissed."""
+        check_wait_s(wait_s)
         ends_at_s = clock.monotonic_s() + wait_s
         while True:
             left_s = max(0.0, ends_at_s - clock.monotonic_s())

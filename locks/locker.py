@@ -20,7 +20,7 @@ from locks.held import HeldLeases
 from locks.hold import Hold, HoldMany
 from locks.inspection import LockView, view_of
 from locks.keys import packed_keys
-from locks.lease import Lease, milliseconds
+from locks.lease import Lease, check_max_hold_s, check_wait_s, milliseconds
 from locks.lending import Lending
 from locks.lines import Lines
 from locks.link import LOOK_UP_EVERY_S
@@ -141,7 +141,9 @@ class Locker:
         await self.close()
 
     async def open(self) -> None:
-        """Begins to connect; until Redis answers, every call raises LockStoreDown."""
+        """Begins to connect; until Redis answers, every call raises LockStoreDown. For this event loop from now on."""
+        self._store.check_loop()
+        self._store.loop = asyncio.get_running_loop()
         self._resume_watch.open()
         await self._servers.open()
 
@@ -151,6 +153,7 @@ class Locker:
 
     async def close(self) -> None:
         """Leaves every line and closes the connections. Leases still held run out by themselves."""
+        self._store.check_loop()
         self._closed = True
         self._resume_watch.close()
         self.lending.leave()
@@ -197,19 +200,42 @@ class Locker:
         """The leases that this process holds now."""
         return self._held.all
 
-    def hold(self, name: str, *, lease_ttl_s: float = 10.0, wait_s: float | None = None, request_id: str = "") -> Hold:
+    def hold(
+        self,
+        name: str,
+        *,
+        lease_ttl_s: float = 10.0,
+        wait_s: float | None = None,
+        max_hold_s: float | None = None,
+        request_id: str = "",
+    ) -> Hold:
         """`async with` holds the lock, kept extended; when it is lost the body is cancelled and LeaseLost comes out.
 
-        `request_id` is shown wherever the holder is. Raises LockBusy after wait_s (None waits for ever), LockStoreDown,
-        TooManyWaiters, TooManyLeases, ValueError.
+        `max_hold_s` after the grant it is lost in any case (expired). `request_id` is shown wherever the holder is.
+        Raises LockBusy after wait_s (None waits for ever), HeldByCaller, LockStoreDown, TooManyWaiters, TooManyLeases,
+        ValueError.
         """
-        return Hold(self, name, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id=request_id)
+        if max_hold_s is not None:
+            check_max_hold_s(max_hold_s, lease_ttl_s=lease_ttl_s)
+        return Hold(self, name, lease_ttl_s=lease_ttl_s, wait_s=wait_s, max_hold_s=max_hold_s, request_id=request_id)
 
     def hold_many(
-        self, names: Sequence[str], *, lease_ttl_s: float = 10.0, wait_s: float | None = None, request_id: str = ""
+        self,
+        names: Sequence[str],
+        *,
+        lease_ttl_s: float = 10.0,
+        wait_s: float | None = None,
+        max_hold_s: float | None = None,
+        request_id: str = "",
     ) -> HoldMany:
-        """The same for several locks, all or none; the body gets their leases in the order of `names`."""
-        return HoldMany(self, names, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id=request_id)
+        """The same for several locks, all or none; the body gets their leases in the order of `names`.
+
+        `max_hold_s` counts from the last of the grants.
+        """
+        check_max_hold_s(max_hold_s, lease_ttl_s=lease_ttl_s)
+        return HoldMany(
+            self, names, lease_ttl_s=lease_ttl_s, wait_s=wait_s, max_hold_s=max_hold_s, request_id=request_id
+        )
 
     def acquire(
         self,
@@ -218,14 +244,17 @@ class Locker:
         lease_ttl_s: float = 10.0,
         wait_s: float | None = None,
         keep_extended: bool = False,
+        max_hold_s: float | None = None,
         request_id: str = "",
     ) -> Coroutine[Any, Any, Lease]:
         """A lease on `name`, which ends after lease_ttl_s unless it is extended or released.
 
-        Raises LockBusy after wait_s (0: at once, None: never), LockStoreDown, TooManyWaiters, TooManyLeases,
-        ValueError.
+        Kept extended, it is lost max_hold_s after the grant (expired). Raises LockBusy after wait_s (0: at once,
+        None: never), HeldByCaller, LockStoreDown, TooManyWaiters, TooManyLeases, ValueError.
         """
-        return self._acquiring.acquire(name, lease_ttl_s, wait_s, keep_extended, request_id, begins_at_once=False)
+        check_max_hold_s(max_hold_s, lease_ttl_s=lease_ttl_s, keep_extended=keep_extended)
+        acquiring = self._acquiring.acquire(name, lease_ttl_s, wait_s, keep_extended, request_id, begins_at_once=False)
+        return acquiring if max_hold_s is None else self._bounded(acquiring, max_hold_s)
 
     def acquire_for_body(
         self, name: str, *, lease_ttl_s: float, wait_s: float | None, request_id: str
@@ -240,6 +269,7 @@ class Locker:
         lease_ttl_s: float = 10.0,
         wait_s: float | None = None,
         keep_extended: bool = False,
+        max_hold_s: float | None = None,
         request_id: str = "",
     ) -> list[Lease]:
         """Leases on all of `names` or on none, in their order; callers of overlapping names cannot deadlock.
@@ -248,6 +278,8 @@ class Locker:
         keep_extended=False each then has lease_ttl_s from the return. Raises as acquire does, wait_s being for all
         together, ValueError for a name that is there twice, LeaseLost where one was lost while the next was waited for.
         """
+        check_wait_s(wait_s)
+        check_max_hold_s(max_hold_s, lease_ttl_s=lease_ttl_s, keep_extended=keep_extended)
         if len(set(names)) != len(names):
             raise ValueError("each lock's name may be there only once")
         ends_at_s = None if wait_s is None else clock.monotonic_s() + wait_s
@@ -270,17 +302,25 @@ class Locker:
             for lease in leases.values():
                 lease.keep_extended = False
                 self._renewal.watch(lease)
+        if max_hold_s is not None:
+            from_s = max((lease.acquired_at_s for lease in leases.values()), default=0.0)
+            for lease in leases.values():
+                lease.bound(max_hold_s, from_s=from_s)
         return [leases[name] for name in names]
 
-    async def adopt(self, exported: str, *, keep_extended: bool = False, request_id: str = "") -> Lease:
+    async def adopt(
+        self, exported: str, *, keep_extended: bool = False, max_hold_s: float | None = None, request_id: str = ""
+    ) -> Lease:
         """The lease that Lease.export() gave this text for, ours with its whole time from now on.
 
-        Raises LeaseLost when it has ended meanwhile, LockStoreDown, TooManyLeases, ValueError for another text.
+        Kept extended, it is lost max_hold_s after that. Raises LeaseLost when it has ended meanwhile, LockStoreDown,
+        TooManyLeases, ValueError for another text.
         """
         name, lease_id, fencing_token, grant_fence, lease_ttl_s = read_export(exported)
         keys = packed_keys(name)
         lease_ms = milliseconds(lease_ttl_s)
         check_request_id(request_id)
+        check_max_hold_s(max_hold_s, lease_ttl_s=lease_ttl_s, keep_extended=keep_extended)
         self._held.check_room()
         sent_at_s = clock.monotonic_s()
         try:
@@ -318,6 +358,10 @@ class Locker:
         if not isinstance(reply, int):
             lease.declare_lost(LossReason(reply.decode()))
             raise lease.loss()
+        if keep_extended:
+            lease.task = asyncio.current_task()
+        if max_hold_s is not None:
+            lease.bound(max_hold_s, from_s=sent_at_s)
         self._held.adopts(lease_id)
         self._held.keep(lease)
         self._renewal.watch(lease)
@@ -371,6 +415,7 @@ class Locker:
 
     def dismiss(self, name: str) -> None:
         """Whoever waits in this process for the lock gets Dismissed: what it was waited for is found to be done."""
+        self._store.check_loop()
         self._lines.dismiss(name)
 
     def drop(self, lease: Lease) -> None:
@@ -379,6 +424,7 @@ class Locker:
 
     def export(self, lease: Lease) -> str:
         """See Lease.export."""
+        self._store.check_loop()
         lease.raise_if_over()
         self.hand_out(lease)
         self._emit(Exported(lease.name, lease.fencing_token, lease.held_s, lease.request_id))
@@ -401,6 +447,11 @@ class Locker:
         if reason is LossReason.TAKEN:
             # Perhaps by nobody: an acquire of before, carried out late, takes the lock again under this lease's id.
             self._lines.give_back(lease.name, lease.known_as)
+
+    async def _bounded(self, acquiring: Coroutine[Any, Any, Lease], max_hold_s: float) -> Lease:
+        lease = await acquiring
+        lease.bound(max_hold_s, from_s=lease.acquired_at_s)
+        return lease
 
     def _raise_if_heard_late(self, lease: Lease) -> None:
         self.notice_lapse(lease)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from asyncio import get_running_loop
 from typing import Any
 
 from locks import events
@@ -38,6 +39,8 @@ class Releasing:
 
     async def release(self, lease: Lease) -> bool:
         """As Lease.release."""
+        if get_running_loop() is not self._store.loop:
+            self._store.check_loop()
         if lease.ended:
             return False
         lease.ended = True
@@ -74,6 +77,7 @@ class Releasing:
 
     def finish(self, lease: Lease) -> None:
         """As Lease.finish. Only a lost connection, or a lock that others wait for, makes it more than one command."""
+        self._store.check_loop()
         if lease.ended:
             return
         lease.ended = True

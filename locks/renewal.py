@@ -9,7 +9,7 @@ from locks import clock
 from locks.errors import LockStoreDown, LossReason
 from locks.events import Extended, Listener, Lost, Unknown
 from locks.keys import packed_keys
-from locks.lease import Lease, milliseconds
+from locks.lease import SHORTEST_LEASE_S, Lease, milliseconds
 from locks.store import ExtendOutcome, LockStore
 
 RENEWALS_PER_LEASE = 3
@@ -113,13 +113,17 @@ class Renewal:
             self._look_at(lease, min(lease.deadline_s, ahead_s + lease.lease_ttl_s / LOOKS_PER_LEASE))
 
     def _start(self, lease: Lease) -> None:
+        left_s = lease.holds_until_s - clock.monotonic_s()
+        if left_s < SHORTEST_LEASE_S:
+            lease.keep_extended = False
+            return
         lease.renewing = True
-        task = asyncio.create_task(self._renew(lease), name="lock-renewal")
+        task = asyncio.create_task(self._renew(lease, min(lease.lease_ttl_s, left_s)), name="lock-renewal")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _renew(self, lease: Lease) -> None:
-        lease_ttl_s = lease.lease_ttl_s
+    async def _renew(self, lease: Lease, lease_ttl_s: float) -> None:
+        is_last = lease_ttl_s < lease.lease_ttl_s  # up to max_hold_s
         try:
             sent_at_s, outcome = await extend(self._store, lease, lease_ttl_s)
         except LockStoreDown:
@@ -136,6 +140,8 @@ class Renewal:
             self.lose(lease, LossReason(outcome.value))
             return
         lease.extended(sent_at_s=sent_at_s, lease_ttl_s=lease_ttl_s)
+        if is_last:
+            lease.keep_extended = False
         self._emit(Extended(lease.name, lease.fencing_token))
 
 

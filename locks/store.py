@@ -16,7 +16,7 @@ from typing import Any
 import hiredis
 
 from locks import clock
-from locks.errors import LockStoreDown, LockStoreRefused
+from locks.errors import LockStoreDown, LockStoreRefused, WrongLoop
 from locks.keys import (
     KEY_COUNT,
     packed_acquire_keys,
@@ -340,7 +340,21 @@ class LockStore:
     def __init__(self, servers: Servers, scripts: Scripts, *, command_timeout_s: float) -> None:
         self._servers = servers
         self.scripts = scripts
+        self.loop: asyncio.AbstractEventLoop | None = None  # of the locker, once it is open
         self._patience_s = command_timeout_s
+
+    def check_loop(self) -> None:
+        """Raises WrongLoop outside the event loop that opened the locker."""
+        if self.loop is None:
+            return
+        try:
+            is_ours = asyncio.get_running_loop() is self.loop
+        except RuntimeError:
+            is_ours = False
+        if not is_ours:
+            raise WrongLoop(
+                "a Locker is for the event loop that opened it, and was used from another one, or from none"
+            )
 
     def node_of(self, name: str) -> Node:
         """The server that has this lock. Raises LockStoreDown."""
@@ -357,6 +371,7 @@ class LockStore:
 
     async def ask(self, name: str, command_to: Callable[[Node], str]) -> Any:
         """The reply to a command. Raises LockStoreDown, also where it may have been done and only the reply is lost."""
+        self.check_loop()
         node = self._servers.node_of(name)
         command = command_to(node)
         reply = await node.ask(command)

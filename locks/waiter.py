@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from locks import clock
 from locks.events import WakeSource
@@ -89,7 +89,7 @@ class Grant:
     `ends_at_s`: its lease ends then at the latest, until the server has confirmed it; None: it is confirmed.
     """
 
-    lease_id: str
+    lease_id: str = field(repr=False)
     fencing_token: int
     sent_at_s: float
     source: WakeSource

@@ -801,7 +801,8 @@ async def test_a_server_out_of_reach_is_down_within_bounds(own_redis: OwnRedis, 
             else:
                 own_redis.signal(signal.SIGSTOP)
             started_at_s = time.monotonic()
-            for call in (waiting, locker.acquire(name), locker.acquire(f"{name}/2", wait_s=0)):
+            another = asyncio.create_task(locker.acquire(name))
+            for call in (waiting, another, locker.acquire(f"{name}/2", wait_s=0)):
                 with pytest.raises(LockStoreDown):
                     await call
             # The end of the hold is polite, and no error.
