@@ -45,6 +45,7 @@ from service.listeners import NOBODY, Listeners
 from service.observe import Metrics, Observer
 from service.openapi import openapi, status_of_codes
 from service.outage import OutageRule, ProceedOnRowLock, RefuseWithoutLock
+from service.output import dropped_lines
 from service.problems import BUG, new_request_id, problem_answer, problem_of
 from service.reading import Reading
 from service.refusals import Draining, MethodNotAllowed, NotFound, Overloaded, TooLarge
@@ -99,6 +100,7 @@ async def running_instance(
 ) -> AsyncIterator[Instance]:
     """An instance with everything it needs, from settings whose addresses and secrets are all there."""
     metrics = Metrics(status_of_codes())
+    dropped_lines.tell(metrics.lines_dropped.inc)
     observer = Observer(metrics)
     # Threads and connections of their own for each kind of work, so that no kind can take those of another.
     database = _database(settings, connections=settings.read_threads + HEALTH_THREADS)

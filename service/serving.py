@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from contextlib import ExitStack
 from importlib.metadata import version
+from pathlib import Path
 
 import structlog
 
@@ -45,7 +47,12 @@ def serve(settings: Settings, *, demo: bool) -> int:
         _check(settings)
         _see_to_schema(settings, embedded=servers is not None and servers.addresses.database_url is not None)
         hints = _demo_hints(settings, listening.port) if demo else []
-        supervisor = Supervisor(settings, listening, look_after=_Reporter(servers))
+        supervisor = Supervisor(
+            settings,
+            listening,
+            metrics_parent=settings.data_dir if servers else Path(tempfile.gettempdir()),
+            look_after=_Reporter(servers),
+        )
         return supervisor.run(lambda: _greet(settings, listening.port, hints))
 
 

@@ -20,6 +20,7 @@ from locks.address import SCHEMES, place_of
 
 PREFIX = "CHARGEONCE_"
 MIN_SECRET_BYTES = 32
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own
 
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
@@ -238,6 +239,16 @@ def environment_for_child(resolved: Settings) -> dict[str, str]:
         if value is not None and value != "":
             child[PREFIX + name.upper()] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     return child
+
+
+def count_in(folder: Path) -> None:
+    """From now on this process and its children count in files of this folder."""
+    os.environ[METRICS_FOLDER] = str(folder)
+
+
+def metrics_folder() -> Path:
+    """Where this process counts, as its supervisor has said."""
+    return Path(os.environ[METRICS_FOLDER])
 
 
 def _scheme(url: SecretStr) -> str:

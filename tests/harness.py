@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,9 +106,19 @@ class Service:
         return self.log.read_text()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """How `chargeonce serve` is started; what it logs goes to a file of its own where no `stderr` is given."""
+
+    command: Sequence[str] = (sys.executable, "-m", "service", "serve")
+    cwd: Path = ROOT
+    stderr: int | None = None
+
+
 @contextmanager
-def service(folder: Path, *, workers: int = 2, **settings: str) -> Iterator[Service]:
+def service(folder: Path, start: Start | None = None, /, *, workers: int = 2, **settings: str) -> Iterator[Service]:
     """`chargeonce serve` on a free port with these settings; gone, with all its workers, afterwards."""
+    start = start or Start()
     defaults = {
         "jwt_secret": SECRET,
         "agora_app_id": APP_ID,
@@ -120,12 +130,12 @@ def service(folder: Path, *, workers: int = 2, **settings: str) -> Iterator[Serv
     log = folder / f"service-{time.monotonic_ns()}.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", "--port", "0", "--workers", str(workers)],
+            [*start.command, "--port", "0", "--workers", str(workers)],
             env=environment,
-            cwd=ROOT,
+            cwd=start.cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=errors,
+            stderr=errors if start.stderr is None else start.stderr,
             text=True,
             start_new_session=True,
         )
