@@ -294,8 +294,9 @@ class _Worker:
 
     @property
     def failed_starts(self) -> int:
-        """How many in a row have died before they were ready, this one included; 0 while it lives."""
-        return 0 if self.exit_status is None else self._failed_before + (not self.is_ready)
+        """How many of this number have died in a row before they were ready, this one included."""
+        failed = not self.is_ready and self.exit_status is not None
+        return self._failed_before + failed
 
     def successor(self, listening_fd: int, environment: Mapping[str, str]) -> _Worker:
         """A new worker of this number. Raises OSError."""
@@ -318,7 +319,9 @@ class _Worker:
     def _longer_pause_s(self) -> float:
         """One that keeps dying young comes back more and more slowly."""
         lived_s = time.monotonic() - self._started_at_s
-        return 0.0 if lived_s > SHORT_LIFE_S else min(LONGEST_RESTART_PAUSE_S, self._restart_pause_s * 2 + 0.1)
+        if self.is_ready and lived_s > SHORT_LIFE_S:
+            return 0.0
+        return min(LONGEST_RESTART_PAUSE_S, self._restart_pause_s * 2 + 0.1)
 
     def kill_if_it_does_not_get_ready(self) -> None:
         """One that hangs in its start keeps those waiting who have connected to it."""
