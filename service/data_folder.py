@@ -66,9 +66,9 @@ def own_folder(folder: Path) -> FolderLock:
     return lock
 
 
-def is_owned(folder: Path) -> bool:
-    """Whether somebody owns the folder at this moment. Raises OSError when nobody ever did."""
-    with (folder / "owner.lock").open("rb") as lock:
+def is_held(path: Path) -> bool:
+    """Whether somebody has taken this file as a FolderLock at this moment. Raises OSError when it is not there."""
+    with path.open("rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

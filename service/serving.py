@@ -16,6 +16,7 @@ from db.errors import DatabaseDown, DatabaseError
 from db.migrate import migrate, schema_state
 from service.app import callers
 from service.callers import sign_token
+from service.descriptors import lowered_limits, raise_limit
 from service.embedded import EmbeddedServers, ServerDied, ServerUpAgain
 from service.generated import with_generated_secrets
 from service.observe import set_up_logs
@@ -39,6 +40,7 @@ def serve(settings: Settings, *, demo: bool) -> int:
     set_up_logs(settings.log_level, settings.log_format)
     for name in unknown_settings():
         log.warning("unknown setting ignored", name=name)
+    settings = _fitting(settings)
     wait_politely()
     with ExitStack() as stack:
         # The port first: a second start by mistake should fail before it touches anything.
@@ -54,6 +56,14 @@ def serve(settings: Settings, *, demo: bool) -> int:
             look_after=_Reporter(servers),
         )
         return supervisor.run(lambda: _greet(settings, listening.port, hints))
+
+
+def _fitting(settings: Settings) -> Settings:
+    """The settings with limits that fit the open files that the system allows us, which is said where it is not so."""
+    open_files = raise_limit()
+    if lowered := lowered_limits(settings, open_files):
+        log.warning("limits lowered to the files that a process may have open", open_files=open_files, **lowered)
+    return settings.model_copy(update=lowered)
 
 
 def _with_servers(settings: Settings, stack: ExitStack) -> tuple[Settings, EmbeddedServers | None]:

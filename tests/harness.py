@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg2
+import pytest
 import redis
 import sqlalchemy as sa
 
@@ -26,6 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SECRET = "a secret for tests, longer than 32 bytes"
 APP_ID = "970CA35de60c44645bbae8a215061b33"
 APP_CERTIFICATE = "5CFd2fd1755d40ecb72977518be15d3b"
+# In front of a command: a process namespace of its own, in which everybody else's pids are not alive.
+ELSEWHERE = ("unshare", "--pid", "--fork", "--kill-child")
 PATIENCE_S = 60.0  # an upper bound for what ends much sooner; a slow machine needs it
 
 _ADDRESS = re.compile(r"on (http://\S+) with")
@@ -75,6 +79,12 @@ def token(user_id: int, scope: str = "", *, ttl_s: float = 600) -> str:
 def bearer(user_id: int, scope: str = "") -> dict[str, str]:
     """Headers of a caller."""
     return {"Authorization": f"Bearer {token(user_id, scope)}"}
+
+
+def skip_where_no_namespace_may_be_made() -> None:
+    """For tests that start something ELSEWHERE."""
+    if shutil.which("unshare") is None or subprocess.run([*ELSEWHERE, "true"], capture_output=True).returncode != 0:
+        pytest.skip("may not make a process namespace (unshare --pid)")
 
 
 @dataclass(slots=True)

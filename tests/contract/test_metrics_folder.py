@@ -6,20 +6,16 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests import harness
 from tests.conftest import StartService
 from tests.contract.api import Api, assert_books_right
-from tests.harness import Rows, Service, Start, wait_until
-
-# A process namespace of its own, in which the pids of everybody else are not alive.
-ELSEWHERE = ("unshare", "--pid", "--fork", "--kill-child")
-MAY_GO_ELSEWHERE = shutil.which("unshare") and not subprocess.run([*ELSEWHERE, "true"], capture_output=True).returncode
+from tests.harness import ELSEWHERE, Rows, Service, Start, skip_where_no_namespace_may_be_made, wait_until
 
 Remove = Callable[[Path], None]
 
@@ -68,8 +64,8 @@ def has_new_worker(service: Service, killed: int) -> bool:
 def test_a_second_serve_leaves_the_folder_of_a_living_one_alone(
     where: str, start_service: StartService, temporary_folder: Path, rows: Rows
 ) -> None:
-    if where == "elsewhere" and not MAY_GO_ELSEWHERE:
-        pytest.skip("may not make a process namespace (unshare --pid)")
+    if where == "elsewhere":
+        skip_where_no_namespace_may_be_made()
     first = start_service()
     held = metrics_folders(temporary_folder)
     command = (sys.executable, "-m", "service", "serve")
@@ -134,9 +130,7 @@ CHARGED = ("chargeonce_charges_total", (("outcome", "charged"),))
 def test_beside_embedded_servers_it_lies_in_the_data_folder(
     temporary_folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.harness import service
-
-    with service(tmp_path_factory.mktemp("embedded"), workers=1) as running:
+    with harness.service(tmp_path_factory.mktemp("embedded"), workers=1) as running:
         data_dir = Path(running.environment["CHARGEONCE_DATA_DIR"])
         assert the_folder(data_dir)
         assert not metrics_folders(temporary_folder)
