@@ -69,22 +69,19 @@ def test_a_second_serve_leaves_the_folder_of_a_living_one_alone(
     first = start_service()
     held = metrics_folders(temporary_folder)
     command = (sys.executable, "-m", "service", "serve")
-    start_service(Start(command=command if where == "here" else (*ELSEWHERE, *command)), workers=1)
+    second = start_service(Start(command=command if where == "here" else (*ELSEWHERE, *command)), workers=1)
 
     assert held < metrics_folders(temporary_folder)
     killed = kill_a_worker(first)
     wait_until(lambda: has_new_worker(first, killed), what="a new worker")
     enter(Api(first.url), rows, 5)
     assert charged(Api(first.url)) == 5
+    second.process.kill()  # unshare does not pass SIGTERM on, and all in a namespace end with its first process
+    second.process.wait()
 
 
 def remove_all(folder: Path) -> None:
     shutil.rmtree(folder)
-
-
-def remove_files(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
 
 
 def remove_counters(folder: Path) -> None:
@@ -92,7 +89,7 @@ def remove_counters(folder: Path) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize("remove", [remove_all, remove_files, remove_counters])
+@pytest.mark.parametrize("remove", [remove_all, remove_counters])
 def test_a_cleaner_costs_neither_counts_nor_metrics_nor_workers(
     remove: Remove, start_service: StartService, temporary_folder: Path, rows: Rows, database_url: str
 ) -> None:
