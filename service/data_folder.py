@@ -1,7 +1,8 @@
 """The folder of the embedded servers: closed to others, one owner at a time, its secrets made once.
 
 It holds, mode 0700: secrets.json, embedded.json (the addresses, while an owner lives), owner.lock, and for each
-server its folder, its log and a lock that lasts as long as any process of that server.
+server its folder, its log and a lock that lasts as long as any process of that server. While a serve runs, also the
+folder that its processes count in.
 """
 
 from __future__ import annotations
