@@ -43,6 +43,9 @@ def serve(
     demo: Annotated[bool, typer.Option("--demo", help="seed demo data, print a curl line to try")] = False,
 ) -> None:
     """The API: migrates embedded databases, serves until Ctrl-C or SIGTERM, then drains."""
+    from service.output import protect_output
+
+    protect_output()
     settings = _settings(host=host, port=port, workers=workers)
     # After the settings: a wrong one is told at once.
     from service.embedded import EmbeddedError
@@ -164,8 +167,10 @@ def audit(as_json: Annotated[bool, typer.Option("--json", help="as one JSON obje
 def worker(number: int, listening_fd: int, supervisor_fd: int) -> None:
     """One worker process; the supervisor starts it."""
     from service.observe import set_up_logs
+    from service.output import protect_output
     from service.workers import work
 
+    protect_output()
     settings = _settings()
     set_up_logs(settings.log_level, settings.log_format)
     work(settings, number=number, listening_fd=listening_fd, supervisor_fd=supervisor_fd)

@@ -47,6 +47,7 @@ from service.lock_store_health import LockStoreHealth
 from service.observe import Metrics, Observer
 from service.openapi import openapi, status_of_codes
 from service.outage import OutageRule, ProceedOnRowLock, RefuseWithoutLock
+from service.output import dropped_lines
 from service.problems import BUG, is_bug, new_request_id, problem_answer, problem_of
 from service.reading import Reading
 from service.refusals import Draining, MethodNotAllowed, NotFound, Overloaded, TooLarge
@@ -101,6 +102,7 @@ async def running_instance(
 ) -> AsyncIterator[Instance]:
     """An instance with everything it needs, from settings whose addresses and secrets are all there."""
     metrics = Metrics(status_of_codes())
+    dropped_lines.tell(metrics.lines_dropped.inc)
     observer = Observer(metrics)
     # Threads and connections of their own for each kind of work, so that no kind can take those of another.
     database = _database(settings, connections=settings.read_threads + HEALTH_THREADS)

@@ -1,7 +1,8 @@
 """The folder of the embedded servers: closed to others, one owner at a time, its secrets made once.
 
 It holds, mode 0700: secrets.json, embedded.json (the addresses, while an owner lives), owner.lock, and for each
-server its folder, its log and a lock that lasts as long as any process of that server.
+server its folder, its log and a lock that lasts as long as any process of that server. While a serve runs, also the
+folder that its processes count in.
 """
 
 from __future__ import annotations
@@ -66,9 +67,9 @@ def own_folder(folder: Path) -> FolderLock:
     return lock
 
 
-def is_owned(folder: Path) -> bool:
-    """Whether somebody owns the folder at this moment. Raises OSError when nobody ever did."""
-    with (folder / "owner.lock").open("rb") as lock:
+def is_held(path: Path) -> bool:
+    """Whether somebody has taken this file as a FolderLock at this moment. Raises OSError when it is not there."""
+    with path.open("rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -13,12 +12,12 @@ from typing import Self
 
 from service.child_process import EmbeddedError
 from service.data_folder import (
+    OWNER_WAIT_S,
     FolderLock,
     FolderOwned,
     Secrets,
     bound_log,
-    is_alive,
-    is_owned,
+    is_held,
     load_or_make_secrets,
     one_line_errors,
     open_folder,
@@ -60,6 +59,7 @@ class EmbeddedServers:
         self.addresses = EmbeddedAddresses(None, None)
         self._data_dir = data_dir
         self._owner_lock = owner_lock
+        self._published: FolderLock | None = None
         self._servers: list[Server] = []
         self._keepers: list[Keeper] = []
 
@@ -98,6 +98,8 @@ class EmbeddedServers:
             server.child.wait_or_kill(STOP_WAIT_S)
         self._servers.clear()
         self._keepers.clear()
+        if self._published is not None:
+            self._published.close()
         self._owner_lock.close()
 
     def __enter__(self) -> Self:
@@ -119,8 +121,10 @@ class EmbeddedServers:
         self._keepers = [Keeper(server) for server in self._servers]
         urls = {server.name: server.url() for server in self._servers}
         self.addresses = EmbeddedAddresses(urls.get("Postgres"), urls.get("Valkey"))
-        published = {"pid": os.getpid(), **asdict(self.addresses)}
-        write_private(self._data_dir / "embedded.json", json.dumps(published))
+        path = self._data_dir / "embedded.json"
+        write_private(path, json.dumps(asdict(self.addresses)))
+        self._published = FolderLock(path)
+        self._published.take(OWNER_WAIT_S)  # whoever looks whether it is held holds it for no time
 
     def _launch(self, server: Server) -> None:
         bound_log(server.log)
@@ -133,13 +137,13 @@ def running_addresses(data_dir: Path) -> EmbeddedAddresses | None:
     folder = data_dir.resolve()
     try:
         published = json.loads((folder / "embedded.json").read_text())
-        owned = is_owned(folder)
+        held = is_held(folder / "embedded.json")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise EmbeddedError(f"cannot read {folder / 'embedded.json'}: {error}") from error
-    # A live owner who has not published yet would lend its life to what a killed one left; so its own pid must live.
-    if not owned or not is_alive(published["pid"]):
+    # Held by whoever has published it. A new owner of the folder does not lend its life to what a killed one left.
+    if not held:
         return None
     return EmbeddedAddresses(published["database_url"], published["redis_url"])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
 import threading
 from collections import Counter as Multiset
@@ -14,8 +13,7 @@ from typing import Any, BinaryIO, Literal, TextIO, cast
 
 import orjson
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from db.decisions import Outcome
 from db.events import ChargeEvent, Committed, Settled
@@ -122,6 +120,7 @@ class Metrics:
         self.fenced = Counter(
             "chargeonce_fencing_refused", "Charges refused: the row had seen a newer fencing token", registry=private
         )
+        self.lines_dropped = log_lines_dropped(private)
         self.sampled = SampledGauges(private)
         self.audit = AuditGauges(private)
         self._show_all_from_the_start(refusal_codes)
@@ -303,17 +302,11 @@ class Observer:
         )
 
 
-def metrics_text() -> tuple[bytes, str]:
-    """Every series as totals over all workers of this serve, and the content type."""
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry), CONTENT_TYPE_LATEST
-
-
-def count_for_this_process() -> None:
-    """Before the first Metrics of a worker. Saves the question for the pid that prometheus_client asks at each step."""
-    pid = os.getpid()
-    values.ValueClass = values.MultiProcessValue(lambda: pid)  # type: ignore[no-untyped-call]
+def log_lines_dropped(registry: CollectorRegistry) -> Counter:
+    """The series of lines that could not be written; the supervisor counts in it too."""
+    return Counter(
+        "chargeonce_log_lines_dropped", "Lines of output or log that could not be written", registry=registry
+    )
 
 
 class TickStream:
@@ -363,9 +356,10 @@ class EntryLog:
 _json_lines: TickStream | None = None  # where lines of level info go as JSON, where they do
 
 
-def set_up_logs(level: str, format_: Literal["auto", "json", "console"], stream: TextIO = sys.stderr) -> None:
-    """One line an event on standard error: JSON when it is not a terminal."""
+def set_up_logs(level: str, format_: Literal["auto", "json", "console"], stream: TextIO | None = None) -> None:
+    """One line an event on standard error, or on this stream: JSON when it is not a terminal."""
     global _json_lines
+    stream = stream or sys.stderr
     as_json = format_ == "json" or (format_ == "auto" and not stream.isatty())
     lines = TickStream(stream.buffer) if as_json else None
     _json_lines = lines if level in ("debug", "info") else None

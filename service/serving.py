@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from contextlib import ExitStack, closing
 from importlib.metadata import version
+from pathlib import Path
 
 import structlog
 
@@ -15,6 +17,7 @@ from db.migrate import migrate, schema_state
 from db.sequences import sequences_behind
 from service.app import callers
 from service.callers import sign_token
+from service.descriptors import lowered_limits, raise_limit
 from service.embedded import EmbeddedServers, ServerDied, ServerUpAgain
 from service.generated import with_generated_secrets
 from service.observe import set_up_logs
@@ -47,6 +50,7 @@ def serve(settings: Settings, *, demo: bool) -> int:
         log.warning("unknown setting ignored", name=name)
     if beside := take_out_libpq_variables(settings):
         log.warning("libpq variables are set", reason=beside)
+    settings = _fitting(settings)
     wait_politely()
     with ExitStack() as stack:
         # The port first: a second start by mistake should fail before it touches anything.
@@ -55,8 +59,21 @@ def serve(settings: Settings, *, demo: bool) -> int:
         _check(settings)
         _see_to_schema(settings, embedded=servers is not None and servers.addresses.database_url is not None)
         hints = _demo_hints(settings, listening.port) if demo else []
-        supervisor = Supervisor(settings, listening, look_after=_Reporter(servers))
+        supervisor = Supervisor(
+            settings,
+            listening,
+            metrics_parent=settings.data_dir if servers else Path(tempfile.gettempdir()),
+            look_after=_Reporter(servers),
+        )
         return supervisor.run(lambda: _greet(settings, listening.port, hints))
+
+
+def _fitting(settings: Settings) -> Settings:
+    """The settings with limits that fit the open files that the system allows us, which is said where it is not so."""
+    open_files = raise_limit()
+    if lowered := lowered_limits(settings, open_files):
+        log.warning("limits lowered to the files that a process may have open", open_files=open_files, **lowered)
+    return settings.model_copy(update=lowered)
 
 
 def _with_servers(settings: Settings, stack: ExitStack) -> tuple[Settings, EmbeddedServers | None]:

@@ -21,6 +21,7 @@ from locks.address import SCHEMES, place_of
 
 PREFIX = "CHARGEONCE_"
 MIN_SECRET_BYTES = 32
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own
 
 # What libpq reads by itself. The first say where a database is and how its sessions are set, which an address says in
 # full; the others who we are and how the connection is guarded, where the address leaves that open.
@@ -263,6 +264,16 @@ def environment_for_child(resolved: Settings) -> dict[str, str]:
         if value is not None and value != "":
             child[PREFIX + name.upper()] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     return child
+
+
+def count_in(folder: Path) -> None:
+    """From now on this process and its children count in files of this folder."""
+    os.environ[METRICS_FOLDER] = str(folder)
+
+
+def metrics_folder() -> Path:
+    """Where this process counts, as its supervisor has said."""
+    return Path(os.environ[METRICS_FOLDER])
 
 
 def _scheme(url: SecretStr) -> str:

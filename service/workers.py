@@ -7,12 +7,10 @@ import contextlib
 import gc
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,24 +19,25 @@ from typing import Self
 import structlog
 import uvloop
 from aiohttp import web
-from prometheus_client.multiprocess import mark_process_dead
+from prometheus_client import CollectorRegistry
 
 from service.app import running_instance
-from service.data_folder import is_alive
 from service.listeners import NOBODY, Listeners
-from service.observe import count_for_this_process
+from service.metrics_folder import MetricsFolder, OwnFiles
+from service.observe import log_lines_dropped
+from service.output import dropped_lines
 from service.problems import ProblemRunner
-from service.settings import Settings, environment_for_child
+from service.settings import Settings, count_in, environment_for_child, metrics_folder
 
 log = structlog.get_logger("chargeonce.workers")
 
 BACKLOG = 1024
 READY = b"ready"
-METRICS_PREFIX = "chargeonce-metrics-"
 START_WAIT_S = 30.0
 LOOK_S = 0.5
 SHORT_LIFE_S = 2.0
 LONGEST_RESTART_PAUSE_S = 5.0
+MOST_FAILED_STARTS = 5  # in a row, of every worker: then the service ends
 KILL_AFTER_DRAIN_S = 5.0
 KEEPALIVE_S = 75.0
 
@@ -49,7 +48,7 @@ class StartFailed(Exception):
 
 class Listening:
     """A port with a listening socket for each worker, all held open here: what has connected to a worker that dies
-    waits for its successor.
+    waits for its successor, as long as that one's start does not fail.
 
     On Linux the kernel spreads connections over the sockets. One socket for all would let the worker that happens to
     wake first take a whole burst (measured: 64 connections, all in one of two workers). Elsewhere SO_REUSEPORT does
@@ -64,13 +63,13 @@ class Listening:
             # Alone first: with SO_REUSEPORT a second start by mistake would succeed, and take half of the connections.
             first = socket.create_server(address, family=family, backlog=BACKLOG)
             self.port: int = first.getsockname()[1]
+            self._family, self._address = family, (address[0], self.port, *address[2:])
             self._sockets = [first]
             if sys.platform == "linux":
                 first.close()
-                bound = (address[0], self.port, *address[2:])
-                self._sockets = [
-                    socket.create_server(bound, family=family, backlog=BACKLOG, reuse_port=True) for _ in range(workers)
-                ]
+                self._sockets = [self._bound() for _ in range(workers)]
+                for each in self._sockets:
+                    each.listen(BACKLOG)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
             raise StartFailed(
@@ -78,8 +77,25 @@ class Listening:
             ) from error
 
     def fileno_of(self, worker_number: int) -> int:
-        """The socket that the worker of this number, counted from 1, accepts from."""
-        return self._sockets[(worker_number - 1) % len(self._sockets)].fileno()
+        """The socket that the worker of this number, counted from 1, accepts from. Raises OSError."""
+        index = (worker_number - 1) % len(self._sockets)
+        if self._sockets[index].fileno() < 0:
+            self._sockets[index] = self._bound()
+        return self._sockets[index].fileno()
+
+    def give_up_for_now(self, worker_number: int) -> None:
+        """Whoever has connected to this worker is sent away, and nobody connects to it before its successor listens."""
+        if sys.platform == "linux":
+            self._sockets[worker_number - 1].close()
+
+    def _bound(self) -> socket.socket:
+        bound = socket.socket(self._family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if self._family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(self._address)
+        return bound
 
     def close(self) -> None:
         """Nobody can connect any more."""
@@ -96,15 +112,18 @@ class Listening:
 class Supervisor:
     """Starts the workers, starts anew those that die, and drains them at the end. For the main thread."""
 
-    def __init__(self, settings: Settings, listening: Listening, *, look_after: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, listening: Listening, *, metrics_parent: Path, look_after: Callable[[], None]
+    ) -> None:
+        """The workers count together in a folder below `metrics_parent`."""
         self._settings = settings
         self._listening = listening
         self._look_after = look_after
-        self._metrics_dir = _metrics_folder()
-        self._environment = {
-            **environment_for_child(settings),
-            "PROMETHEUS_MULTIPROC_DIR": str(self._metrics_dir),
-        }
+        self._metrics_folder = MetricsFolder(metrics_parent)
+        count_in(self._metrics_folder.path)
+        self._own_files = OwnFiles(self._metrics_folder.path)
+        dropped_lines.tell(log_lines_dropped(CollectorRegistry()).inc)
+        self._environment = environment_for_child(settings)
         self._workers: list[_Worker] = []
         self._stop_signals = 0
 
@@ -118,7 +137,13 @@ class Supervisor:
                     on_ready()
                 while not self._stop_signals:
                     self._sleep(wakeups)
+                    with contextlib.suppress(OSError):  # a full disk, say: the next look may find it well again
+                        self._metrics_folder.keep()
+                        self._own_files.look()
                     self._restart_dead()
+                    if all(worker.failed_starts >= MOST_FAILED_STARTS for worker in self._workers):
+                        log.error("no worker comes back: the service ends", workers=len(self._workers))
+                        return 1
                     self._look_after()
                 return self._drain(wakeups)
             finally:
@@ -145,13 +170,31 @@ class Supervisor:
     def _restart_dead(self) -> None:
         for index, worker in enumerate(self._workers):
             if worker.exit_status is None:
+                worker.kill_if_it_does_not_get_ready()
                 continue
             if not worker.death_noted:
-                worker.death_noted = True
-                mark_process_dead(worker.pid, self._metrics_dir)  # type: ignore[no-untyped-call]
-                log.error("worker died", worker=worker.number, pid=worker.pid, status=worker.exit_status)
+                self._note_death(worker)
             if worker.may_be_replaced:
-                self._workers[index] = worker.replacement(self._listening.fileno_of(worker.number), self._environment)
+                try:
+                    successor = worker.successor(self._listening.fileno_of(worker.number), self._environment)
+                except OSError as error:  # no memory, too many processes, ...
+                    worker.put_off()
+                    log.error("worker cannot be started", worker=worker.number, reason=str(error))
+                else:
+                    self._workers[index] = successor
+
+    def _note_death(self, worker: _Worker) -> None:
+        worker.death_noted = True
+        self._metrics_folder.forget_gauges_of(worker.pid)
+        log.error(
+            "worker died",
+            worker=worker.number,
+            pid=worker.pid,
+            status=worker.exit_status,
+            while_starting=not worker.is_ready,
+        )
+        if not worker.is_ready:
+            self._listening.give_up_for_now(worker.number)
 
     def _drain(self, wakeups: socket.socket) -> int:
         log.info("draining", workers=len(self._workers))
@@ -170,7 +213,7 @@ class Supervisor:
         for worker in self._workers:
             worker.end()
         self._listening.close()
-        shutil.rmtree(self._metrics_dir, ignore_errors=True)
+        self._metrics_folder.remove()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[socket.socket]:
@@ -195,20 +238,17 @@ class Supervisor:
             self._stop_signals += 1
 
 
-def _metrics_folder() -> Path:
-    """Where the workers of this serve count together. What a supervisor that was killed has left is removed."""
-    for left in Path(tempfile.gettempdir()).glob(f"{METRICS_PREFIX}*"):
-        supervisor_pid = left.name.removeprefix(METRICS_PREFIX).partition("-")[0]
-        if supervisor_pid.isdigit() and not is_alive(int(supervisor_pid)):
-            shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{METRICS_PREFIX}{os.getpid()}-"))
-
-
 class _Worker:
     """One worker process, seen from the supervisor. Either side notices the other's end by the socket between them."""
 
     def __init__(
-        self, number: int, listening_fd: int, environment: Mapping[str, str], *, restart_pause_s: float = 0.0
+        self,
+        number: int,
+        listening_fd: int,
+        environment: Mapping[str, str],
+        *,
+        restart_pause_s: float = 0.0,
+        failed_before: int = 0,
     ) -> None:
         self.number = number
         self.parent_end, child_end = socket.socketpair()
@@ -216,11 +256,13 @@ class _Worker:
         self.death_noted = False
         self._started_at_s = time.monotonic()
         self._restart_pause_s = restart_pause_s
+        self._failed_before = failed_before
         self._ready = False
         fds = (listening_fd, child_end.fileno())
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "service", "worker", *map(str, (number, *fds))],
+                # -P: not what is called service, or json, in the folder where we happen to be.
+                [sys.executable, "-P", "-m", "service", "worker", *map(str, (number, *fds))],
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 pass_fds=fds,
@@ -242,18 +284,49 @@ class _Worker:
         if not self._ready:
             with contextlib.suppress(BlockingIOError):
                 self._ready = self.parent_end.recv(len(READY)) == READY
+                if self._ready:
+                    self._failed_before = 0
         return self._ready
 
     @property
     def may_be_replaced(self) -> bool:
         return time.monotonic() >= self._started_at_s + self._restart_pause_s
 
-    def replacement(self, listening_fd: int, environment: Mapping[str, str]) -> _Worker:
-        """A new worker of this number; one that keeps dying young comes back more and more slowly."""
+    @property
+    def failed_starts(self) -> int:
+        """How many of this number have died in a row before they were ready, this one included."""
+        failed = not self.is_ready and self.exit_status is not None
+        return self._failed_before + failed
+
+    def successor(self, listening_fd: int, environment: Mapping[str, str]) -> _Worker:
+        """A new worker of this number. Raises OSError."""
+        following = _Worker(
+            self.number,
+            listening_fd,
+            environment,
+            restart_pause_s=self._longer_pause_s(),
+            failed_before=self.failed_starts,
+        )
         self.parent_end.close()
+        return following
+
+    def put_off(self) -> None:
+        """It has no successor yet: that one's start has failed."""
+        self._failed_before += 1
+        self._restart_pause_s = self._longer_pause_s()
+        self._started_at_s = time.monotonic()
+
+    def _longer_pause_s(self) -> float:
+        """One that keeps dying young comes back more and more slowly."""
         lived_s = time.monotonic() - self._started_at_s
-        pause_s = 0.0 if lived_s > SHORT_LIFE_S else min(LONGEST_RESTART_PAUSE_S, self._restart_pause_s * 2 + 0.1)
-        return _Worker(self.number, listening_fd, environment, restart_pause_s=pause_s)
+        if self.is_ready and lived_s > SHORT_LIFE_S:
+            return 0.0
+        return min(LONGEST_RESTART_PAUSE_S, self._restart_pause_s * 2 + 0.1)
+
+    def kill_if_it_does_not_get_ready(self) -> None:
+        """One that hangs in its start keeps those waiting who have connected to it."""
+        if not self.is_ready and time.monotonic() > self._started_at_s + START_WAIT_S:
+            self.send(signal.SIGKILL)
 
     def send(self, number: signal.Signals) -> None:
         if self.exit_status is None:
@@ -267,9 +340,9 @@ class _Worker:
 
 def work(settings: Settings, *, number: int, listening_fd: int, supervisor_fd: int) -> None:
     """The life of one worker process: serve until SIGTERM or the supervisor's end, then drain."""
-    count_for_this_process()
+    files = OwnFiles(metrics_folder())
     wait_politely()
-    uvloop.run(_work(settings, number, socket.socket(fileno=listening_fd), socket.socket(fileno=supervisor_fd)))
+    uvloop.run(_work(settings, number, files, socket.socket(fileno=listening_fd), socket.socket(fileno=supervisor_fd)))
 
 
 def wait_politely() -> None:
@@ -289,7 +362,9 @@ def collect_garbage_less_often() -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
-async def _work(settings: Settings, number: int, listening: socket.socket, supervisor: socket.socket) -> None:
+async def _work(
+    settings: Settings, number: int, files: OwnFiles, listening: socket.socket, supervisor: socket.socket
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
@@ -298,6 +373,7 @@ async def _work(settings: Settings, number: int, listening: socket.socket, super
     supervisor.setblocking(False)
     loop.add_reader(supervisor.fileno(), stop.set)
     instance_id = settings.worker_instance_id(number)
+    looking = loop.create_task(_look_after(files), name="metrics files")
 
     def on_ready() -> None:
         supervisor.send(READY)
@@ -308,6 +384,14 @@ async def _work(settings: Settings, number: int, listening: socket.socket, super
         loop.remove_reader(supervisor.fileno())
 
     await serve_instance(settings, instance_id=instance_id, listening=listening, until=stopped, on_ready=on_ready)
+    looking.cancel()
+
+
+async def _look_after(files: OwnFiles) -> None:
+    while True:
+        with contextlib.suppress(OSError):  # a full disk, say: the next look may find it well again
+            files.look()
+        await asyncio.sleep(LOOK_S)
 
 
 async def serve_instance(

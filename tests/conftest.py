@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from db.database import Database
 from db.migrate import migrate
 from service.embedded import EmbeddedServers, valkey_binary
-from tests.harness import APP_CERTIFICATE, APP_ID, SECRET, OwnRedis, Rows, Service, clean_environment, service
+from tests.harness import APP_CERTIFICATE, APP_ID, SECRET, OwnRedis, Rows, Service, Start, clean_environment, service
 
 pytest_plugins = ["tests.servers.fixtures"]
 
@@ -191,9 +191,9 @@ def start_service(tmp_path: Path, database_url: str, redis_url: str) -> Iterator
     """Starts `chargeonce serve` on this test's database: start_service(workers=2, payer="inviter", ...)."""
     with ExitStack() as stack:
 
-        def start(*, workers: int = 2, **settings: str) -> Service:
+        def start(how: Start | None = None, /, *, workers: int = 2, **settings: str) -> Service:
             addresses = {"database_url": database_url, "redis_url": redis_url}
-            return stack.enter_context(service(tmp_path, workers=workers, **{**addresses, **settings}))
+            return stack.enter_context(service(tmp_path, how, workers=workers, **{**addresses, **settings}))
 
         yield start
 

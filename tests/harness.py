@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg2
+import pytest
 import redis
 import sqlalchemy as sa
 
@@ -26,6 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SECRET = "a secret for tests, longer than 32 bytes"
 APP_ID = "970CA35de60c44645bbae8a215061b33"
 APP_CERTIFICATE = "5CFd2fd1755d40ecb72977518be15d3b"
+# In front of a command: a process namespace of its own, in which everybody else's pids are not alive.
+ELSEWHERE = ("unshare", "--pid", "--fork", "--kill-child")
 PATIENCE_S = 60.0  # an upper bound for what ends much sooner; a slow machine needs it
 
 _ADDRESS = re.compile(r"on (http://\S+) with")
@@ -82,6 +86,12 @@ def bearer(user_id: int, scope: str = "") -> dict[str, str]:
     return {"Authorization": f"Bearer {token(user_id, scope)}"}
 
 
+def skip_where_no_namespace_may_be_made() -> None:
+    """For tests that start something ELSEWHERE."""
+    if shutil.which("unshare") is None or subprocess.run([*ELSEWHERE, "true"], capture_output=True).returncode != 0:
+        pytest.skip("may not make a process namespace (unshare --pid)")
+
+
 @dataclass(slots=True)
 class Service:
     """A running `chargeonce serve`."""
@@ -111,9 +121,19 @@ class Service:
         return self.log.read_text()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """How `chargeonce serve` is started; what it logs goes to a file of its own where no `stderr` is given."""
+
+    command: Sequence[str] = (sys.executable, "-m", "service", "serve")
+    cwd: Path = ROOT
+    stderr: int | None = None
+
+
 @contextmanager
-def service(folder: Path, *, workers: int = 2, **settings: str) -> Iterator[Service]:
+def service(folder: Path, start: Start | None = None, /, *, workers: int = 2, **settings: str) -> Iterator[Service]:
     """`chargeonce serve` on a free port with these settings; gone, with all its workers, afterwards."""
+    start = start or Start()
     defaults = {
         "jwt_secret": SECRET,
         "agora_app_id": APP_ID,
@@ -125,12 +145,12 @@ def service(folder: Path, *, workers: int = 2, **settings: str) -> Iterator[Serv
     log = folder / f"service-{time.monotonic_ns()}.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", "--port", "0", "--workers", str(workers)],
+            [*start.command, "--port", "0", "--workers", str(workers)],
             env=environment,
-            cwd=ROOT,
+            cwd=start.cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=errors,
+            stderr=errors if start.stderr is None else start.stderr,
             text=True,
             start_new_session=True,
         )

@@ -11,8 +11,8 @@ from db.errors import DatabaseDown
 from locks import LockStoreDown
 from service.handlers.http import answer
 from service.health import Health
+from service.metrics_folder import metrics_text
 from service.models import AliveAnswer, ReadyAnswer
-from service.observe import metrics_text
 from service.problems import problem_answer
 from service.refusals import Draining
 

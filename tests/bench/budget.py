@@ -28,10 +28,11 @@ from service import app as composed
 from service.callers import sign_token
 from service.entering import EntryRequest, lock_name
 from service.listeners import Listeners
-from service.observe import Metrics, Observer, count_for_this_process, set_up_logs
+from service.metrics_folder import OwnFiles
+from service.observe import Metrics, Observer, set_up_logs
 from service.openapi import status_of_codes
 from service.problems import ProblemRunner
-from service.settings import Settings, load_settings
+from service.settings import Settings, load_settings, metrics_folder
 from service.workers import collect_garbage_less_often, wait_politely
 
 from .ground import Ground, shared_ground
@@ -72,7 +73,7 @@ def main() -> None:
 
 async def _measured(ground: Ground) -> list[Stage]:
     settings = _settings(ground)
-    count_for_this_process()
+    OwnFiles(metrics_folder())
     observer = Observer(Metrics(status_of_codes()))
     listeners = Listeners(observer.on_lock_event, observer.on_charge_event)
     locker = composed._locker(settings, "budget", listeners)

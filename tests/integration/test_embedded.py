@@ -39,7 +39,7 @@ from service.embedded import (
 )
 from tests import harness
 from tests.contract.api import Api
-from tests.harness import wait_until
+from tests.harness import ELSEWHERE, clean_environment, skip_where_no_namespace_may_be_made, wait_until
 
 BOUND_S = 30.0
 PROJECT = Path(__file__).resolve().parents[2]
@@ -345,6 +345,16 @@ def test_others_find_the_addresses_exactly_while_an_owner_lives(made_dir: Path) 
         assert running_addresses(made_dir) == servers.addresses
     assert running_addresses(made_dir) is None
     assert not (made_dir / "embedded.json").exists()
+
+
+def test_a_command_in_another_process_namespace_finds_the_running_servers(made_dir: Path) -> None:
+    skip_where_no_namespace_may_be_made()
+    with EmbeddedServers.start(made_dir):
+        command = (*ELSEWHERE, sys.executable, "-m", "service", "migrate")
+        found = subprocess.run(
+            command, env=clean_environment(data_dir=str(made_dir)), cwd=PROJECT, capture_output=True, timeout=60
+        )
+        assert (found.returncode, found.stderr) == (0, b"")
 
 
 def test_looking_for_an_owner_never_stands_in_the_way_of_one(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

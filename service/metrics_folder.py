@@ -1,0 +1,122 @@
+"""The folder that the processes of one `serve` count in together, each in files of its own: held, and made anew.
+
+Who holds a folder is told by a file lock, which is the same from every process namespace, and goes with its holder.
+A cleaner of temporary files may remove a folder that is held, or some of its files; it is made again within a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from io import FileIO
+from pathlib import Path
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+PREFIX = "chargeonce-metrics-"
+
+
+class MetricsFolder:
+    """A folder of one's own below `parent`, until it is removed. What nobody holds any more there is removed first."""
+
+    def __init__(self, parent: Path) -> None:
+        for left in parent.glob(f"{PREFIX}*"):
+            if (lock_fd := _taken(left)) is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(lock_fd)
+        lock_fd = None
+        while lock_fd is None:  # somebody who starts at this moment may have taken it for one that was left
+            self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+            lock_fd = _taken(self.path)
+        self._lock_fd = lock_fd
+
+    def keep(self) -> None:
+        """It is there and held, whoever has removed it. Raises OSError."""
+        if _is_at(self._lock_fd, self.path):
+            return
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        if (lock_fd := _taken(self.path)) is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = lock_fd
+
+    def forget_gauges_of(self, pid: int) -> None:
+        """What a dead process has said last is not shown any more; what it has counted is."""
+        with contextlib.suppress(OSError):  # a cleaner was faster
+            mark_process_dead(f"{pid}-*", str(self.path))  # type: ignore[no-untyped-call]
+
+    def remove(self) -> None:
+        """It is gone."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock_fd)
+
+
+class OwnFiles:
+    """The files in the folder that this process counts in, from the first Metrics on: make it before that one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made_again = 0
+        self._name = f"{os.getpid()}-0"
+        self._open: list[FileIO] = []
+        # prometheus_client asks at each step for the process' name. Under another one it goes on in other files, from
+        # what these say: meant for forks, and as good for files that are gone.
+        values.ValueClass = values.MultiProcessValue(lambda: self._name)  # type: ignore[no-untyped-call]
+
+    def look(self) -> None:
+        """Files that somebody has removed are there again, with all that was counted. Raises OSError."""
+        if not self._open:
+            self._open = [path.open("rb", buffering=0) for path in self._folder.glob(f"*_{self._name}.db")]
+        elif not all(_is_at(file.fileno(), Path(file.name)) for file in self._open) and self._folder.is_dir():
+            self._make_again()
+
+    def _make_again(self) -> None:
+        name = f"{os.getpid()}-{self._made_again + 1}"
+        made = []
+        for old in self._open:
+            path = self._folder / Path(old.name).name.replace(f"_{self._name}.db", f"_{name}.db")
+            half_made = path.with_suffix(".new")
+            old.seek(0)
+            half_made.write_bytes(old.read())
+            half_made.rename(path)
+            made.append(path.open("rb", buffering=0))
+        self._made_again += 1
+        self._name = name
+        for old in self._open:
+            Path(old.name).unlink(missing_ok=True)
+            old.close()
+        self._open = made
+
+
+def metrics_text() -> tuple[bytes, str]:
+    """Every series as totals over all processes of this serve, and the content type."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+def _taken(folder: Path) -> int | None:
+    """A descriptor that holds the folder; None when somebody else does, or it is not ours to hold, or gone."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(fd, folder) and os.fstat(fd).st_uid == os.geteuid():
+            return fd
+    except BlockingIOError:
+        pass
+    os.close(fd)
+    return None
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether what is open is still what this path leads to."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat(follow_symlinks=False))
+    except OSError:
+        return False
