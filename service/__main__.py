@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated, NoReturn
 
-from service.command import end_on_interrupt
+from service.command import prepare, run
 
 if __name__ == "__main__":
-    end_on_interrupt()  # before the other imports: they take a second
+    prepare()  # before the other imports: they take a second
 
 import typer
 
@@ -204,4 +204,4 @@ def _fail(message: str, status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    app()
+    run(app)

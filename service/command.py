@@ -1,20 +1,51 @@
-"""What `chargeonce` runs: Ctrl-C is seen to before the commands are imported, which takes a second."""
+"""What `chargeonce` runs: Ctrl-C and the standard files are seen to before the commands are imported."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Callable
 from types import FrameType
 
 STATUS_OF_A_SIGNAL = 128  # what shells add to the signal's number
+COULD_NOT = 1
 
 
 def main() -> None:
     """The command line as a whole."""
-    end_on_interrupt()
+    prepare()
     from service.__main__ import app
 
-    app()
+    run(app)
+
+
+def prepare() -> None:
+    """Before anything else is imported or opened."""
+    _open_standard_files()
+    end_on_interrupt()
+
+
+def run(app: Callable[[], object]) -> None:
+    """Runs the commands; what the system refuses meanwhile, such as to print an answer, is one line and status 1."""
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be printed is not tried once more at the exit
+        where = f" ({error.filename})" if error.filename else ""
+        sys.stderr.write(f"chargeonce: {error.strerror or error}{where}\n")
+        raise SystemExit(COULD_NOT) from None
+
+
+def _open_standard_files() -> None:
+    """Those that we were started without lead nowhere: else a socket of ours would get their number, and our log."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number is this one
+            setattr(sys, name, os.fdopen(fd, "r" if fd == 0 else "w"))
 
 
 def end_on_interrupt() -> None:

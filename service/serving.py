@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import time
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -145,7 +148,8 @@ def _demo_curl(settings: Settings, address: str) -> str | None:
 def _greet(settings: Settings, port: int, hints: list[str]) -> None:
     address = _address(settings, port)
     line = f"chargeonce {version('chargeonce')} on {address} with {settings.workers} workers; Ctrl-C stops it"
-    print("\n".join([line, *hints]), flush=True)
+    with contextlib.suppress(OSError):  # a full disk or a reader who has gone is no reason not to serve
+        os.write(sys.stdout.fileno(), "\n".join([line, *hints, ""]).encode())
 
 
 def _dashboard(settings: Settings, address: str) -> str:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.api import Api
 from tests.harness import PATIENCE_S, ROOT, Service, clean_environment, run_cli, service, wait_until
-from tests.servers.processes import processes_in
+from tests.servers.processes import processes_in, unused_port
 
 MODULE = [sys.executable, "-X", "importtime", "-m", "service"]
 SCRIPT = [sys.executable, "-X", "importtime", str(Path(sys.executable).with_name("chargeonce"))]
@@ -101,6 +102,53 @@ def embedded_service(folder: Path) -> Iterator[Service]:
     """`chargeonce serve` with servers and secrets of its own in folder/data."""
     with service(folder, workers=1, jwt_secret="", agora_app_id="", agora_app_certificate="") as running:
         yield running
+
+
+# Standard files
+
+
+@pytest.mark.parametrize("without", ["<&-", ">&-", "2>&-", "<&- >&-", ">/dev/full"])
+def test_a_service_without_a_standard_file_serves(cli_environment: dict[str, str], without: str) -> None:
+    """One of its sockets would get the number, and with it the log, or be taken away by the next child's input."""
+    port = str(unused_port())
+    words = [sys.executable, "-m", "service", "serve", "--workers", "1", "--port", port]
+    with subprocess.Popen(
+        ["sh", "-c", f'exec "$@" {without}', "sh", *words],
+        env=cli_environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            if without == "2>&-":
+                assert port in process.stdout.readline()
+            else:
+                while '"worker ready"' not in (line := process.stderr.readline()):
+                    assert line, "it ended"
+            assert Api(f"http://127.0.0.1:{port}").get("/readyz").status == 200
+            process.send_signal(signal.SIGINT)
+            assert "Traceback" not in process.stderr.read()
+            assert process.wait(PATIENCE_S) == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_an_answer_that_cannot_be_printed_is_a_failure_in_one_line(cli_environment: dict[str, str]) -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "service", "token", "--user", "7"],
+            env={name: value for name, value in cli_environment.items() if name != "PYTHONUNBUFFERED"},
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+    assert (ended.returncode, ended.stderr) == (1, "chargeonce: No space left on device\n")
 
 
 # A port or a folder that is taken
