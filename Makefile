@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PROCESSES ?= 3
 BIN := .venv/bin
+NEEDS_PYTHON = test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; name one with PYTHON=..." >&2; exit 1; }
 # A Python module that Ctrl-C ends without a word.
 WITHOUT_TRACEBACK = -c 'import runpy, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); \
 	del sys.argv[0]; runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)'
@@ -20,7 +21,7 @@ help: ## this list
 setup: $(READY) ## .venv with everything that the other targets need
 
 $(MADE):
-	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; name one with PYTHON=..." >&2; exit 1; }
+	@$(NEEDS_PYTHON)
 	@echo "making .venv with $(PYTHON)"
 	@$(PYTHON) $(WITHOUT_TRACEBACK) venv --clear .venv
 	@touch $@
@@ -42,7 +43,7 @@ run: port $(RUNS) ## embedded Postgres and Valkey, demo data, the API on 127.0.0
 
 # Before anything is installed or started, so with nothing but Python's own library.
 port:
-	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; name one with PYTHON=..." >&2; exit 1; }
+	@$(NEEDS_PYTHON)
 	@$(PYTHON) -m service.port "$${CHARGEONCE_HOST:-127.0.0.1}" "$${CHARGEONCE_PORT:-8080}" "$${CHARGEONCE_DATA_DIR:-.chargeonce}"
 
 # The tests mostly wait, so more processes than cores share them; each has servers of its own, and takes whole files.

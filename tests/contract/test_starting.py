@@ -224,11 +224,16 @@ def make(folder: Path, *words: str, **settings: str) -> subprocess.CompletedProc
     return subprocess.run(
         ["make", f"PYTHON={sys.executable}", *words],
         cwd=folder,
-        env=clean_environment(**settings),
+        env=without_make(clean_environment(**settings)),
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
     )
+
+
+def without_make(environment: dict[str, str]) -> dict[str, str]:
+    """The environment as a terminal has it, although `make test` may be what runs us."""
+    return {name: value for name, value in environment.items() if not name.startswith(("MAKE", "MFLAGS"))}
 
 
 def test_make_run_looks_at_its_port_before_it_installs_anything(tmp_path: Path) -> None:
@@ -260,7 +265,13 @@ def test_ctrl_c_amid_the_making_of_the_venv_leaves_no_traceback_and_no_half_made
     make(tmp_path, "help")
     command = ["make", f"PYTHON={sys.executable}", ".venv/.made"]
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=tmp_path,
+        env=without_make(clean_environment()),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     ) as making:
         wait_until(lambda: (tmp_path / ".venv" / "pyvenv.cfg").exists())
         os.killpg(making.pid, signal.SIGINT)
