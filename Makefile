@@ -5,23 +5,46 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PROCESSES ?= 3
 BIN := .venv/bin
+NEEDS_PYTHON = test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; name one with PYTHON=..." >&2; exit 1; }
+# A Python module that Ctrl-C ends without a word.
+WITHOUT_TRACEBACK = -c 'import runpy, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); \
+	del sys.argv[0]; runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)'
+MADE := .venv/.made
+RUNS := .venv/.ready-run
 READY := .venv/.ready
 
-.PHONY: help setup run test check format race chaos bench screenshots clean
+.PHONY: help setup run port test check format race chaos bench screenshots clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## .venv with everything that the other targets need
 
-$(READY): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; name one with PYTHON=..." >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+$(MADE):
+	@$(NEEDS_PYTHON)
+	@echo "making .venv with $(PYTHON)"
+	@$(PYTHON) $(WITHOUT_TRACEBACK) venv --clear .venv
 	@touch $@
 
-run: $(READY) ## embedded Postgres and Valkey, demo data, the API on 127.0.0.1:8080 with 2 workers
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+$(RUNS): pyproject.toml constraints.txt $(MADE)
+	@echo "installing what running needs"
+	@$(INSTALL) .
+	@touch $@
+
+$(READY): pyproject.toml constraints.txt $(MADE)
+	@echo "installing what running, tests and checks need"
+	@$(INSTALL) '.[dev]'
+	@touch $(RUNS) $@
+
+run: port $(RUNS) ## embedded Postgres and Valkey, demo data, the API on 127.0.0.1:8080 with 2 workers
 	@$(BIN)/python -m service serve --demo
+
+# Before anything is installed or started, so with nothing but Python's own library.
+port:
+	@$(NEEDS_PYTHON)
+	@$(PYTHON) -m service.port "$${CHARGEONCE_HOST:-127.0.0.1}" "$${CHARGEONCE_PORT:-8080}" "$${CHARGEONCE_DATA_DIR:-.chargeonce}"
 
 # The tests mostly wait, so more processes than cores share them; each has servers of its own, and takes whole files.
 test: $(READY) ## the whole test suite, against real servers, in PROCESSES (3) at a time

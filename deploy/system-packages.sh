@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that some tests need, starting none of their services; does nothing where all are there.
-# Where it cannot install, it says which tests will be skipped. With CI=true that is an error, for there nothing is skipped.
+# It says first what it will install. Where it may not or cannot, it says why, and which tests will be skipped; with
+# CI=true that is an error, for there nothing is skipped.
 set -eu
 
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -34,7 +35,6 @@ install() {
         trap 'rm -f "$POLICY"' EXIT
         trap 'exit 1' HUP INT TERM
     fi
-    echo "system-packages: installing $*"
     apt-get update -qq >/dev/null &&
         apt-get install -qq -y --no-install-recommends "$@" >/dev/null
 }
@@ -42,14 +42,21 @@ install() {
 lacking=$(missing)
 [ -n "$lacking" ] || exit 0
 
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-    # shellcheck disable=SC2046  # package names hold no spaces
-    install $(echo "$lacking" | cut -d ' ' -f 1) || echo "system-packages: apt-get failed" >&2
+if ! command -v apt-get >/dev/null 2>&1; then
+    reason="there is no apt-get here"
+elif [ "$(id -u)" != 0 ]; then
+    reason="only root may install it"
+else
+    packages=$(echo "$lacking" | cut -d ' ' -f 1 | tr '\n' ' ')
+    echo "system-packages: apt-get will install on this machine: ${packages% }"
+    # shellcheck disable=SC2086  # package names hold no spaces
+    install $packages || true
+    reason="apt-get failed"
     lacking=$(missing)
     [ -n "$lacking" ] || exit 0
 fi
 
 echo "$lacking" | while read -r package tests; do
-    echo "system-packages: $package is not installed; skipped: $tests" >&2
+    echo "system-packages: $package is not installed ($reason); skipped: $tests" >&2
 done
 [ "${CI:-}" != true ]

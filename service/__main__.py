@@ -10,6 +10,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated, NoReturn
 
+from service.command import prepare, run
+
+if __name__ == "__main__":
+    prepare()  # before the other imports: they take a second
+
 import typer
 
 from service.locks_command import locks
@@ -176,11 +181,6 @@ def worker(number: int, listening_fd: int, supervisor_fd: int) -> None:
     work(settings, number=number, listening_fd=listening_fd, supervisor_fd=supervisor_fd)
 
 
-def main() -> None:
-    """The console command."""
-    app()
-
-
 def _settings(**flags: object) -> Settings:
     try:
         return load_settings(**flags)
@@ -212,4 +212,4 @@ def _fail(message: str, status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main()
+    run(app)

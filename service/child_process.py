@@ -174,7 +174,7 @@ class _Watcher:
 
 def _start(program: Program, tie: Callable[[], None], watcher: _Watcher | None) -> ChildProcess:
     name = program.command[0]
-    log_fd = os.open(program.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    log_fd = os.open(program.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         log_start = os.fstat(log_fd).st_size
         process = subprocess.Popen(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
@@ -13,6 +13,7 @@ from typing import Self
 from service.child_process import EmbeddedError
 from service.data_folder import (
     OWNER_WAIT_S,
+    PUBLISHED,
     FolderLock,
     FolderOwned,
     Secrets,
@@ -22,6 +23,7 @@ from service.data_folder import (
     one_line_errors,
     open_folder,
     own_folder,
+    refuse_what_is_not_ours,
     write_private,
 )
 from service.embedded_servers import STOP_WAIT_S, Postgres, Valkey, postgres_binary, valkey_binary
@@ -44,6 +46,10 @@ __all__ = [
 STARTING_OWNER_WAIT_S = 30.0
 
 
+def _say_nothing(stage: str) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class EmbeddedAddresses:
     """Where the embedded servers listen, passwords included; None for one that is not ours."""
@@ -64,13 +70,24 @@ class EmbeddedServers:
         self._keepers: list[Keeper] = []
 
     @classmethod
-    def start(cls, data_dir: Path, *, postgres: bool = True, valkey: bool = True) -> Self:
-        """Both servers ready, on yesterday's data where there is some. Raises EmbeddedError."""
+    def start(
+        cls,
+        data_dir: Path,
+        *,
+        postgres: bool = True,
+        valkey: bool = True,
+        address: str = "",
+        say: Callable[[str], None] = _say_nothing,
+    ) -> Self:
+        """Both servers ready, on yesterday's data where there is some. Raises EmbeddedError.
+
+        address is what a second start is told of us; say hears what is being done, a word or two a stage.
+        """
         with one_line_errors(data_dir):
             folder = open_folder(data_dir)
-            servers = cls(folder, own_folder(folder))
+            servers = cls(folder, own_folder(folder, address=address))
             try:
-                servers._start(postgres=postgres, valkey=valkey)
+                servers._start(postgres=postgres, valkey=valkey, say=say)
             except BaseException:
                 servers.stop()
                 raise
@@ -91,7 +108,7 @@ class EmbeddedServers:
     def stop(self) -> None:
         """Both servers are gone when this returns, their data on disk; harmless twice."""
         with contextlib.suppress(OSError):  # a folder that became read-only does not keep the servers alive
-            (self._data_dir / "embedded.json").unlink()
+            (self._data_dir / PUBLISHED).unlink()
         for server in self._servers:
             server.child.send(server.stop_signal)
         for server in self._servers:
@@ -108,20 +125,22 @@ class EmbeddedServers:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _start(self, *, postgres: bool, valkey: bool) -> None:
-        (self._data_dir / "embedded.json").unlink(missing_ok=True)
+    def _start(self, *, postgres: bool, valkey: bool, say: Callable[[str], None]) -> None:
+        (self._data_dir / PUBLISHED).unlink(missing_ok=True)
         known = load_or_make_secrets(self._data_dir)
         # Valkey first: it gets ready while a first start makes the Postgres cluster.
         if valkey:
+            say("starting Valkey")
             self._launch(Valkey(self._data_dir, known.valkey_password))
         if postgres:
+            say("starting Postgres")
             self._launch(Postgres(self._data_dir, known.postgres_password))
         for server in self._servers:
             server.wait_ready()
         self._keepers = [Keeper(server) for server in self._servers]
         urls = {server.name: server.url() for server in self._servers}
         self.addresses = EmbeddedAddresses(urls.get("Postgres"), urls.get("Valkey"))
-        path = self._data_dir / "embedded.json"
+        path = self._data_dir / PUBLISHED
         write_private(path, json.dumps(asdict(self.addresses)))
         self._published = FolderLock(path)
         self._published.take(OWNER_WAIT_S)  # whoever looks whether it is held holds it for no time
@@ -136,12 +155,13 @@ def running_addresses(data_dir: Path) -> EmbeddedAddresses | None:
     """What a live owner of the folder has published; None when nobody runs, or one is only just starting."""
     folder = data_dir.resolve()
     try:
-        published = json.loads((folder / "embedded.json").read_text())
-        held = is_held(folder / "embedded.json")
+        refuse_what_is_not_ours(data_dir)
+        published = json.loads((folder / PUBLISHED).read_text())
+        held = is_held(folder / PUBLISHED)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise EmbeddedError(f"cannot read {folder / 'embedded.json'}: {error}") from error
+        raise EmbeddedError(f"cannot read {folder / PUBLISHED}: {error}") from error
     # Held by whoever has published it. A new owner of the folder does not lend its life to what a killed one left.
     if not held:
         return None

@@ -22,6 +22,8 @@ DATABASE = "chargeonce"  # the name of the database and of its user
 INITDB_WAIT_S = 60.0
 ANSWER_WAIT_S = 0.5
 STOP_WAIT_S = 20.0
+MIB = 1024 * 1024
+NEEDED_MIB = 64  # a new cluster with our schema and its first write-ahead log takes 47
 
 POSTGRES_SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -130,14 +132,27 @@ class Postgres(Server):
         half_made = self.folder.with_name("postgres.new")
         if half_made.exists():
             shutil.rmtree(half_made)
+        # Asked before: on a full disk initdb complains of what came of it ("cannot abort transaction 1").
+        free_mib = shutil.disk_usage(self.data_dir).free // MIB
+        if free_mib < NEEDED_MIB:
+            raise EmbeddedError(
+                f"No space left: a new Postgres needs {NEEDED_MIB} MiB in {self.data_dir}, and {free_mib} MiB are free"
+            )
+        try:
+            self._fill_cluster(half_made, lock)
+        except EmbeddedError:
+            shutil.rmtree(half_made, ignore_errors=True)
+            raise
+        half_made.rename(self.folder)
+        sync_folder(self.data_dir)
+
+    def _fill_cluster(self, half_made: Path, lock: FolderLock) -> None:
         make_folder_of(half_made, self.identity)
         name = self._name_inside(half_made)
         options = ["--pwfile=/dev/stdin", f"--username={DATABASE}", "--auth=scram-sha-256", "--encoding=UTF8"]
         self._run([self._initdb, "-D", name, *options, "--locale=C"], half_made, self.password, lock)
         single: list[str | Path] = [self._program, "--single", "-D", name, "-c", "exit_on_error=on", "postgres"]
         self._run(single, half_made, f"CREATE DATABASE {DATABASE}", lock)
-        half_made.rename(self.folder)
-        sync_folder(self.data_dir)
 
     def _name_inside(self, folder: Path) -> str:
         """What a Postgres program, started inside this folder, calls it.

@@ -108,12 +108,6 @@ class Unhindered(io.RawIOBase):
 
 def protect_output() -> None:
     """From now on whatever this process prints, logs or dies of goes to protected streams."""
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:  # closed by who started us: the next file that we open must not get its number
-            os.open(os.devnull, os.O_RDWR)
-            os.set_inheritable(fd, True)
     sys.stdout, sys.stderr = protected(1), protected(2)
 
 

@@ -14,7 +14,7 @@ from typing import IO
 
 from service import child_process
 from service.child_process import ChildProcess, EmbeddedError, Program, unprivileged_identity
-from service.data_folder import EARLIER_SERVER_WAIT_S, FolderLock, bound_log, one_line_errors
+from service.data_folder import EARLIER_SERVER_WAIT_S, FolderLock, Owner, bound_log, one_line_errors
 
 READY_WAIT_S = 60.0
 READY_POLL_S = 0.005
@@ -127,7 +127,9 @@ class Server(ABC):
         """Starts the process on a free port, once no process of an earlier start is left in its folder."""
         with contextlib.closing(FolderLock(self._lock_path)) as lock:
             if not lock.take(EARLIER_SERVER_WAIT_S):
-                raise EmbeddedError(f"{self.name} of an earlier start (pid {lock.pid()}) does not leave {self.folder}")
+                raise EmbeddedError(
+                    f"{self.name} of an earlier start (pid {lock.holder().pid}) does not leave {self.folder}"
+                )
             self.prepare(lock)
             self.port = free_port()
             self._start(lock)
@@ -149,7 +151,7 @@ class Server(ABC):
     def _start(self, lock: FolderLock) -> None:
         self.child = self.start_process(lock)
         with contextlib.suppress(OSError):  # a full disk; the number only serves a message
-            lock.write_pid(self.child.pid)
+            lock.write_holder(Owner(self.child.pid, ""))
 
     def wait_ready(self) -> None:
         """Returns as soon as it takes clients. Raises EmbeddedError with the reason from its log."""

@@ -21,6 +21,7 @@ from service.descriptors import lowered_limits, raise_limit
 from service.embedded import EmbeddedServers, ServerDied, ServerUpAgain
 from service.generated import with_generated_secrets
 from service.observe import set_up_logs
+from service.port import who_has_the_port
 from service.sessions import LOGIN_CODE_TTL_S, new_login_code
 from service.settings import (
     Settings,
@@ -54,11 +55,14 @@ def serve(settings: Settings, *, demo: bool) -> int:
     wait_politely()
     with ExitStack() as stack:
         # The port first: a second start by mistake should fail before it touches anything.
+        if (reason := who_has_the_port(settings.host, settings.port, settings.data_dir)) is not None:
+            raise StartFailed(reason)
         listening = stack.enter_context(Listening(settings.host, settings.port, workers=settings.workers))
-        settings, servers = _with_servers(settings, stack)
+        settings, servers = _with_servers(settings, stack, address=_address(settings, listening.port))
         _check(settings)
         _see_to_schema(settings, embedded=servers is not None and servers.addresses.database_url is not None)
         hints = _demo_hints(settings, listening.port) if demo else []
+        log.info("starting workers", workers=settings.workers)
         supervisor = Supervisor(
             settings,
             listening,
@@ -76,11 +80,17 @@ def _fitting(settings: Settings) -> Settings:
     return settings.model_copy(update=lowered)
 
 
-def _with_servers(settings: Settings, stack: ExitStack) -> tuple[Settings, EmbeddedServers | None]:
+def _with_servers(settings: Settings, stack: ExitStack, *, address: str) -> tuple[Settings, EmbeddedServers | None]:
     if not (settings.embedded_database or settings.embedded_redis):
         return settings, None
     servers = stack.enter_context(
-        EmbeddedServers.start(settings.data_dir, postgres=settings.embedded_database, valkey=settings.embedded_redis)
+        EmbeddedServers.start(
+            settings.data_dir,
+            postgres=settings.embedded_database,
+            valkey=settings.embedded_redis,
+            address=address,
+            say=log.info,
+        )
     )
     addresses = servers.addresses
     settings = with_generated_secrets(settings)
@@ -104,6 +114,7 @@ def _see_to_schema(settings: Settings, *, embedded: bool) -> None:
     url = settings.database_url.get_secret_value()
     try:
         if embedded:
+            log.info("migrating")
             migrate(url)
         elif not (state := schema_state(url)).at_head:
             raise StartFailed(f"the schema is at {state.revision}, not at {state.head}: run chargeonce migrate first")
@@ -152,6 +163,7 @@ def _demo_hints(settings: Settings, port: int) -> list[str]:
 def _demo_curl(settings: Settings, address: str) -> str | None:
     assert settings.database_url is not None
     database = Database(settings.database_url.get_secret_value())
+    log.info("seeding demo data")
     try:
         seed(database, appointments=DEMO_APPOINTMENTS, users=DEMO_USERS, coupons=DEMO_COUPONS)
         found = next_open_appointment(database, default_coupon_count=settings.default_coupon_count)

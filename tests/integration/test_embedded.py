@@ -40,6 +40,7 @@ from service.embedded import (
 from tests import harness
 from tests.contract.api import Api
 from tests.harness import ELSEWHERE, clean_environment, skip_where_no_namespace_may_be_made, wait_until
+from tests.servers.processes import processes_in
 
 BOUND_S = 30.0
 PROJECT = Path(__file__).resolve().parents[2]
@@ -663,9 +664,9 @@ def test_a_folder_without_write_permission_is_refused_with_one_line(data_dir: Pa
     ("mount", "reason"),
     [
         ('mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"', "Read-only file system"),
-        ('mount -t tmpfs -o size=4m,mode=700 none "$0"', "No space left on device"),
+        ('mount -t tmpfs -o size=20m,mode=700 none "$0"', "No space left: a new Postgres needs 64 MiB"),
     ],
-    ids=["read-only", "full"],
+    ids=["read-only", "20 MB"],
 )
 def test_a_disk_that_takes_no_data_is_refused_with_one_line(data_dir: Path, mount: str, reason: str) -> None:
     data_dir.mkdir(mode=0o700)
@@ -685,6 +686,32 @@ def test_a_disk_that_takes_no_data_is_refused_with_one_line(data_dir: Path, moun
     assert done.stderr.startswith("refused: ")
     assert reason in done.stderr
     assert str(data_dir) in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@needs_root
+@pytest.mark.parametrize("script", [OWNER, OWNER.replace("try:", "embedded_servers.NEEDED_MIB = 0\ntry:", 1)])
+def test_a_disk_too_small_for_postgres_holds_nothing_that_prevents_a_later_start(data_dir: Path, script: str) -> None:
+    """Also where initdb finds out by itself, as with a quota."""
+    data_dir.mkdir(mode=0o700)
+    mount = 'mount -t tmpfs -o size=20m,mode=700 none "$0"'
+    if subprocess.run(["unshare", "--mount", "sh", "-c", mount, data_dir], capture_output=True).returncode != 0:
+        pytest.skip("no mount is permitted here")
+    steps = f'{mount} && ! "$@" && ls "$0" && mount -o remount,size=200m "$0" && "$@"'
+    script = f"from service import embedded_servers\n{script}"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", steps, data_dir, sys.executable, "-c", script, data_dir],
+        cwd=PROJECT,
+        input="",
+        capture_output=True,
+        text=True,
+        timeout=2 * BOUND_S,
+    )
+    assert done.returncode == 0, done.stderr
+    left, _, ready = done.stdout.rpartition("ready")
+    assert ready == "\n"
+    assert "postgres.new" not in left
+    assert done.stderr.startswith("refused: ")
     assert done.stderr.count("\n") == 1
 
 
@@ -859,16 +886,6 @@ def redis_url(addresses: EmbeddedAddresses) -> str:
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
-
-
-def processes_in(folder: Path) -> list[int]:
-    """Every process that stands in this folder or below: the servers, their children and their watchers."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if (process / "cwd").readlink().is_relative_to(folder.resolve()):
-                found.append(int(process.name))
-    return found
 
 
 def leader(folder: Path, program: str) -> int:

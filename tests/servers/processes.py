@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -56,3 +57,13 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Every process that stands in this folder or below: embedded servers, their children and their watchers."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink().is_relative_to(folder.resolve()):
+                found.append(int(process.name))
+    return found

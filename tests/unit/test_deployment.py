@@ -447,10 +447,11 @@ class TestSystemPackages:
         assert not (tmp_path / "apt.log").exists()
 
     @pytest.mark.parametrize(("ci", "returncode"), [(False, 0), (True, 1)])
-    def test_an_ordinary_user_is_told_what_is_skipped(self, tmp_path: Path, ci: bool, returncode: int) -> None:
+    def test_an_ordinary_user_is_told_what_is_skipped_and_why(self, tmp_path: Path, ci: bool, returncode: int) -> None:
         done = self.run(tmp_path, missing=True, root=False, ci=ci)
-        assert done.returncode == returncode
-        assert done.stderr.startswith("system-packages: redis-server is not installed; skipped: the tests")
+        assert (done.returncode, done.stdout) == (returncode, "")
+        sentence = "system-packages: redis-server is not installed (only root may install it); skipped: the tests"
+        assert done.stderr.startswith(sentence)
         assert len(done.stderr.splitlines()) == 1
         assert not (tmp_path / "apt.log").exists()
 
@@ -458,6 +459,7 @@ class TestSystemPackages:
         apt = f'[ "$1" = update ] || {{ cd {tmp_path}/bin && cp redis-server no-such-command; }}'
         done = self.run(tmp_path, missing=True, root=True, apt=apt, ci=True)
         assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == "system-packages: apt-get will install on this machine: redis-server\n"
         calls = (tmp_path / "apt.log").read_text().splitlines()
         assert calls[0].startswith("update")
         assert calls[1].startswith("install")
@@ -470,7 +472,8 @@ class TestSystemPackages:
     ) -> None:
         done = self.run(tmp_path, missing=True, root=True, apt="exit 100", ci=ci)
         assert done.returncode == returncode
-        assert "redis-server is not installed" in done.stderr
+        assert done.stdout.startswith("system-packages: apt-get will install"), "it is said before it is done"
+        assert "redis-server is not installed (apt-get failed); skipped" in done.stderr
         assert not (tmp_path / "policy-rc.d").exists()
 
     def test_a_policy_of_the_machine_itself_stays(self, tmp_path: Path) -> None:
