@@ -8,7 +8,7 @@ from asyncio import get_running_loop
 from collections.abc import Callable
 from typing import Any
 
-from locks import clock
+from locks.clock import monotonic_s
 from locks.errors import Dismissed, HeldByCaller, LockBusy, LockStoreDown
 from locks.events import Acquired, GaveUp, Listener, Waiting, WakeSource, ignore
 from locks.held import HeldLeases
@@ -61,15 +61,17 @@ class Acquiring:
 
         One long function, since each coroutine between a caller and the wire costs every cycle some of its time.
         """
-        started_at_s = clock.monotonic_s()
+        started_at_s = monotonic_s()
         if get_running_loop() is not self._store.loop:
             self._store.check_loop()
         check_name(name)
-        if wait_s is None or not 0 < wait_s < math.inf:
+        if wait_s is not None and not 0 < wait_s < math.inf:
             check_wait_s(wait_s)
             if wait_s != 0:
-                wait_s = None  # as one that is infinite
-                self._check_not_held_by_caller(name)
+                wait_s = None
+        holder = self._held.holder_of(name)
+        if holder is not None and wait_s is None:
+            _check_not_the_callers(holder)
         lease_ms = milliseconds(lease_ttl_s)
         if request_id:
             check_request_id(request_id)
@@ -83,7 +85,7 @@ class Acquiring:
                 return lease
             lines = self.lines
             line = lines.by_name.get(name)
-            if line is None and self._held.holder_of(name) is not None:
+            if line is None and holder is not None:
                 lines.check_room(None)
                 line = lines.open(name)
             reply: Any = None
@@ -108,7 +110,7 @@ class Acquiring:
                     self._gave_up(name, started_at_s, "cancelled", queued=False)
                     raise
                 if reply.__class__ is int and reply > 0:
-                    waited_s = clock.monotonic_s() - started_at_s
+                    waited_s = monotonic_s() - started_at_s
                     if not is_over(lease_ttl_s, after_s=waited_s):
                         line.first_is_gone()
                         lease = self._begin_at_once(
@@ -176,9 +178,9 @@ class Acquiring:
             line.stand()
         try:
             for _ in range(2):
-                asked_at_s = clock.monotonic_s()
+                asked_at_s = monotonic_s()
                 reply = await self._store.run(name, command)
-                heard_late = isinstance(reply, int) and is_over(lease_ttl_s, after_s=clock.monotonic_s() - asked_at_s)
+                heard_late = isinstance(reply, int) and is_over(lease_ttl_s, after_s=monotonic_s() - asked_at_s)
                 if not heard_late:
                     break
         except LockStoreDown:
@@ -190,7 +192,7 @@ class Acquiring:
             self.lines.give_back(name, lease_id, lease_ttl_s)
             self._gave_up(name, started_at_s, "cancelled", queued=False)
             raise
-        waited_s = clock.monotonic_s() - started_at_s
+        waited_s = monotonic_s() - started_at_s
         if heard_late:  # twice: with answers that take so long nobody holds anything
             self.lines.give_back(name, lease_id, lease_ttl_s)
             reply = [-1]
@@ -277,16 +279,16 @@ class Acquiring:
             self._emit(Acquired(lease.name, token, lease.waited_s, source, queued, takeover, handoff_s))
         return lease
 
-    def _check_not_held_by_caller(self, name: str) -> None:
-        lease = self._held.holder_of(name)
-        if lease is None or not lease.keep_extended or lease.holds_until_s < math.inf:
-            return
-        if lease.task is asyncio.current_task():
-            raise HeldByCaller(name)
-
     def _gave_up(self, name: str, started_at_s: float, outcome: str, *, queued: bool) -> None:
         if self._emit is not ignore:
-            self._emit(GaveUp(name, clock.monotonic_s() - started_at_s, outcome, queued))
+            self._emit(GaveUp(name, monotonic_s() - started_at_s, outcome, queued))
+
+
+def _check_not_the_callers(held: Lease) -> None:
+    """Raises HeldByCaller where the caller would wait for ever for itself."""
+    is_endless = held.keep_extended and held.holds_until_s == math.inf
+    if is_endless and held.task is asyncio.current_task():
+        raise HeldByCaller(held.name)
 
 
 def check_request_id(request_id: str) -> None:

@@ -30,6 +30,7 @@ from locks.keys import keys_of
 from locks.sync_lease import KEEPER, SyncLease
 from locks.sync_returns import RETURNS, GiveBack
 from locks.sync_store import (
+    ANY_GRANT,
     EXTENDED,
     POOL_SIZE,
     RELEASED,
@@ -180,7 +181,9 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
         self._check_process()
         lease = self._lease
         open_lease = lease if lease is not None and not lease.closed else None
-        outcome = open_lease.extend(expire_s) if open_lease else self._store.extend(self._id, expire_s)
+        outcome = (
+            open_lease.extend(expire_s) if open_lease else self._store.extend(self._id, expire_s, grant_fence=ANY_GRANT)
+        )
         if outcome == UNEXPIRING:
             raise redis_lock.NotExpirable(f"Lock {self.name} has no assigned expiration time")
         if outcome != EXTENDED:
@@ -286,9 +289,10 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
     def _given_back(self) -> str:
         """What became of the hold under this lock's id. Raises LockStoreDown; then it is owed, and the id stays."""
         if self._owed is None:
-            expire_s = math.inf if self._expire_s is None else self._expire_s
-            lasts_s = expire_s if self._lease is None else self._lease.lasts_s
-            self._owed = GiveBack(self._store, self._id, lasts_s=lasts_s)
+            lasts_s, grant_fence = math.inf if self._expire_s is None else self._expire_s, ANY_GRANT
+            if self._lease is not None:
+                lasts_s, grant_fence = self._lease.lasts_s, self._lease.fencing_token
+            self._owed = GiveBack(self._store, self._id, grant_fence=grant_fence, lasts_s=lasts_s)
         owed = self._owed
         try:
             outcome = owed.send()

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from locks import clock
+from locks.clock import monotonic_s
 from locks.errors import LeaseLost, LossReason
 
 _log = logging.getLogger("locks")
@@ -121,13 +121,13 @@ class Lease:
     @property
     def held_s(self) -> float:
         """Seconds since it was granted."""
-        return clock.monotonic_s() - self.acquired_at_s
+        return monotonic_s() - self.acquired_at_s
 
     def remaining_s(self) -> float:
         """Seconds for which the lease is certainly ours, by the local clock; 0.0 when it is not."""
         if self.ended:
             return 0.0
-        return max(0.0, self.deadline_s - clock.monotonic_s())
+        return max(0.0, self.deadline_s - monotonic_s())
 
     def raise_if_lost(self) -> None:
         """Raises LeaseLost when the lease is gone."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
-from locks import clock
+from locks.clock import monotonic_s
 from locks.errors import Dismissed, LockBusy, LockStoreDown, LockStoreRefused
 from locks.events import WakeSource
 from locks.keys import packed_keys
@@ -111,7 +111,7 @@ class Line:
             self._store_is_down(reply)
             return
         if not isinstance(reply, hiredis.ReplyError):
-            self._heard_at_s = clock.monotonic_s()
+            self._heard_at_s = monotonic_s()
         self.look(WakeSource.NONE)
 
     def first_is_gone(self) -> None:
@@ -184,7 +184,7 @@ class Line:
         self._watched = False
         if not self.waiters:
             return
-        quiet_s = self._quiet_until_s - clock.monotonic_s()
+        quiet_s = self._quiet_until_s - monotonic_s()
         if quiet_s <= 0:
             self.look(WakeSource.TRACKING)
         elif self.asked is None and (self._next_look is None or self._next_look.when() > _loop_s() + quiet_s):
@@ -207,12 +207,12 @@ class Line:
         if not self._is_for_first(lease_ms, sent_at_s):
             self.look(WakeSource.HANDOFF)
             return
-        self._grant(fencing_token, turns, sent_at_s, WakeSource.HANDOFF, handoff_s=clock.monotonic_s() - sent_at_s)
+        self._grant(fencing_token, turns, sent_at_s, WakeSource.HANDOFF, handoff_s=monotonic_s() - sent_at_s)
 
     def take_turn(self, lease: Lease) -> bool:
         """Passes the lock on from this lease to the first waiter, within a run; False where there is none."""
         run, self._run = self._run, None
-        now_s = clock.monotonic_s()
+        now_s = monotonic_s()
         if run is None or not self.waiters or not run.goes_on_from(lease, now_s):
             return False
         if not (run.is_confirmed or self.first.begins_at_once):
@@ -224,7 +224,7 @@ class Line:
             now_s,
             WakeSource.HANDOFF,
             takeover=False,
-            handoff_s=clock.monotonic_s() - now_s,
+            handoff_s=monotonic_s() - now_s,
             ends_at_s=run.ends_at_s,
         )
         run.turn(self._lines.grant(self, waiter, grant))
@@ -244,7 +244,7 @@ class Line:
         if self.asked is self or not self.waiters:
             self.look(WakeSource.HANDOFF)
             return
-        waiter, heard_at_s = self.first, clock.monotonic_s()
+        waiter, heard_at_s = self.first, monotonic_s()
         claim_s = min(self._wanted_ms, self._lines.store.scripts.limits.claim_ms) / 1000
         ends_at_s = self._stood_at_s + claim_s - margin_s(claim_s)
         is_new = fencing_token > self._told_fence
@@ -252,7 +252,7 @@ class Line:
         if not may_begin or ends_at_s - heard_at_s < claim_s / 3:
             self.look(WakeSource.HANDOFF)
             return
-        handoff_s = clock.monotonic_s() - heard_at_s
+        handoff_s = monotonic_s() - heard_at_s
         run = self._grant(
             fencing_token, turns, heard_at_s, WakeSource.HANDOFF, handoff_s=handoff_s, ends_at_s=ends_at_s
         )
@@ -295,7 +295,7 @@ class Line:
     def _count_patience(self, waiter: Waiter) -> None:
         waiter.stop_timer()
         if waiter.ends_at_s is not None:
-            wait_s = max(0.0, waiter.ends_at_s - clock.monotonic_s())
+            wait_s = max(0.0, waiter.ends_at_s - monotonic_s())
             waiter.timer = asyncio.get_running_loop().call_later(wait_s, self._give_up, waiter)
 
     def _give_up(self, waiter: Waiter) -> None:
@@ -315,7 +315,7 @@ class Line:
         if not isinstance(self.asked, Request):
             return False
         sent_at_s = self.asked.sent_at_s
-        is_silent = sent_at_s <= waiter.started_at_s or clock.monotonic_s() - sent_at_s > UNANSWERED_S
+        is_silent = sent_at_s <= waiter.started_at_s or monotonic_s() - sent_at_s > UNANSWERED_S
         return is_silent or self._heard_at_s == 0.0
 
     def _answered(self, request: Request, reply: Any, lease_id: str, lease_ms: int, source: WakeSource) -> None:
@@ -332,7 +332,7 @@ class Line:
         elif not self._is_for_first(lease_ms, request.sent_at_s):
             self.look(source)
         else:
-            handoff_s = clock.monotonic_s() - request.sent_at_s if source is WakeSource.HANDOFF else None
+            handoff_s = monotonic_s() - request.sent_at_s if source is WakeSource.HANDOFF else None
             fencing_token, turns = _granted(reply)
             self._grant(fencing_token, turns, request.sent_at_s, source, handoff_s=handoff_s)
 
@@ -343,7 +343,7 @@ class Line:
         too late: we have stood still, and it is somebody else's by now. Asked again, the server says what we have.
         """
         first = self.first
-        return lease_ms == first.lease_ms and not is_over(first.lease_ttl_s, after_s=clock.monotonic_s() - sent_at_s)
+        return lease_ms == first.lease_ms and not is_over(first.lease_ttl_s, after_s=monotonic_s() - sent_at_s)
 
     def _failed(self, request: Request, error: LockStoreDown) -> None:
         if self.asked is request:
@@ -362,7 +362,7 @@ class Line:
     ) -> Run:
         waiter, _ = self.waiters.popitem(last=False)
         lease_id = self.lease_id
-        lapsed = self._lapses_at_s is not None and clock.monotonic_s() >= self._lapses_at_s - TIMER_SLACK_S
+        lapsed = self._lapses_at_s is not None and monotonic_s() >= self._lapses_at_s - TIMER_SLACK_S
         takeover = lapsed and source is not WakeSource.HANDOFF
         self._lapses_at_s = None
         self._watched = False
@@ -390,7 +390,7 @@ class Line:
 
     def _stood(self, told_fence: int, sent_at_s: float) -> None:
         """We stood in line when the server had granted no token larger than this one."""
-        self._heard_at_s = clock.monotonic_s()
+        self._heard_at_s = monotonic_s()
         self._stands = True
         self._stood_at_s = sent_at_s
         self._told_fence = max(self._told_fence, told_fence)
@@ -419,7 +419,7 @@ class Line:
         def watching(request: Request, holder: bytes | None) -> None:
             if holder is not None and holder == self._watched_holder:
                 # It was extended, or the server tracks too many keys and has dropped this one.
-                self._quiet_until_s = clock.monotonic_s() + QUIET_S
+                self._quiet_until_s = monotonic_s() + QUIET_S
             self._watched_holder = holder
             if holder is None and self.waiters and not is_free:
                 self.changed()  # it went before we watched
@@ -437,7 +437,7 @@ class Line:
     def _store_is_down(self, error: LockStoreDown) -> None:
         if not self.waiters:
             return
-        now_s = clock.monotonic_s()
+        now_s = monotonic_s()
         down_for_s = self._lines.down_for_s(self.name)
         if self._down_since_s is None:
             self._down_since_s = now_s - down_for_s

@@ -252,9 +252,10 @@ class Locker:
         Kept extended, it is lost max_hold_s after the grant (expired). Raises LockBusy after wait_s (0: at once,
         None: never), HeldByCaller, LockStoreDown, TooManyWaiters, TooManyLeases, ValueError.
         """
-        check_max_hold_s(max_hold_s, lease_ttl_s=lease_ttl_s, keep_extended=keep_extended)
         acquiring = self._acquiring.acquire(name, lease_ttl_s, wait_s, keep_extended, request_id, begins_at_once=False)
-        return acquiring if max_hold_s is None else self._bounded(acquiring, max_hold_s)
+        if max_hold_s is None:
+            return acquiring
+        return self._bounded(acquiring, max_hold_s, lease_ttl_s=lease_ttl_s, keep_extended=keep_extended)
 
     def acquire_for_body(
         self, name: str, *, lease_ttl_s: float, wait_s: float | None, request_id: str
@@ -448,7 +449,14 @@ class Locker:
             # Perhaps by nobody: an acquire of before, carried out late, takes the lock again under this lease's id.
             self._lines.give_back(lease.name, lease.known_as)
 
-    async def _bounded(self, acquiring: Coroutine[Any, Any, Lease], max_hold_s: float) -> Lease:
+    async def _bounded(
+        self, acquiring: Coroutine[Any, Any, Lease], max_hold_s: float, *, lease_ttl_s: float, keep_extended: bool
+    ) -> Lease:
+        try:
+            check_max_hold_s(max_hold_s, lease_ttl_s=lease_ttl_s, keep_extended=keep_extended)
+        except ValueError:
+            acquiring.close()
+            raise
         lease = await acquiring
         lease.bound(max_hold_s, from_s=lease.acquired_at_s)
         return lease

@@ -106,7 +106,7 @@ class SyncLease:
             self._raise_if_lost()
             sent_at_s = clock.monotonic_s()
             try:
-                outcome = self._store.extend(self._lease_id, expire_s)
+                outcome = self._store.extend(self._lease_id, expire_s, grant_fence=self.fencing_token)
             except LockStoreDown:
                 with KEEPER.changing:
                     self._ends_at_s = min(self._ends_at_s, sent_at_s + expire_s - margin_s(expire_s))

@@ -16,9 +16,10 @@ from locks.sync_store import SyncStore
 class GiveBack:
     """The end of one hold, sent as often as it takes: one call for Redis, whoever sends it."""
 
-    def __init__(self, store: SyncStore, lease_id: str, *, lasts_s: float) -> None:
+    def __init__(self, store: SyncStore, lease_id: str, *, grant_fence: int, lasts_s: float) -> None:
         self.store = store
         self._lease_id = lease_id
+        self._grant_fence = grant_fence
         self._call_id = secrets.token_urlsafe(9)
         self._sending = threading.Lock()
         self._over_at_s = clock.monotonic_s() + lasts_s + SLACK_S
@@ -33,7 +34,7 @@ class GiveBack:
         """What became of it, RELEASED or a LossReason's value; asked for unless it is known. Raises LockStoreDown."""
         with self._sending:
             if self.outcome is None:
-                self.outcome = self.store.release(self._lease_id, self._call_id)
+                self.outcome = self.store.release(self._lease_id, self._call_id, grant_fence=self._grant_fence)
             return self.outcome
 
 

@@ -24,6 +24,7 @@ SHORTEST_EXPIRE_S, LONGEST_EXPIRE_S = 0.1, 3600
 SOCKET_TIMEOUT_S, RETRIES, RETRY_PAUSE_S, POOL_SIZE = 2.0, 1, 0.05, 1024
 # For how long the fencing token of a lock without expiry is known.
 UNEXPIRING_MS = LONGEST_EXPIRE_S * 1000
+ANY_GRANT = 0  # instead of a token: whatever was granted under the id
 RELEASED, EXTENDED, UNEXPIRING = "released", "extended", "unexpiring"
 
 
@@ -45,13 +46,13 @@ class SyncStore:
             return int(reply[0]), 0.0
         return None, math.inf if reply[1] < 0 else reply[1] / 1000
 
-    def extend(self, lease_id: str, expire_s: float) -> str:
-        """EXTENDED, UNEXPIRING, or a LossReason's value."""
-        return _text(self._run(_EXTEND, lease_id, _ms(expire_s)))
+    def extend(self, lease_id: str, expire_s: float, *, grant_fence: int) -> str:
+        """EXTENDED, UNEXPIRING, or a LossReason's value. grant_fence: 0 for whatever was granted under the id."""
+        return _text(self._run(_EXTEND, lease_id, _ms(expire_s), grant_fence))
 
-    def release(self, lease_id: str, call_id: str) -> str:
-        """RELEASED, also where an earlier call of this id has done it, or a LossReason's value."""
-        return _text(self._run(_RELEASE, lease_id, call_id, self._signal_ms))
+    def release(self, lease_id: str, call_id: str, *, grant_fence: int) -> str:
+        """RELEASED, also where an earlier call of this id has done it, or a LossReason's value; as extend()."""
+        return _text(self._run(_RELEASE, lease_id, call_id, self._signal_ms, grant_fence))
 
     def wait_for_signal(self, wait_s: float) -> None:
         """Returns when somebody has released the lock, after wait_s at the latest."""

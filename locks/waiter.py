@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from locks import clock
+from locks.clock import monotonic_s
 from locks.events import WakeSource
 from locks.lease import Lease
 
@@ -55,7 +55,7 @@ class Waiter:
     @property
     def waited_s(self) -> float:
         """Seconds since the call began."""
-        return clock.monotonic_s() - self.started_at_s
+        return monotonic_s() - self.started_at_s
 
     @property
     def age_us(self) -> int:

@@ -23,6 +23,13 @@ local function held_grant(lease_id, grant_fence)
   if fence == tonumber(grant_fence) and granted_id == lease_id then return fence, lease_ms, granted_id, who, left end
 end
 
+-- Whether the lock, held under this id, is so by another grant than the one with this token. 0: any grant will do. Where nothing
+-- is known of the grant, as of a lock without expiry that has been held for an hour, the id counts.
+local function is_another_grant(lease_id, grant_fence)
+  local fence, _, granted_id = last_grant()
+  return grant_fence ~= '0' and granted_id == lease_id and fence ~= tonumber(grant_fence)
+end
+
 -- Why a lease that was ours is not any more: 'forced', 'taken' when the lock is held otherwise, 'deleted' when it is not held.
 local function why_lost(lease_id)
   if call('HGET', waiters, '.forced') == lease_id then return 'forced' end

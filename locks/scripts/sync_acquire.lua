@@ -5,7 +5,7 @@
 local lease_id, lease_ms, granted_ms, who, seen_fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
 local holder = call('GET', lock)
-local fence, last_lease_ms, last_lease_id = last_grant()
+local fence, last_lease_ms, last_lease_id, last_who, left = last_grant()
 if holder and holder ~= lease_id then
   local remaining_ms = call('PTTL', lock)
   -- A lease cannot have more time left than it was given, and a run's a little more: the clock was set back.
@@ -16,7 +16,12 @@ if holder and holder ~= lease_id then
   return {false, remaining_ms}
 end
 
-if not holder or last_lease_id ~= lease_id then fence = next_fence(seen_fence) end
+if holder and last_lease_id == lease_id then
+  give_again(fence, lease_id, granted_ms, granted_ms, last_who, left)
+  if lease_ms == '' then call('PERSIST', lock) end
+  return {fence}
+end
+fence = next_fence(seen_fence)
 -- A turn past the queue counts as a python-redis-lock program's.
 if call('EXISTS', queue, waiters) == 2 then count_sync_turn(lease_id, tonumber(granted_ms)) end
 give(fence, lease_id, granted_ms, granted_ms, who)

@@ -1,17 +1,13 @@
--- Gives a lease that is still ours lease_ms from now. Idempotent. Returns 'extended', 'unexpiring' when it is ours and needs
--- no time, or why it is not ours any more: 'forced', 'taken', 'deleted'.
-local lease_id, lease_ms = ARGV[1], ARGV[2]
+-- Gives a lease that is still ours lease_ms from now. Idempotent. grant_fence: its token, 0 for whatever was granted under its
+-- id. Returns 'extended', 'unexpiring' when it is ours and needs no time, or why it is not ours any more: 'forced', 'taken',
+-- 'deleted'.
+local lease_id, lease_ms, grant_fence = ARGV[1], ARGV[2], ARGV[3]
 
-local holder = call('GET', lock)
-if holder ~= lease_id then
-  if call('HGET', waiters, '.forced') == lease_id then return 'forced' end
-  return holder and 'taken' or 'deleted'
-end
+if call('GET', lock) ~= lease_id or is_another_grant(lease_id, grant_fence) then return why_lost(lease_id) end
 if call('PTTL', lock) < 0 then return 'unexpiring' end
-local fence, _, last_lease_id, who = last_grant()
-if last_lease_id == lease_id then
-  -- The grant says how long the lease may last, and whoever waits believes it.
-  give(fence, lease_id, lease_ms, lease_ms, who)
+local fence, _, granted_id, who, left = last_grant()
+if granted_id == lease_id then
+  give_again(fence, lease_id, lease_ms, lease_ms, who, left)
 else
   call('PEXPIRE', lock, lease_ms)
 end

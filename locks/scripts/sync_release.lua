@@ -1,11 +1,10 @@
 -- Frees the lock if it is still ours, and wakes python-redis-lock's waiters; Locker's hear of it through client tracking.
--- Idempotent for its call: sent again after a lost answer, it remembers that it was the one that freed the lock.
+-- grant_fence: as for sync_extend. Idempotent for its call: sent again after a lost answer, it remembers that it was the one that freed the lock.
 -- Returns 'released', or why it is not ours any more: 'forced', 'taken', 'deleted'.
 local released = KEYS[6]
-local lease_id, call_id, signal_ms = ARGV[1], ARGV[2], ARGV[3]
+local lease_id, call_id, signal_ms, grant_fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
-local holder = call('GET', lock)
-if holder == lease_id then
+if call('GET', lock) == lease_id and not is_another_grant(lease_id, grant_fence) then
   call('DEL', lock)
   leave_signal()
   call('PEXPIRE', signal, signal_ms)
@@ -14,5 +13,4 @@ if holder == lease_id then
   return 'released'
 end
 if call('GET', released) == call_id then return 'released' end
-if call('HGET', waiters, '.forced') == lease_id then return 'forced' end
-return holder and 'taken' or 'deleted'
+return why_lost(lease_id)

@@ -365,3 +365,21 @@ def test_a_release_that_cannot_be_sent_fails_nothing_that_ends_by_itself(proxy: 
             proxy.go_away()
         proxy.come_back()
         wait_until(lambda: not endless.locked(), what="a lock without an end that is given back")
+
+
+def test_a_late_command_of_an_earlier_hold_under_the_same_id_touches_not_the_next(
+    client: redis.Redis, name: str
+) -> None:
+    lock = SafeLock(client, name, id="always-the-same", expire=60)
+    assert lock.acquire()
+    first = lock.fencing_token
+    lock.release()
+    assert lock.acquire()
+    store = lock._store
+    assert store.release("always-the-same", "late", grant_fence=first) == "taken"
+    assert store.extend("always-the-same", 30, grant_fence=first) == "taken"
+    store.acquire("always-the-same", 1, "\ti\th\t1\t", 0)  # an acquire that redis-py had sent twice
+    assert client.pttl(f"lock:{{{name}}}") > 30_000
+    lock.extend()
+    lock.release()
+    assert not lock.locked()

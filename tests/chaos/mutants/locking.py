@@ -57,7 +57,7 @@ LOCKING = (
                 +    try:
                 +        await store.ask(lease.name, command)
                 +    except LockStoreDown:
-                +        sent_at_s = clock.monotonic_s()
+                +        sent_at_s = monotonic_s()
                 +    return sent_at_s, ExtendOutcome.EXTENDED
                 """,
             ),
