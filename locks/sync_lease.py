@@ -23,7 +23,7 @@ KEEPER_LINGERS_S = 1.0
 LAST_WORK_S = 0.5
 
 
-class _UntilTheEnd(threading.Condition):
+class UntilTheEnd(threading.Condition):
     """A lock that nobody waits for once the interpreter ends: whoever had it runs no more, nor does anybody else."""
 
     def __enter__(self) -> bool:
@@ -55,7 +55,7 @@ class SyncLease:
         on_lost: Callable[[LossReason], None] | None,
     ) -> None:
         self._store, self._name, self._lease_id, self._on_lost = store, name, lease_id, on_lost
-        self._auto_renewal, self._sending = auto_renewal, _UntilTheEnd()
+        self._auto_renewal, self._sending = auto_renewal, UntilTheEnd()
         self._renewing = self._unanswered = False
         self.fencing_token = fencing_token
         self.lost = threading.Event()
@@ -176,10 +176,11 @@ class _Keeper:
 
     def begin_again(self) -> None:
         """Without any lease: also in a forked child, whose parent keeps its own."""
-        self.changing = _UntilTheEnd()
+        self.changing = UntilTheEnd()
         # As in the original, a lock thrown away is not renewed.
         self._leases: weakref.WeakSet[SyncLease] = weakref.WeakSet()
-        self._runs = self._ended = False
+        self._runs = False
+        self._end = threading.Event()
         self._wakes_at_s = 0.0
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
@@ -204,18 +205,24 @@ class _Keeper:
         Whoever still holds a lock, or gets one, has its end by the clock alone.
         """
         with self.changing:
-            self._ended = True
+            self._end.set()
             self.changing.notify()
         ends_at_s = clock.monotonic_s() + LAST_WORK_S
         for thread in tuple(self._threads):
             thread.join(max(0.0, ends_at_s - clock.monotonic_s()))
+
+    def ends_within(self, wait_s: float) -> bool:
+        """Waits for the interpreter's end; whether it has come."""
+        return self._end.wait(wait_s)
 
     def start(self, work: Callable[[], None], name: str) -> bool:
         """Whether a thread of its own does the work: none does it where the interpreter is on its way out.
 
         Raises RuntimeError where the system has none to give.
         """
-        if self._ended or sys.is_finalizing():  # a thread that is started now does not begin, and start() waits for it
+        if (
+            self._end.is_set() or sys.is_finalizing()
+        ):  # a thread that is started now does not begin, and start() waits for it
             return False
         thread = threading.Thread(target=work, name=name, daemon=True)
         try:
@@ -236,7 +243,7 @@ class _Keeper:
         with self.changing:
             try:
                 idle = False
-                while (self._leases or not idle) and not self._ended:
+                while (self._leases or not idle) and not self._end.is_set():
                     idle = not self._leases
                     self._wakes_at_s = min(clock.monotonic_s() + KEEPER_LINGERS_S, self._look())
                     self._wait()

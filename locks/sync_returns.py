@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
-import threading
-import time
 
 from locks import clock
 from locks.errors import LockStoreDown, LockStoreRefused
 from locks.returns import LONGEST_PAUSE_S, MOST_AT_ONCE, MOST_OWED, SHORTEST_PAUSE_S, SLACK_S
+from locks.sync_lease import KEEPER, UntilTheEnd
 from locks.sync_store import SyncStore
 
 
@@ -21,7 +21,7 @@ class GiveBack:
         self._lease_id = lease_id
         self._grant_fence = grant_fence
         self._call_id = secrets.token_urlsafe(9)
-        self._sending = threading.Lock()
+        self._sending = UntilTheEnd()
         self._over_at_s = clock.monotonic_s() + lasts_s + SLACK_S
         self.outcome: str | None = None
 
@@ -46,7 +46,7 @@ class _Returns:
 
     def begin_again(self) -> None:
         """Nothing is owed: also in a forked child, whose parent gives back its own."""
-        self._changing = threading.Lock()
+        self._changing = UntilTheEnd()
         self._owed: dict[GiveBack, None] = {}
         self._runs = False
 
@@ -57,18 +57,13 @@ class _Returns:
             if len(self._owed) > MOST_OWED:
                 del self._owed[next(iter(self._owed))]
             if not self._runs:
-                thread = threading.Thread(target=self._run, name="safe-lock-returns", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:  # the system has no thread to give, or the interpreter is on its way out
-                    return
-                self._runs = True
+                with contextlib.suppress(RuntimeError):  # no thread to give: the next that is owed tries again
+                    self._runs = KEEPER.start(self._run, "safe-lock-returns")
 
     def _run(self) -> None:
         pause_s = SHORTEST_PAUSE_S
         try:
-            while True:
-                time.sleep(pause_s)
+            while not KEEPER.ends_within(pause_s):
                 due = self._due()
                 if not due:
                     return

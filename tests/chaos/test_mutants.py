@@ -100,9 +100,11 @@ def test_edits_of_one_function_add_up_and_reach_whoever_has_it_already() -> None
 
 
 def test_edits_of_one_script_add_up_and_leave_the_others() -> None:
-    once = Lua("extend.lua", "-local holder = call('GET', lock)\n+local holder = call('GET', KEYS[1])")
+    once = Lua("extend.lua", "-return 'extended'\n+return 'taken'")
     twice = Lua(
-        "extend.lua", "-local lease_id, lease_ms = ARGV[1], ARGV[2]\n+local lease_ms, lease_id = ARGV[2], ARGV[1]"
+        "extend.lua",
+        "-local lease_id, lease_ms, grant_fence = ARGV[1], ARGV[2], ARGV[3]\n"
+        "+local lease_ms, lease_id, grant_fence = ARGV[2], ARGV[1], ARGV[3]",
     )
 
     async def sources() -> list[str]:
@@ -117,5 +119,5 @@ def test_edits_of_one_script_add_up_and_leave_the_others() -> None:
 
     changed = [text for before, text in zip(whole, mutant, strict=True) if before != text]
     assert len(changed) == 1
-    assert "local holder = call('GET', KEYS[1])" in changed[0]
-    assert "local lease_ms, lease_id = ARGV[2], ARGV[1]" in changed[0]
+    assert "return 'taken'" in changed[0]
+    assert "local lease_ms, lease_id, grant_fence = ARGV[2], ARGV[1], ARGV[3]" in changed[0]
