@@ -17,6 +17,8 @@ redis-server redis-server the tests against Redis as a second kind of server, an
 haproxy haproxy the check of deploy/haproxy.cfg
 promtool prometheus the tests of deploy/prometheus and of /metrics
 chromium chromium the tests of the dashboard in a browser
+ip iproute2 the chaos worlds with a network of their own
+nft nftables the chaos worlds with a network of their own
 LIST
 }
 

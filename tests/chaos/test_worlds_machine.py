@@ -13,6 +13,7 @@ from tests.chaos.worlds.disks import PowerDisk, SmallDisk
 from tests.chaos.worlds.machine import why_not_root
 from tests.chaos.worlds.network import Network, why_no_network
 from tests.harness import PATIENCE_S, ROOT
+from tests.servers.kinds import skip_or_fail
 
 DIE_WITHIN = """
 import os, signal, sys
@@ -27,7 +28,7 @@ with SmallDisk(Path(sys.argv[1]), size_mb=1) as disk, Network(place_count=1) as 
 
 def test_what_a_killed_run_left_goes_with_the_next_one(tmp_path: Path) -> None:
     if (why := why_no_network()) is not None:
-        pytest.skip(why)
+        skip_or_fail(why)
     command = [sys.executable, "-c", DIE_WITHIN, str(tmp_path)]
     died = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     left, namespace = died.stdout.split()
@@ -41,7 +42,7 @@ def test_what_a_killed_run_left_goes_with_the_next_one(tmp_path: Path) -> None:
 
 def test_a_full_disk_has_room_for_nothing_until_it_is_given_back(tmp_path: Path) -> None:
     if (why := why_not_root("mount", "umount")) is not None:
-        pytest.skip(why)
+        skip_or_fail(why)
     with SmallDisk(tmp_path, size_mb=2) as disk:
         disk.fill()
         with pytest.raises(OSError, match="No space left"):
@@ -53,7 +54,7 @@ def test_a_full_disk_has_room_for_nothing_until_it_is_given_back(tmp_path: Path)
 
 def test_what_was_synced_outlives_a_loss_of_power_and_nothing_else_does(tmp_path: Path) -> None:
     if (why := why_not_root("mkfs.ext4", "mount", "umount")) is not None:
-        pytest.skip(why)
+        skip_or_fail(why)
     with PowerDisk(tmp_path, size_mb=64) as disk:
         with (disk.folder / "synced").open("wb", buffering=0) as kept:
             kept.write(b"kept")

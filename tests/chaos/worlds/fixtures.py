@@ -11,6 +11,7 @@ import pytest
 from tests.chaos.ground import Ground
 from tests.chaos.worlds import WORLDS
 from tests.chaos.worlds.rehearsal import OpenWorld, Rehearsal, rehearsing
+from tests.servers.kinds import skip_or_fail
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,7 @@ def open_world(migrated_data: Path, tmp_path: Path) -> OpenWorld:
 
     def opened(name: str, **postgres_settings: str) -> AbstractAsyncContextManager[Rehearsal]:
         if (why := WORLDS[name].needs()) is not None:
-            pytest.skip(f"the world {name} cannot be had here: {why}")
+            skip_or_fail(f"the world {name} cannot be had here: {why}")
         folder = tmp_path / name
         folder.mkdir(mode=0o700)
         subprocess.run(["cp", "-a", migrated_data, folder / migrated_data.name], check=True)
