@@ -27,6 +27,7 @@ from redis.retry import Retry
 from locks import clock
 from locks.errors import LeaseLost, LockStoreDown, LossReason
 from locks.keys import keys_of
+from locks.lease import is_over
 from locks.sync_lease import KEEPER, SyncLease
 from locks.sync_returns import RETURNS, GiveBack
 from locks.sync_store import (
@@ -247,6 +248,12 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
         while True:
             sent_at_s = clock.monotonic_s()
             fence, busy_s = self._store.acquire(self._id, self._expire_s, who, self._seen_fence)
+            if fence is not None and self._is_heard_late(sent_at_s):
+                # We have waited so long for the answer that it is somebody else's by now; asked again, Redis says.
+                if clock.monotonic_s() >= gives_up_at_s:
+                    self._give_back()
+                    return False
+                continue
             if fence is not None:
                 self._lease = SyncLease(
                     self._store,
@@ -265,6 +272,9 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
             if patience_s <= 0:
                 return False
             self._store.wait_for_signal(min(patience_s, self._longest_wait_s, busy_s + EXPIRY_SLACK_S))
+
+    def _is_heard_late(self, sent_at_s: float) -> bool:
+        return self._expire_s is not None and is_over(self._expire_s, after_s=clock.monotonic_s() - sent_at_s)
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():

@@ -33,6 +33,11 @@ class _Body:
         for lease in leases:
             lease.task = task
             lease.when_lost(self._cancel)
+        for lease in leases:
+            if lease.loss_reason is not None:  # before anybody could be told: forced in the moment of the handoff
+                for other in leases:
+                    self._locker.drop(other)
+                raise lease.loss()
 
     async def _end(
         self, leases: Sequence[Lease], kind: type[BaseException] | None, error: BaseException | None

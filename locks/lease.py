@@ -50,6 +50,7 @@ class Lease:
         "lease_id",
         "lease_ttl_s",
         "loss_reason",
+        "may_outlast",
         "name",
         "renewal_unanswered",
         "renewing",
@@ -97,6 +98,7 @@ class Lease:
         # What the server knows it by: for a moment the id of the turn before it, and the token of its run's last turn.
         self.known_as = lease_id
         self.grant_fence = fencing_token
+        self.may_outlast = False  # Redis may keep it for longer than its holder counts
         self.holds_until_s = math.inf
         self.task: asyncio.Task[Any] | None = None  # that acquired it, where it is kept extended, until it ends
 

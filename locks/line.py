@@ -53,6 +53,7 @@ class Line:
     _stood_at_s = 0.0  # the last time at which we certainly still stood in line
     _told_fence = 0  # a grant that was made since then has a larger token
     _wanted_ms = LONGEST_LEASE_MS  # the shortest lease that was asked for under our lease id
+    _most_wanted_ms = 0  # and the longest
     _heard_at_s = 0.0  # when the server last told that somebody has the lock, or is to have it
     _stands = False  # in line at the server, as far as is known
     _down_since_s: float | None = None
@@ -177,6 +178,7 @@ class Line:
         """The lease in ms that is asked for next, in the name of the first waiter."""
         lease_ms = self.first.lease_ms
         self._wanted_ms = min(self._wanted_ms, lease_ms)
+        self._most_wanted_ms = max(self._most_wanted_ms, lease_ms)
         return lease_ms
 
     def changed(self) -> None:
@@ -231,6 +233,7 @@ class Line:
         if self.waiters:
             self._run = run
         else:
+            self._give_back()  # the place, where we stand at the server too
             self._lines.forget(self)
         return True
 
@@ -361,7 +364,7 @@ class Line:
         ends_at_s: float | None = None,
     ) -> Run:
         waiter, _ = self.waiters.popitem(last=False)
-        lease_id = self.lease_id
+        lease_id, may_outlast = self.lease_id, self._most_wanted_ms > waiter.lease_ms
         lapsed = self._lapses_at_s is not None and monotonic_s() >= self._lapses_at_s - TIMER_SLACK_S
         takeover = lapsed and source is not WakeSource.HANDOFF
         self._lapses_at_s = None
@@ -375,6 +378,7 @@ class Line:
             self._lines.forget(self)
         grant = Grant(lease_id, fencing_token, sent_at_s, source, takeover, handoff_s, ends_at_s)
         lease = self._lines.grant(self, waiter, grant)
+        lease.may_outlast = may_outlast
         begins_until_s = sent_at_s + self._lines.store.scripts.limits.run_ms / 1000
         run = Run(
             self._lines.turns,
@@ -468,7 +472,7 @@ class Line:
 
     def _renew_lease_id(self) -> None:
         self._stands = self.may_hold = False
-        self._wanted_ms = LONGEST_LEASE_MS
+        self._wanted_ms, self._most_wanted_ms = LONGEST_LEASE_MS, 0
         self.asked = None
         self._lines.rename(self, self._lines.new_lease_id())
 

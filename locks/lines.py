@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from locks.errors import LockStoreDown, LossReason, TooManyWaiters
 from locks.events import WakeSource
 from locks.held import HeldLeases
-from locks.keys import name_of_lock_key
+from locks.keys import name_of_lock_key, packed_keys
 from locks.lease import LONGEST_LEASE_S, Lease
 from locks.line import Line
+from locks.node import Node
 from locks.request import Spawn
 from locks.returns import Returns
 from locks.store import LockStore
@@ -37,7 +39,7 @@ class Lines:
         self.new_lease_id = new_lease_id
         self.grant = grant
         self.spawn = spawn
-        self.turns = Turns(store, spawn=spawn, lose=lose, give_back_unless_held=self.give_back_unless_held)
+        self.turns = Turns(store, spawn=spawn, lose=lose)
         self._lose = lose
         self.by_name: dict[str, Line] = {}
         self._by_lease_id: dict[str, Line] = {}
@@ -147,10 +149,22 @@ class Lines:
         """Releases the lock, or leaves the line, without waiting for the answer; see Returns."""
         self.returns.give_back(name, lease_id, lease_ttl_s)
 
-    def give_back_unless_held(self, name: str, lease_id: str) -> None:
-        """The same for what may have been granted under this id, or is long in use."""
-        if not self._is_in_use(name, lease_id):
-            self.give_back(name, lease_id)
+    def give_back_lease(self, lease: Lease) -> None:
+        """The same for a lease that is over: its own grant, then what a late acquire may have taken under its id."""
+        keys, scripts = packed_keys(lease.name), self.store.scripts
+
+        def command(node: Node) -> str:
+            return scripts.release(
+                node, keys, lease.known_as, grant_fence=lease.grant_fence, fencing_token=lease.fencing_token
+            )
+
+        def answered(reply: Any) -> None:
+            if reply == 0:
+                self.give_back(lease.name, lease.known_as)
+
+        self.returns.send(
+            lease.name, lease.known_as, LONGEST_LEASE_S if lease.may_outlast else lease.lease_ttl_s, command, answered
+        )
 
     def granted_to_nobody(self, name: str, lease_id: str, fencing_token: int, turns: int) -> None:
         """The server has granted the lock under an id under which nobody here waits.

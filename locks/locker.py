@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import secrets
 import socket
@@ -13,7 +14,7 @@ from typing import Any, Self
 from locks import clock
 from locks.acquiring import Acquiring, check_request_id
 from locks.address import Address, place_of
-from locks.capability import LeaseIds, exported, read_export
+from locks.capability import LEASE_ID_LENGTH, LeaseIds, exported, read_export
 from locks.errors import HolderChanged, LockStoreDown, LossReason
 from locks.events import Adopted, Exported, Extended, Forced, Listener, StoreLost, StoreUp, WakeSource, harmless, ignore
 from locks.held import HeldLeases
@@ -73,6 +74,7 @@ class Locker:
         )
         self._store = LockStore(self._servers, self._scripts, command_timeout_s=command_timeout_s)
         self._renewal = Renewal(self._store, listener, on_lost=self._lost)
+        self._adopter = secrets.token_bytes(16)
         new_lease_id = LeaseIds().new
         self._acquiring = Acquiring(
             self, self._store, self._held, self._renewal, listener, new_lease_id=new_lease_id, drop=self.drop
@@ -323,6 +325,8 @@ class Locker:
         check_request_id(request_id)
         check_max_hold_s(max_hold_s, lease_ttl_s=lease_ttl_s, keep_extended=keep_extended)
         self._held.check_room()
+        # The same each time that we try, and nobody else's.
+        new_id = hashlib.blake2s(lease_id.encode(), key=self._adopter, digest_size=LEASE_ID_LENGTH // 2).hexdigest()
         sent_at_s = clock.monotonic_s()
         try:
             reply = await self._store.run(
@@ -331,6 +335,7 @@ class Locker:
                     node,
                     keys,
                     lease_id,
+                    new_id=new_id,
                     fencing_token=fencing_token,
                     grant_fence=grant_fence,
                     lease_ms=lease_ms,
@@ -338,15 +343,13 @@ class Locker:
                 ),
             )
         except asyncio.CancelledError:
-            # Nobody keeps it from now on, neither the exporter nor we.
-            self._held.adopts(lease_id)
-            if self._held.known_as(name, lease_id) is None:
-                self._lines.give_back(name, lease_id)
+            # Where it is ours by now nobody keeps it; else whoever has the text may still adopt it.
+            self._lines.give_back(name, new_id, lease_ttl_s)
             raise
         lease = Lease(
             self,
             name,
-            lease_id,
+            new_id,
             fencing_token=fencing_token,
             lease_ttl_s=lease_ttl_s,
             sent_at_s=sent_at_s,
@@ -363,7 +366,6 @@ class Locker:
             lease.task = asyncio.current_task()
         if max_hold_s is not None:
             lease.bound(max_hold_s, from_s=sent_at_s)
-        self._held.adopts(lease_id)
         self._held.keep(lease)
         self._renewal.watch(lease)
         self._emit(Adopted(name, lease.fencing_token))
@@ -397,6 +399,8 @@ class Locker:
         """See Lease.extend."""
         milliseconds(lease_ttl_s)
         lease.raise_if_over()
+        if lease_ttl_s != lease.lease_ttl_s:
+            lease.may_outlast = True  # unanswered, it may be done; and Redis takes no time away
         sent_at_s, outcome = await extend(self._store, lease, lease_ttl_s)
         if outcome is not ExtendOutcome.EXTENDED:
             self._renewal.lose(lease, LossReason(outcome.value))
@@ -445,9 +449,9 @@ class Locker:
 
     def _lost(self, lease: Lease, reason: LossReason) -> None:
         self._gone(lease)
-        if reason is LossReason.TAKEN:
+        if reason is LossReason.TAKEN or lease.may_outlast:
             # Perhaps by nobody: an acquire of before, carried out late, takes the lock again under this lease's id.
-            self._lines.give_back(lease.name, lease.known_as)
+            self._lines.give_back_lease(lease)
 
     async def _bounded(
         self, acquiring: Coroutine[Any, Any, Lease], max_hold_s: float, *, lease_ttl_s: float, keep_extended: bool

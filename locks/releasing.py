@@ -63,7 +63,7 @@ class Releasing:
                     reply = await self._store.ask(lease.name, lambda node: self._release_command(node, lease))
         except (LockStoreDown, asyncio.CancelledError):
             # Whether it is done is unknown; once more does no harm.
-            self._lines.give_back(lease.name, lease.known_as, lease.lease_ttl_s)
+            self._lines.give_back_lease(lease)
             self._emit_released(lease, still_ours=False, handed_over=False)
             raise
         finally:
@@ -102,7 +102,9 @@ class Releasing:
         """Others wait at the server, and are told. Raises LockStoreDown at once while there is no connection."""
         node = self._store.node_of(lease.name)
         keys = packed_keys(lease.name)
-        command = self._store.scripts.finish(keys, lease.known_as, grant_fence=lease.grant_fence)
+        command = self._store.scripts.finish(
+            keys, lease.known_as, grant_fence=lease.grant_fence, fencing_token=lease.fencing_token
+        )
         Request(
             self._store,
             self._spawn,
@@ -123,7 +125,7 @@ class Releasing:
 
     def not_finished(self, lease: Lease) -> None:
         """It has not, so nobody knows; another release does no harm, and who waits elsewhere gets a turn."""
-        self._lines.give_back(lease.name, lease.known_as, lease.lease_ttl_s)
+        self._lines.give_back_lease(lease)
         self.finished(lease, still_ours=False)
 
     def drop(self, lease: Lease) -> None:
@@ -133,7 +135,7 @@ class Releasing:
 
     def _give_back_what_is_nobodys(self, lease: Lease) -> None:
         """The lease was over: an acquire carried out late may have taken the lock under its id since, for nobody."""
-        self._lines.give_back(lease.name, lease.known_as)
+        self._lines.give_back_lease(lease)
 
     def _emit_released(self, lease: Lease, *, still_ours: bool, handed_over: bool) -> None:
         if self._emit is not ignore:
@@ -150,6 +152,7 @@ class Releasing:
             line.packed_keys,
             lease.known_as,
             grant_fence=lease.grant_fence,
+            fencing_token=lease.fencing_token,
             next_lease_id=line.lease_id,
             lease_ms=lease_ms,
             age_us=first.age_us,
@@ -187,7 +190,9 @@ class Releasing:
 
     def _release_command(self, node: Node, lease: Lease) -> str:
         keys = packed_keys(lease.name)
-        return self._store.scripts.release(node, keys, lease.known_as, grant_fence=lease.grant_fence)
+        return self._store.scripts.release(
+            node, keys, lease.known_as, grant_fence=lease.grant_fence, fencing_token=lease.fencing_token
+        )
 
     async def _release_quietly(self, lease: Lease) -> None:
         with contextlib.suppress(LockStoreDown):

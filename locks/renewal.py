@@ -153,7 +153,9 @@ async def extend(store: LockStore, lease: Lease, lease_ttl_s: float) -> tuple[fl
     def command(_: object) -> str:
         nonlocal sent_at_s
         sent_at_s = monotonic_s()
-        return store.scripts.extend(keys, lease.known_as, grant_fence=lease.grant_fence, lease_ms=lease_ms)
+        return store.scripts.extend(
+            keys, lease.known_as, grant_fence=lease.grant_fence, lease_ms=lease_ms, fencing_token=lease.fencing_token
+        )
 
     reply = await store.ask(lease.name, command)
     return sent_at_s, ExtendOutcome(reply.decode())

@@ -143,9 +143,9 @@ class Scripts:
         )
         self.greeting = tuple(("SCRIPT", "LOAD", script.source) for script in every)
         self._sources = {script.name: script.source for script in every}
-        self._release_head = self._release.head(3)
-        self._extend_head = self._extend.head(3)
-        self._finish_head = self._finish.head(2)
+        self._release_head = self._release.head(4)
+        self._extend_head = self._extend.head(4)
+        self._finish_head = self._finish.head(3)
 
     def load_for(self, command: str) -> str:
         """What loads the script of a command: its name follows the count of its arguments."""
@@ -212,17 +212,17 @@ class Scripts:
         who = self._who(node, request_id)
         return self._acquire.head(4) + keys + _arguments(lease_id, lease_ms, who, seen_fence)
 
-    def release(self, node: Node, keys: str, lease_id: str, *, grant_fence: int) -> str:
+    def release(self, node: Node, keys: str, lease_id: str, *, grant_fence: int, fencing_token: int) -> str:
         """Gives the lock that is held under this grant back."""
-        return self._release_head + keys + _arguments(lease_id, grant_fence, node.channel)
+        return self._release_head + keys + _arguments(lease_id, grant_fence, fencing_token, node.channel)
 
     def give_back(self, node: Node, keys: str, lease_id: str) -> str:
         """Gives back whatever was granted under this lease id, or the place in line that waits under it."""
-        return self.release(node, keys, lease_id, grant_fence=0)
+        return self.release(node, keys, lease_id, grant_fence=0, fencing_token=0)
 
-    def finish(self, keys: str, lease_id: str, *, grant_fence: int) -> str:
+    def finish(self, keys: str, lease_id: str, *, grant_fence: int, fencing_token: int) -> str:
         """Frees the lock, and tells everybody who waits that no turn is needed."""
-        return self._finish_head + keys + _arguments(lease_id, grant_fence)
+        return self._finish_head + keys + _arguments(lease_id, grant_fence, fencing_token)
 
     def release_in_line(
         self,
@@ -231,6 +231,7 @@ class Scripts:
         lease_id: str,
         *,
         grant_fence: int,
+        fencing_token: int,
         next_lease_id: str,
         lease_ms: int,
         age_us: int,
@@ -240,10 +241,8 @@ class Scripts:
     ) -> str:
         """Gives the lock back; this process' first waiter wants it next."""
         who = self._who(node, request_id)
-        wish = _arguments(
-            lease_id, grant_fence, node.channel, age_us, later, waiter_count, lease_ms, next_lease_id, who
-        )
-        return self._release.head(9) + keys + wish
+        wish = _arguments(age_us, later, waiter_count, lease_ms, next_lease_id, who)
+        return self._release.head(10) + keys + _arguments(lease_id, grant_fence, fencing_token, node.channel) + wish
 
     def turn(
         self,
@@ -261,9 +260,9 @@ class Scripts:
         who = self._who(node, request_id)
         return self._turn.head(6) + keys + _arguments(lease_id, next_lease_id, lease_ms, last_fence, turns_left, who)
 
-    def extend(self, keys: str, lease_id: str, *, grant_fence: int, lease_ms: int) -> str:
+    def extend(self, keys: str, lease_id: str, *, grant_fence: int, lease_ms: int, fencing_token: int) -> str:
         """Gives a lease that is still ours its time again."""
-        return self._extend_head + keys + _arguments(lease_id, lease_ms, grant_fence)
+        return self._extend_head + keys + _arguments(lease_id, lease_ms, grant_fence, fencing_token)
 
     def adopt(
         self,
@@ -271,14 +270,15 @@ class Scripts:
         keys: str,
         lease_id: str,
         *,
+        new_id: str,
         fencing_token: int,
         grant_fence: int,
         lease_ms: int,
         request_id: str,
     ) -> str:
-        """Takes over what another process has exported."""
+        """Takes over what another process has exported, under an id of ours."""
         who = self._who(node, request_id)
-        return self._adopt.head(5) + keys + _arguments(lease_id, lease_ms, who, fencing_token, grant_fence)
+        return self._adopt.head(6) + keys + _arguments(lease_id, new_id, lease_ms, who, fencing_token, grant_fence)
 
     def lent_extend(self, node: Node, name: str, lease_id: str, *, lease_ms: int) -> str:
         """Gives a lent lease more time, and tells its keeper."""

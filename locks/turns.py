@@ -28,13 +28,10 @@ Lose = Callable[[Lease, LossReason], None]
 class Turns:
     """What a run needs of its process."""
 
-    def __init__(
-        self, store: LockStore, *, spawn: Spawn, lose: Lose, give_back_unless_held: Callable[[str, str], None]
-    ) -> None:
+    def __init__(self, store: LockStore, *, spawn: Spawn, lose: Lose) -> None:
         self.store = store
         self.spawn = spawn
         self.lose = lose
-        self.give_back_unless_held = give_back_unless_held
 
 
 class Run:
@@ -81,6 +78,7 @@ class Run:
         before, self.lease = self.lease, lease
         self.turns_left -= 1
         lease.known_as, lease.grant_fence = before.known_as, self.last_fence
+        lease.may_outlast = before.may_outlast or before.lease_ttl_s > lease.lease_ttl_s
         if not (before.is_for_body and lease.is_for_body):
             self.tell()
         elif self._timer is None:
@@ -157,8 +155,5 @@ class _Telling:
 
     async def _again(self, request: Request) -> None:
         # Unknown is not confirmed, so the run's end stands. Once more does no harm.
-        lease = self._lease
         with contextlib.suppress(LockStoreDown):
-            self._answered(request, await self._turns.store.run(lease.name, self._command))
-        if lease.ended:  # its release may have gone before, and found the lock to be its predecessor's
-            self._turns.give_back_unless_held(lease.name, lease.lease_id)
+            self._answered(request, await self._turns.store.run(self._lease.name, self._command))

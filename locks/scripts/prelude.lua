@@ -15,12 +15,14 @@ local function last_grant()
   return seconds * 1000000 + microseconds, tonumber(lease_ms), lease_id, who, tonumber(left) or 0
 end
 
--- The grant under this id whose last turn has this token, where the lock is held under it: returns what last_grant() does, else
--- nil. The id alone does not tell: an acquire that is carried out late takes the lock again under its id, for nobody.
-local function held_grant(lease_id, grant_fence)
-  if call('GET', lock) ~= lease_id then return nil end
+-- The grant whose last turn has this token, where the lock is held under it: returns what last_grant() does, else nil. The id
+-- alone does not tell: an acquire that is carried out late takes the lock again under its id, for nobody. fencing_token, where
+-- it is there: the turn's own, since the server may know of an earlier turn of the run only, by that one's id.
+local function held_grant(lease_id, grant_fence, fencing_token)
   local fence, lease_ms, granted_id, who, left = last_grant()
-  if fence == tonumber(grant_fence) and granted_id == lease_id then return fence, lease_ms, granted_id, who, left end
+  if fence ~= tonumber(grant_fence) or call('GET', lock) ~= granted_id then return nil end
+  local is_earlier_turn = fencing_token and fence - left < tonumber(fencing_token)
+  if granted_id == lease_id or is_earlier_turn then return fence, lease_ms, granted_id, who, left end
 end
 
 -- Whether the lock, held under this id, is so by another grant than the one with this token. 0: any grant will do. Where nothing
@@ -56,12 +58,13 @@ end
 -- Gives the lease that has the lock its time again, counted from now: no less than it has, for what is carried out late must
 -- not take away what was given since; nor more than it was given, which it has after the clock was set back.
 local function give_again(fence, lease_id, lease_ms, held_ms, who, left)
-  local _, granted_ms, _, granted_who, granted_left = last_grant()
+  local _, granted_ms, granted_id, granted_who, granted_left = last_grant()
   local remaining_ms = call('PTTL', lock)
   if remaining_ms > tonumber(held_ms) and remaining_ms <= granted_ms + RUN_MS then
     lease_ms, held_ms = granted_ms, remaining_ms
   end
-  if granted_ms == tonumber(lease_ms) and granted_who == who and granted_left == tonumber(left) then
+  local is_known = granted_id == lease_id and granted_who == who and granted_left == tonumber(left)
+  if is_known and granted_ms == tonumber(lease_ms) then
     -- A server that is out of memory still does this.
     call('PEXPIRE', lock, held_ms)
     call('PEXPIRE', grant, lease_ms + KEEP_MS)

@@ -2,12 +2,12 @@
 -- Returns 0 not ours, 1 freed, 2 handed over, {fence, lease id, turns} handed over to other waiters of the same process.
 -- Repeating it is harmless: the second call finds the lock not ours. grant_fence: the token of the grant's last turn, 0 for
 -- whatever was granted under this id. The rest of ARGV, where it is there, is what this process wants next.
-local lease_id, grant_fence, channel = ARGV[1], ARGV[2], ARGV[3]
+local lease_id, grant_fence, fencing_token, channel = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
-if held_grant(lease_id, grant_fence) or grant_fence == '0' and call('GET', lock) == lease_id then
-  if ARGV[4] then
+if held_grant(lease_id, grant_fence, fencing_token) or grant_fence == '0' and call('GET', lock) == lease_id then
+  if ARGV[5] then
     return pass_on(channel, {
-      age_us = ARGV[4], later = ARGV[5], waiter_count = ARGV[6], lease_ms = ARGV[7], lease_id = ARGV[8], who = ARGV[9],
+      age_us = ARGV[5], later = ARGV[6], waiter_count = ARGV[7], lease_ms = ARGV[8], lease_id = ARGV[9], who = ARGV[10],
     })
   end
   if call('EXISTS', queue) == 1 then return pass_on(channel, nil) end

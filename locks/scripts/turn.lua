@@ -3,11 +3,11 @@
 -- last_fence: the largest token of the run; left: how many turns follow. Returns 1, or 'taken', 'forced' or 'deleted'.
 local lease_id, next_lease_id, lease_ms, last_fence, left, who = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
-if held_grant(next_lease_id, last_fence) then
-  give_again(last_fence, next_lease_id, lease_ms, lease_ms + RUN_MS, who, left)
-  return 1
-elseif held_grant(lease_id, last_fence) then
-  give(last_fence, next_lease_id, lease_ms, lease_ms + RUN_MS, who, left)
-  return 1
+local fence, _, granted_id = held_grant(next_lease_id, last_fence, last_fence - left)
+if not fence then return why_lost(lease_id) end
+if granted_id == next_lease_id then
+  give_again(fence, next_lease_id, lease_ms, lease_ms + RUN_MS, who, left)
+else
+  give(fence, next_lease_id, lease_ms, lease_ms + RUN_MS, who, left)
 end
-return why_lost(lease_id)
+return 1

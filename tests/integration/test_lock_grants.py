@@ -70,7 +70,16 @@ class Commands:
         return fencing_token
 
     def release(self, lease_id: str, *, grant_fence: int) -> Any:
-        return self.run(self.scripts.release(self.node, self.keys, lease_id, grant_fence=grant_fence))
+        command = self.scripts.release(
+            self.node, self.keys, lease_id, grant_fence=grant_fence, fencing_token=grant_fence
+        )
+        return self.run(command)
+
+    def extend(self, lease_id: str, *, fencing_token: int, lease_ms: int) -> Any:
+        command = self.scripts.extend(
+            self.keys, lease_id, grant_fence=fencing_token, lease_ms=lease_ms, fencing_token=fencing_token
+        )
+        return self.run(command)
 
 
 @pytest.fixture
@@ -193,9 +202,11 @@ def test_a_turn_of_an_older_grant_of_the_same_id_changes_nothing(keys: Keys, com
     turn = scripts.turn(
         node, packed, ID, next_lease_id=OTHER_ID, lease_ms=LONG_MS, last_fence=first, turns_left=0, request_id=""
     )
-    adopt = scripts.adopt(node, packed, ID, fencing_token=first, grant_fence=first, lease_ms=LONG_MS, request_id="")
+    adopt = scripts.adopt(
+        node, packed, ID, new_id=OTHER_ID, fencing_token=first, grant_fence=first, lease_ms=LONG_MS, request_id=""
+    )
     assert [commands.run(command) for command in (turn, adopt)] == ["taken", "taken"]
-    assert commands.run(scripts.finish(packed, ID, grant_fence=first)) == 0
+    assert commands.run(scripts.finish(packed, ID, grant_fence=first, fencing_token=first)) == 0
     assert commands.release(ID, grant_fence=first) == 0
     assert (keys.holder(), keys.fence()) == (ID, later)
     assert commands.release(ID, grant_fence=later) == 1
@@ -204,9 +215,9 @@ def test_a_turn_of_an_older_grant_of_the_same_id_changes_nothing(keys: Keys, com
 def test_what_is_carried_out_late_takes_no_time_away(keys: Keys, commands: Commands) -> None:
     token = commands.acquire(ID, lease_ms=LONG_MS)
     commands.acquire(ID, lease_ms=300)
-    commands.run(commands.scripts.extend(commands.keys, ID, grant_fence=token, lease_ms=300))
+    commands.extend(ID, fencing_token=token, lease_ms=300)
     assert keys.client.pttl(keys.lock) > LONG_MS / 2
-    commands.run(commands.scripts.extend(commands.keys, ID, grant_fence=token, lease_ms=2 * LONG_MS))
+    commands.extend(ID, fencing_token=token, lease_ms=2 * LONG_MS)
     assert keys.client.pttl(keys.lock) > LONG_MS
 
 
@@ -313,6 +324,112 @@ async def test_nor_is_a_turn_that_follows_one_with_a_shorter_lease(redis_url: st
             proxy.let_through(Way.REQUESTS)
             assert await releasing
             assert await last.release()
+
+
+async def test_a_lease_that_redis_keeps_for_longer_than_its_holder_counts_is_given_back_at_its_end(
+    redis_url: str, keys: Keys
+) -> None:
+    async with locking(redis_url) as locker:
+        lease = await locker.acquire(keys.name, lease_ttl_s=LONG_S)
+        await lease.extend(0.3)
+        await asyncio.wait_for(lease.lost.wait(), PATIENCE_S)
+        await keys.gone()
+
+        keys.client.set(keys.lock, "another", px=LONG_MS)
+        first = asyncio.create_task(locker.acquire(keys.name, lease_ttl_s=LONG_S))
+        await stand(keys, 1)
+        second = asyncio.create_task(locker.acquire(keys.name, lease_ttl_s=0.3))
+        await wait_until_async(_true(lambda: locker.waiter_count == 2), what="two who wait")
+        line = locker._lines.by_name[keys.name]
+        await answered(locker, keys.name)
+        keys.client.delete(keys.lock)
+        async with asyncio.timeout(PATIENCE_S):
+            while line.asked is None:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        first.cancel()
+        lease = await asyncio.wait_for(second, PATIENCE_S)
+        await asyncio.wait_for(lease.lost.wait(), PATIENCE_S)
+        await keys.gone()
+
+
+@pytest.mark.parametrize("end", ["extend", "release", "finish"])
+async def test_a_turn_of_which_the_server_never_heard_is_held_and_given_back_all_the_same(
+    redis_url: str, keys: Keys, end: str
+) -> None:
+    with Proxy(*_place(redis_url)) as proxy:
+        through = redis_url.replace(f":{_place(redis_url)[1]}", f":{proxy.port}")
+        async with locking(through, command_timeout_s=0.5) as locker:
+            before = await locker.acquire(keys.name, lease_ttl_s=LONG_S)
+            waiting = []
+            for _ in range(2):
+                waiting.append(asyncio.create_task(locker.acquire(keys.name, lease_ttl_s=LONG_S)))
+                await wait_until_async(_true(lambda: locker.waiter_count == len(waiting)), what="one more who waits")
+            await before.release()
+            first = await waiting[0]
+            proxy.swallow(Way.REQUESTS)
+            assert await first.release()  # passes the lock on here, and says so to nobody
+            second = await waiting[1]
+            holder = keys.holder()
+            (node,) = locker._servers.nodes()
+            await wait_until_async(_true(lambda: not node.commands.is_up), what="a connection that is given up")
+            await asyncio.sleep(1.0)  # telling it again is given up, too
+            proxy.go_away()
+            proxy.let_through(Way.REQUESTS)
+            proxy.come_back()
+            assert await locker.up_within(PATIENCE_S)
+            assert keys.holder() == holder != second.lease_id
+            if end == "extend":
+                await second.extend(LONG_S)
+                assert not second.is_lost
+            if end == "finish":
+                second.finish()
+            else:
+                assert await second.release()
+            await keys.gone()
+
+
+async def test_a_body_does_not_begin_under_a_lease_that_was_forced_in_the_moment_of_the_handoff(
+    redis_url: str, keys: Keys
+) -> None:
+    bodies = 0
+    async with locking(redis_url) as other, locking(redis_url) as locker:
+
+        async def body() -> None:
+            nonlocal bodies
+            async with locker.hold(keys.name, lease_ttl_s=LONG_S):
+                bodies += 1
+                await asyncio.sleep(PATIENCE_S)
+
+        messages = LateMessages(locker)
+        lease = await other.acquire(keys.name, lease_ttl_s=LONG_S)
+        waiting = asyncio.create_task(body())
+        await stand(keys, 1)
+        await answered(locker, keys.name)
+        await lease.release()
+        await wait_until_async(_true(lambda: messages.has(b"granted")), what="a handoff that is not heard of")
+        assert await other.force_release(keys.name, fencing_token=keys.fence())
+        await wait_until_async(_true(lambda: messages.has(b"forced")), what="the end that is not heard of")
+        messages.let_through()
+        with pytest.raises(LeaseLost) as caught:
+            await asyncio.wait_for(waiting, PATIENCE_S)
+        assert (bodies, caught.value.reason) == (0, LossReason.FORCED)
+
+
+async def test_a_cancelled_adoption_takes_nothing_from_who_adopts_elsewhere(redis_url: str, keys: Keys) -> None:
+    with Proxy(*_place(redis_url)) as proxy:
+        through = redis_url.replace(f":{_place(redis_url)[1]}", f":{proxy.port}")
+        async with locking(redis_url) as here, locking(through) as slow:
+            text = (await here.acquire(keys.name, lease_ttl_s=LONG_S)).export()
+            proxy.hold(Way.REQUESTS)
+            adopting = asyncio.create_task(slow.adopt(text))
+            await asyncio.sleep(0.01)
+            adopting.cancel()
+            await asyncio.wait([adopting])
+            lease = await here.adopt(text)
+            proxy.let_through(Way.REQUESTS)
+            await slow.inspect(keys.name)  # answered after all that it has asked for
+            await lease.extend(LONG_S)
+            assert await lease.release()
 
 
 async def test_a_loss_that_is_found_when_the_body_is_over_cancels_nobody(redis_url: str, keys: Keys) -> None:
