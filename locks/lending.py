@@ -161,7 +161,7 @@ class Lending:
     async def release(self, name: str, lease_id: str) -> None:
         """Gives the lock back, to the next waiter if one stands. Raises LeaseOver, LockStoreDown, ValueError.
 
-        After LockStoreDown, or cancelled, it is owed: sent again until it is done or the lease is over.
+        After LockStoreDown, or cancelled, it is owed: sent until it is done, the lease is over, or was given more time.
         """
         command = self._release_command(name, lease_id)
         _check_id(name, lease_id)
