@@ -132,7 +132,7 @@ class ChosenIds:
         return self._lent(lease, lease_id, lease_ttl_s, sent_at_s, reply)
 
     def _lent(self, lease: Lease, lease_id: str, lease_ttl_s: float, sent_at_s: float, reply: Any) -> Loan:
-        fencing_token, _, is_keeper, _, is_new = reply
+        fencing_token, _, is_keeper, _, _, is_new = reply
         loan = Loan(lease.name, lease_id, fencing_token, lease_ttl_s, sent_at_s, is_new=bool(is_new))
         if not lease.ended:
             self._locker.hand_out(lease)

@@ -103,12 +103,16 @@ class Lending:
         self.check_room()
         lease = await self.acquired(name, lease_ttl_s, wait_s, request_id)
         counted_from_s = lease.acquired_at_s
-        if lease.is_unconfirmed:
-            counted_from_s = await self._confirmed(lease)
+        try:
+            if lease.is_unconfirmed:
+                counted_from_s = await self._confirmed(lease)
+            if lease.ended:
+                raise lease.loss()
+        except LeaseLost as error:
+            raise LockStoreDown("the lease was lost before it could be handed out") from error
         loan = Loan(name, lease.known_as, lease.fencing_token, lease_ttl_s, counted_from_s)
-        if not lease.ended:
-            self._locker.hand_out(lease)
-            self.keep(loan, lease.acquired_at_s, request_id)
+        self._locker.hand_out(lease)
+        self.keep(loan, lease.acquired_at_s, request_id)
         return loan
 
     async def lend_as(self, name: str, lease_id: str, *, lease_ttl_s: float, wait_s: float, request_id: str) -> Loan:
@@ -144,9 +148,8 @@ class Lending:
     def extended(self, loan: Loan, reply: Sequence[Any]) -> Loan:
         """The server has given a lease more time; `reply` says since when it is held, and who keeps it."""
         name, fencing_token, lease_ttl_s = loan.name, loan.fencing_token, loan.lease_ttl_s
-        _, held_us, is_keeper, request_id = reply[:4]
-        kept = self._kept.get((name, loan.lease_id))
-        self._check_grant(kept, fencing_token)
+        _, held_us, is_keeper, request_id, is_chosen = reply[:5]
+        kept = self._books_of(name, loan.lease_id, fencing_token, is_chosen=bool(is_chosen))
         if is_keeper and kept is not None:
             self._moved(kept, lease_ttl_s)
         elif is_keeper:
@@ -158,7 +161,7 @@ class Lending:
     async def release(self, name: str, lease_id: str) -> None:
         """Gives the lock back, to the next waiter if one stands. Raises LeaseOver, LockStoreDown, ValueError.
 
-        After LockStoreDown, or cancelled, it is owed: sent again until it is done or the lease is over.
+        After LockStoreDown, or cancelled, it is owed: sent until it is done, the lease is over, or was given more time.
         """
         command = self._release_command(name, lease_id)
         _check_id(name, lease_id)
@@ -167,6 +170,8 @@ class Lending:
         except (LockStoreDown, asyncio.CancelledError):
             self._owe(name, lease_id, command)
             raise
+        if reply == b"kept":
+            raise LockStoreDown("the lease was extended or asked for again after this release was")
         self._answered(name, lease_id, reply)
 
     def give_back(self, loan: Loan) -> None:
@@ -182,8 +187,7 @@ class Lending:
         """Closes the books: the clients hold on, and whichever process they ask next becomes the keeper."""
         self._chosen.leave()
         for kept in self.all:
-            self._close(kept)
-            self._emit(Exported(kept.name, kept.fencing_token, kept.held_s, kept.request_id))
+            self._exported(kept)
 
     def on_message(self, word: str, lease_id: str, rest: Sequence[str]) -> None:
         """What another process has done with a lease that is kept here, or has lent that is waited for here."""
@@ -223,8 +227,6 @@ class Lending:
         asked_at_s = clock.monotonic_s()
         try:
             await lease.extend(lease.lease_ttl_s)
-        except LeaseLost as error:
-            raise LockStoreDown("the lease was lost before it could be handed out") from error
         except BaseException:
             self._locker.drop(lease)
             raise
@@ -232,18 +234,23 @@ class Lending:
 
     def _release_command(self, name: str, lease_id: str) -> Callable[[Node], str]:
         check_name(name)
-        call_id = secrets.token_hex(8)
-        return lambda node: self._store.scripts.lent_release(node, name, lease_id, call_id=call_id)
+        call_id, asked_at_s = secrets.token_hex(8), clock.monotonic_s()
+
+        def command(node: Node) -> str:
+            age_ms = int(1000 * (clock.monotonic_s() - asked_at_s))
+            return self._store.scripts.lent_release(node, name, lease_id, call_id=call_id, age_ms=age_ms)
+
+        return command
 
     def _owe(self, name: str, lease_id: str, command: Callable[[Node], str]) -> None:
         def answered(reply: Any) -> None:
-            with contextlib.suppress(LeaseOver):
-                self._answered(name, lease_id, reply)
+            if reply != b"kept":
+                with contextlib.suppress(LeaseOver):
+                    self._answered(name, lease_id, reply)
 
         self._held.adopts(lease_id)  # nobody goes by it any more
-        kept = self._kept.get((name, lease_id))
-        lease_ttl_s = LONGEST_LEASE_S if kept is None else max(0.0, kept.deadline_s - clock.monotonic_s())
-        self._returns.send(name, lease_id, lease_ttl_s, command, answered)
+        # Not by the books: the client may have extended it through a process that could not tell.
+        self._returns.send(name, lease_id, LONGEST_LEASE_S, command, answered)
 
     def _answered(self, name: str, lease_id: str, reply: Any) -> None:
         """The server's answer to a release. Raises LeaseOver."""
@@ -252,9 +259,8 @@ class Lending:
             return
         if isinstance(reply, bytes):
             raise self.over(name, lease_id, reply.decode())
-        fencing_token, held_us, is_unbooked, handed_over, request_id = reply
-        kept = self._kept.get((name, lease_id))
-        self._check_grant(kept, fencing_token)
+        fencing_token, held_us, is_unbooked, handed_over, request_id, is_chosen = reply
+        kept = self._books_of(name, lease_id, fencing_token, is_chosen=bool(is_chosen))
         if kept is None and is_unbooked:
             # Its keeper is gone, and the count of it with that one.
             self._emit(Adopted(name, fencing_token))
@@ -264,6 +270,9 @@ class Lending:
 
     def keep(self, loan: Loan, acquired_at_s: float, request_id: str) -> None:
         """From now on this process keeps the books of the lease."""
+        former = self._kept.get((loan.name, loan.lease_id))
+        if former is not None:  # found by two requests at once, or of an earlier grant whose end was not heard of
+            self._exported(former)
         kept = LentLease(loan.name, loan.lease_id, loan.fencing_token, acquired_at_s, 0.0, request_id)
         self._kept[loan.name, loan.lease_id] = kept
         self._moved(kept, loan.lease_ttl_s)
@@ -296,8 +305,7 @@ class Lending:
             reason = reply.decode()
             self._ended(kept, "expired" if reason in ("taken", "unknown") else reason)
         elif not reply[1]:
-            self._close(kept)
-            self._emit(Exported(kept.name, kept.fencing_token, kept.held_s, kept.request_id))
+            self._exported(kept)
         else:
             self._moved(kept, reply[0] / 1000 if reply[0] >= 0 else UNENDING_S)
 
@@ -310,11 +318,20 @@ class Lending:
             self._ended(kept, reason)
         return LeaseOver(name, reason=reason)
 
-    def _check_grant(self, kept: LentLease | None, fencing_token: int) -> None:
-        """Raises LeaseOver where the lock was found under another grant of the same id: an acquire carried out late."""
-        if kept is not None and kept.fencing_token != fencing_token:
-            self._owe(kept.name, kept.lease_id, self._release_command(kept.name, kept.lease_id))
-            raise self.over(kept.name, kept.lease_id, LossReason.TAKEN)
+    def _books_of(self, name: str, lease_id: str, fencing_token: int, *, is_chosen: bool) -> LentLease | None:
+        """What is kept here of the grant with this token, under which the lock was found; None where nothing is.
+
+        Raises LeaseOver where that is another grant than the one in the books: an acquire carried out late. But an id
+        that its client chose may be granted anew once its lease is forgotten; then the books are of the one before.
+        """
+        kept = self._kept.get((name, lease_id))
+        if kept is None or kept.fencing_token == fencing_token:
+            return kept
+        if is_chosen:
+            self._ended(kept, LossReason.EXPIRED)
+            return None
+        self._owe(name, lease_id, self._release_command(name, lease_id))
+        raise self.over(name, lease_id, LossReason.TAKEN)
 
     def _ended(self, kept: LentLease, reason: str) -> None:
         if reason == "released":
@@ -328,6 +345,10 @@ class Lending:
         if kept is not None and (kept.name, kept.lease_id) in self._kept:
             self._close(kept)
             self._emit(Released(kept.name, kept.fencing_token, kept.held_s, True, handed_over, kept.request_id))
+
+    def _exported(self, kept: LentLease) -> None:
+        self._close(kept)
+        self._emit(Exported(kept.name, kept.fencing_token, kept.held_s, kept.request_id))
 
     def _close(self, kept: LentLease) -> None:
         del self._kept[kept.name, kept.lease_id]

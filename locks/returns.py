@@ -66,7 +66,8 @@ class Returns:
         self._store = store
         self._is_in_use = is_in_use
         self._spawn = spawn
-        self._owed: dict[str, Owed] = {}  # by lease id; what is on its way is not in here
+        # By lock and lease id, as a client may choose one for several; what is on its way is not in here.
+        self._owed: dict[tuple[str, str], Owed] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._pause_s = SHORTEST_PAUSE_S
         self._not_before_s = 0.0
@@ -130,7 +131,7 @@ class Returns:
             return
         owed.failed(clock.monotonic_s(), is_answered=self._has_connection(owed.name))
         owed.was_kept = True
-        self._owed[owed.lease_id] = owed
+        self._owed[owed.name, owed.lease_id] = owed
         if len(self._owed) > MOST_OWED:
             del self._owed[next(iter(self._owed))]  # the oldest: its lease is the likeliest to be over
         if self._timer is None:
@@ -149,11 +150,11 @@ class Returns:
             self._timer.cancel()
             self._timer = None
         now_s, sent = clock.monotonic_s(), 0
-        for owed in list(self._owed.values()):
+        for key, owed in list(self._owed.items()):
             if self._is_needless(owed, now_s):
-                del self._owed[owed.lease_id]
+                del self._owed[key]
             elif self._has_connection(owed.name):
-                del self._owed[owed.lease_id]
+                del self._owed[key]
                 self._send(owed)
                 sent += 1
                 if sent == MOST_AT_ONCE:

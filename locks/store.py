@@ -303,10 +303,11 @@ class Scripts:
         arguments = _arguments(lease_id, lease_ms, own_who, request_id, own_id, own_fence)
         return self._lent_ask.head(6, KEY_COUNT + 1) + keys + arguments
 
-    def lent_release(self, node: Node, name: str, lease_id: str, *, call_id: str) -> str:
-        """Gives the lock of a lent lease back, and tells its keeper."""
+    def lent_release(self, node: Node, name: str, lease_id: str, *, call_id: str, age_ms: int) -> str:
+        """Gives the lock of a lent lease back, unless it was given time since this was asked for; tells its keeper."""
         keys = packed_keys(name) + packed_asked_key(name, lease_id)
-        return self._lent_release.head(3, KEY_COUNT + 1) + keys + _arguments(lease_id, call_id, node.channel)
+        arguments = _arguments(lease_id, call_id, node.channel, age_ms)
+        return self._lent_release.head(4, KEY_COUNT + 1) + keys + arguments
 
     def lent_look(self, node: Node, keys: str, lease_id: str) -> str:
         """How a lent lease stands."""

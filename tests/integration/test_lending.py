@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 
-from locks import Locker, LockStoreDown, LossReason, clock
+from locks import Lease, Locker, LockStoreDown, LossReason, clock
 from locks.events import Acquired, Adopted, Exported, Lost, Released, Waiting
 from locks.lending import LeaseOver
 from locks.loan import Loan
@@ -287,6 +288,24 @@ async def test_a_turn_that_the_server_has_not_heard_of_is_not_handed_out(
         else:
             assert keys.holder() == loan.lease_id
             assert int(keys.client.pttl(keys.lock)) / 1000 >= loan.ends_in_s() - 0.002
+
+
+async def test_a_lease_that_is_lost_just_as_it_is_granted_is_not_handed_out(
+    keeper: Locker, other: Locker, heard: Heard, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire = keeper.acquire
+
+    async def acquire_and_lose(*args: Any, **kwargs: Any) -> Lease:
+        """Its caller goes on after the loss is heard of, as in a loop with much to do."""
+        lease = await acquire(*args, **kwargs)
+        assert await other.force_release(name, fencing_token=lease.fencing_token)
+        await lease.lost.wait()
+        return lease
+
+    monkeypatch.setattr(keeper, "acquire", acquire_and_lose)
+    with pytest.raises(LockStoreDown, match="lost before it could be handed out"):
+        await lend(keeper, name)
+    assert (keeper.lending.all, held_by_books(heard)) == ([], 0)
 
 
 async def test_a_client_outside_waits_on_where_others_are_sent_home(keeper: Locker, name: str, keys: Keys) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from locks import LockBusy, Locker
+from locks import LockBusy, Locker, LockStoreDown, LossReason
+from locks.events import Lost, Released
 from locks.lending import LeaseOver
 from locks.loan import Loan
 from tests.harness import PATIENCE_S, wait_until_async
@@ -58,6 +60,46 @@ def lease_id() -> str:
 
 async def lend(locker: Locker, name: str, lease_id: str, *, lease_ttl_s: float = 60.0, wait_s: float = 0.0) -> Loan:
     return await locker.lending.lend_as(name, lease_id, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id="r-1")
+
+
+async def extend(locker: Locker, name: str, lease_id: str, *, lease_ttl_s: float = 60.0) -> Loan:
+    return await locker.lending.extend(name, lease_id, lease_ttl_s=lease_ttl_s)
+
+
+def forgetful(url: str, heard: Heard) -> AbstractAsyncContextManager[Locker]:
+    """A locker by which an id is free again soon after its lease."""
+    return locking(url, heard=heard, command_timeout_s=0.5, keep_ms=200, alive_ms=300)
+
+
+Again = Callable[..., Awaitable[Loan]]
+
+
+async def lend_anew(locker: Locker, name: str, lease_id: str) -> Loan:
+    """A new lease under an id whose lease is over, once that one is forgotten."""
+    loans: list[Loan] = []
+
+    async def granted() -> bool:
+        try:
+            loans.append(await lend(locker, name, lease_id))
+        except LeaseOver:
+            return False
+        return True
+
+    await wait_until_async(granted, what="an id that is free again")
+    assert loans[0].is_new
+    return loans[0]
+
+
+async def nothing_owed(locker: Locker, name: str) -> None:
+    """Waits until Redis has answered what the process owed it."""
+
+    async def settled() -> bool:
+        if not locker.is_up or len(locker._lines.returns):
+            return False
+        await locker.inspect(name)  # whose answer comes behind that of what was sent before
+        return len(locker._lines.returns) == 0
+
+    await wait_until_async(settled, what="nothing that is owed")
 
 
 def asked_key(name: str, lease_id: str) -> str:
@@ -250,7 +292,7 @@ async def test_what_is_remembered_of_a_lease_ends_soon_after_it(one: Locker, nam
     await lend(one, name, lease_id, lease_ttl_s=3600)
     assert keys.client.ttl(asked_key(name, lease_id)) > 3600
     await one.lending.extend(name, lease_id, lease_ttl_s=1800)
-    assert 1800 < keys.client.ttl(asked_key(name, lease_id)) <= 1800 + KEEP_S
+    assert 1800 + KEEP_S < keys.client.ttl(asked_key(name, lease_id)) <= 3600 + KEEP_S, "no less than it had"
     await one.lending.release(name, lease_id)
     assert 0 < keys.client.ttl(asked_key(name, lease_id)) <= KEEP_S
 
@@ -260,3 +302,143 @@ async def test_an_id_of_another_shape_is_refused(one: Locker, name: str, keys: K
     with pytest.raises(ValueError, match="lease_id"):
         await lend(one, name, lease_id)
     await keys.gone()
+
+
+@pytest.mark.parametrize("lease_ttl_s", [60.0, 5.0])
+@pytest.mark.parametrize("again", [lend, extend])
+async def test_a_release_that_is_owed_ends_no_lease_that_was_given_time_since(
+    proxy: Proxy, heard: Heard, other: Locker, name: str, keys: Keys, lease_id: str, again: Again, lease_ttl_s: float
+) -> None:
+    async with locking_through(proxy, heard) as away:
+        first = await lend(away, name, lease_id)
+        proxy.go_away()
+        with pytest.raises(LockStoreDown):
+            await away.lending.release(name, lease_id)
+        loan = await again(other, name, lease_id, lease_ttl_s=lease_ttl_s)
+        assert (loan.fencing_token, len(away._lines.returns)) == (first.fencing_token, 1)
+
+        proxy.come_back()
+        await nothing_owed(away, name)
+
+        assert keys.holder() == lease_id
+        assert (heard.all(Lost), heard.all(Released)) == ([], [])
+        await away.lending.release(name, lease_id)
+        await keys.gone()
+
+
+async def test_a_release_that_is_owed_ends_no_later_lease_under_its_id(
+    proxy: Proxy, redis_server: RedisServer, heard: Heard, name: str, keys: Keys, lease_id: str
+) -> None:
+    through = f"redis://127.0.0.1:{proxy.port}/0"
+    async with (
+        forgetful(through, heard) as away,
+        forgetful(redis_server.url, heard) as other,
+    ):
+        first = await lend(away, name, lease_id, lease_ttl_s=1.0)
+        proxy.go_away()
+        with pytest.raises(LockStoreDown):
+            await away.lending.release(name, lease_id)
+        await keys.gone()
+        loan = await lend_anew(other, name, lease_id)
+        assert loan.fencing_token > first.fencing_token
+
+        proxy.come_back()
+        await nothing_owed(away, name)
+
+        assert keys.holder() == lease_id
+
+
+@pytest.mark.parametrize("again", [lend, extend])
+async def test_a_release_that_waits_for_redis_says_that_the_lease_was_given_time_meanwhile(
+    proxy: Proxy, other: Locker, name: str, keys: Keys, lease_id: str, again: Again
+) -> None:
+    async with locking(f"redis://127.0.0.1:{proxy.port}/0") as away:
+        await lend(away, name, lease_id)
+        proxy.go_away()
+        releasing = asyncio.create_task(away.lending.release(name, lease_id))
+
+        async def is_away() -> bool:
+            return not away.is_up
+
+        await wait_until_async(is_away)
+        await again(other, name, lease_id)
+        proxy.come_back()
+
+        with pytest.raises(LockStoreDown, match="again after this release"):
+            await asyncio.wait_for(releasing, PATIENCE_S)
+        assert keys.holder() == lease_id
+        await away.lending.release(name, lease_id)
+        await keys.gone()
+
+
+@pytest.mark.parametrize("late", ["extend", "ask"])
+async def test_what_is_carried_out_late_takes_no_time_away_that_was_given_since(
+    one: Locker, other: Locker, name: str, keys: Keys, lease_id: str, late: str
+) -> None:
+    await lend(one, name, lease_id, lease_ttl_s=1.0)
+    await extend(other, name, lease_id, lease_ttl_s=600)
+    scripts = one.store.scripts
+    if late == "extend":
+        await one.store.run(name, lambda node: scripts.lent_extend(node, name, lease_id, lease_ms=300))
+    else:
+        await one.store.run(name, lambda node: scripts.lent_ask(node, name, lease_id, lease_ms=300, request_id=""))
+
+    assert 500 < int(keys.client.pttl(keys.lock)) / 1000 <= 600
+    assert 500 < int(keys.client.pttl(asked_key(name, lease_id))) / 1000 <= 600 + KEEP_S
+
+
+async def extended(locker: Locker, name: str, lease_id: str) -> None:
+    await extend(locker, name, lease_id)
+
+
+async def released(locker: Locker, name: str, lease_id: str) -> None:
+    await locker.lending.release(name, lease_id)
+
+
+@pytest.mark.parametrize(("asked", "left"), [(extended, 1), (released, 0)])
+async def test_a_process_that_has_missed_the_end_of_a_lease_goes_on_with_the_later_one_under_its_id(
+    redis_server: RedisServer,
+    heard: Heard,
+    name: str,
+    keys: Keys,
+    lease_id: str,
+    asked: Callable[[Locker, str, str], Awaitable[None]],
+    left: int,
+) -> None:
+    async with (
+        forgetful(redis_server.url, heard) as deaf,
+        forgetful(redis_server.url, heard) as other,
+    ):
+        first = await lend(deaf, name, lease_id)
+        await deaf._servers.node_of(name).messages.close()
+        await other.lending.release(name, lease_id)
+        later = await lend_anew(other, name, lease_id)
+        assert later.fencing_token > first.fencing_token
+
+        await asked(deaf, name, lease_id)
+        await nothing_owed(deaf, name)
+
+        assert keys.holder() == (lease_id if left else None)
+        assert [lost.reason for lost in heard.all(Lost)] == [LossReason.EXPIRED]
+        assert [kept.fencing_token for kept in (*deaf.lending.all, *other.lending.all)] == [later.fencing_token] * left
+        assert held_by_books(heard) == left
+
+
+async def test_nor_does_it_count_both_when_it_lends_the_later_one_itself(
+    redis_server: RedisServer, heard: Heard, name: str, keys: Keys, lease_id: str
+) -> None:
+    async def forgotten() -> bool:
+        return int(keys.client.exists(keys.waiters, keys.grant, asked_key(name, lease_id))) == 0
+
+    async with (
+        forgetful(redis_server.url, heard) as deaf,
+        forgetful(redis_server.url, heard) as other,
+    ):
+        await lend(deaf, name, lease_id)
+        await deaf._servers.node_of(name).messages.close()
+        await other.lending.release(name, lease_id)
+        await wait_until_async(forgotten)
+        later = await lend(deaf, name, lease_id)
+        assert later.is_new
+        assert [kept.fencing_token for kept in deaf.lending.all] == [later.fencing_token]
+        assert held_by_books(heard) == 1

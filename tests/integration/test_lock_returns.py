@@ -12,7 +12,7 @@ import pytest
 from locks import Lease, Locker, LockStoreDown, clock
 from locks.events import Released
 from locks.loan import Loan
-from locks.returns import MOST_OWED
+from locks.returns import LONGEST_PAUSE_S, MOST_OWED, SLACK_S
 from locks.wire import Wire
 from tests.harness import wait_until_async
 from tests.integration.lock_faults import SOON_S, keys_at
@@ -295,6 +295,38 @@ async def test_a_lock_that_is_held_again_under_the_id_that_is_owed_is_not_releas
             assert len(returns) == 0
             await again.extend(LEASE_TTL_S)
             assert keys.holder() == again.lease_id
+
+
+async def test_one_id_that_its_client_chose_for_several_locks_is_owed_for_each(
+    start_redis: StartRedis, name: str
+) -> None:
+    server, lease_id = start_redis(settings=NOREPLICAS.settings), "ab" * 16
+    names = [name, f"{name}/2"]
+    async with locking(server.url, command_timeout_s=SILENT_S) as locker:
+        for each in names:
+            await locker.lending.lend_as(each, lease_id, lease_ttl_s=LEASE_TTL_S, wait_s=0, request_id="")
+        NOREPLICAS.begin(server)
+        for each in names:
+            with pytest.raises(LockStoreDown):
+                await locker.lending.release(each, lease_id)
+        await refused(locker, len(names))
+        NOREPLICAS.end(server)
+        await all_gone(server, names)
+
+
+async def test_a_lent_lease_is_owed_for_longer_than_its_keeper_knows_of(start_redis: StartRedis, name: str) -> None:
+    server = start_redis()
+    async with locking(server.url, command_timeout_s=SILENT_S) as deaf, locking(server.url) as other:
+        loan = await deaf.lending.lend(name, lease_ttl_s=0.5, wait_s=0, request_id="")
+        await deaf._servers.node_of(name).messages.close()
+        await other.lending.extend(name, loan.lease_id, lease_ttl_s=LEASE_TTL_S)
+        NOPERM.begin(server)
+        with pytest.raises(LockStoreDown):
+            await deaf.lending.release(name, loan.lease_id)
+        await refused(deaf, 1)
+        await asyncio.sleep(0.5 + SLACK_S + 2 * LONGEST_PAUSE_S)
+        NOPERM.end(server)
+        await all_gone(server, [name])
 
 
 async def test_as_many_as_there_is_room_for_are_owed(redis_server: RedisServer, name: str) -> None:

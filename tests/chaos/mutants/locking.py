@@ -66,7 +66,7 @@ LOCKING = (
                 """
                 -            raise self.over(name, lease_id, reply.decode())
                 +            known = self._kept.get((name, lease_id))
-                +            reply = [known.fencing_token if known else 0, 0, 0, b""]
+                +            reply = [known.fencing_token if known else 0, 0, 0, b"", 0]
                 """,
             ),
         ),
