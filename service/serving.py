@@ -117,7 +117,8 @@ def _see_to_schema(settings: Settings, *, embedded: bool) -> None:
             log.info("migrating")
             migrate(url)
         elif not (state := schema_state(url)).at_head:
-            raise StartFailed(f"the schema is at {state.revision}, not at {state.head}: run chargeonce migrate first")
+            found = f"at {state.revision}, not at {state.head}" if state.revision else "not there yet"
+            raise StartFailed(f"the schema is {found}: run chargeonce migrate first")
         _look_at_sequences(url)
     except Unusable as error:
         raise StartFailed(str(error)) from error

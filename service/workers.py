@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import select
 import signal
@@ -39,6 +40,7 @@ SHORT_LIFE_S = 2.0
 LONGEST_RESTART_PAUSE_S = 5.0
 MOST_FAILED_STARTS = 5  # in a row, of every worker: then the service ends
 KILL_AFTER_DRAIN_S = 5.0
+SECOND_SIGNAL_AFTER_S = 1.0
 KEEPALIVE_S = 75.0
 
 
@@ -126,6 +128,7 @@ class Supervisor:
         self._environment = environment_for_child(settings)
         self._workers: list[_Worker] = []
         self._stop_signals = 0
+        self._stopped_at_s = -math.inf
 
     def run(self, on_ready: Callable[[], None]) -> int:
         """Serves until SIGTERM or SIGINT, then drains. Returns the exit status. Raises StartFailed."""
@@ -217,12 +220,10 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[socket.socket]:
-        """SIGTERM and SIGINT are counted; these and SIGCHLD end a sleep at once."""
+        """Those that stop us are counted; these and SIGCHLD end a sleep at once."""
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
-        before = {
-            number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-        }
+        before = {number: signal.signal(number, self._on_signal) for number in (*stop_signals(), signal.SIGCHLD)}
         wakeup_before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         try:
             yield ours
@@ -234,7 +235,10 @@ class Supervisor:
             theirs.close()
 
     def _on_signal(self, number: int, frame: object) -> None:
-        if number != signal.SIGCHLD:
+        # One order may come twice: `timeout` tells its child, and then the group.
+        now_s = time.monotonic()
+        if number != signal.SIGCHLD and now_s >= self._stopped_at_s + SECOND_SIGNAL_AFTER_S:
+            self._stopped_at_s = now_s
             self._stop_signals += 1
 
 
@@ -338,6 +342,13 @@ class _Worker:
         self.parent_end.close()
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """What drains us: SIGTERM, Ctrl-C, and a terminal that is closed, unless we were started to outlive it (nohup)."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return (signal.SIGTERM, signal.SIGINT)
+    return (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
 def work(settings: Settings, *, number: int, listening_fd: int, supervisor_fd: int) -> None:
     """The life of one worker process: serve until SIGTERM or the supervisor's end, then drain."""
     files = OwnFiles(metrics_folder())
@@ -367,7 +378,7 @@ async def _work(
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
+    for signal_number in stop_signals():
         loop.add_signal_handler(signal_number, stop.set)
     # The supervisor never writes, so what can be read is its end.
     supervisor.setblocking(False)

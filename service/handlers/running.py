@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from aiohttp import web
@@ -18,6 +19,8 @@ from service.refusals import Draining
 
 # What other workers have counted in the tick that they are in reaches the series when it ends: a scrape lets it.
 TALLY_S = 0.02
+# The workers' metrics folder is made again within a second.
+MADE_AGAIN_S, LOOK_AGAIN_S = 3.0, 0.1
 
 
 class RunningHandlers:
@@ -48,8 +51,16 @@ class RunningHandlers:
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus text."""
         await asyncio.sleep(TALLY_S)
-        body, content_type = metrics_text()
-        return web.Response(body=body, headers={"Content-Type": content_type})
+        give_up_at_s = time.monotonic() + MADE_AGAIN_S
+        while True:
+            try:
+                body, content_type = metrics_text()
+            except (OSError, ValueError):  # the folder is gone, and is being made again
+                if time.monotonic() >= give_up_at_s:
+                    raise
+                await asyncio.sleep(LOOK_AGAIN_S)
+            else:
+                return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def openapi(self, request: web.Request) -> web.Response:
         """OpenAPI 3.1."""
