@@ -218,9 +218,19 @@ class Link:
             for wire in won:
                 wire.abort("not wanted any more")
             raise
-        if won[0].ended.done():
+        wire = won[0]
+        if self._locate is not None and await self._has_moved_meanwhile():
+            wire.abort("it has moved meanwhile")
+        if wire.ended.done():
             raise LockStoreDown("the connection was lost at once")
-        return won[0]
+        return wire
+
+    async def _has_moved_meanwhile(self) -> bool:
+        """A server that stood still answers at last, and perhaps another is the right one since it was located."""
+        try:
+            return self._has_moved is not None and await self._has_moved(self.address)
+        except LockStoreDown:
+            return False  # what cannot be found out drops nothing
 
     async def _dialed(self, address: Address, ip: str, tls: ssl.SSLContext | None) -> Wire:
         loop = asyncio.get_running_loop()

@@ -328,3 +328,36 @@ def _recording(written: list[bytes]) -> object:
         write(self, data)
 
     return recording_write
+
+
+@pytest.mark.parametrize("sentinels_answer", [True, False])
+async def test_a_server_that_was_replaced_while_it_was_greeted_is_not_used(
+    redis_url: str, sentinels_answer: bool
+) -> None:
+    """It stood still, and has answered at last: then whoever located it is asked once more."""
+    asked = 0
+    asked_when_up: list[int] = []
+
+    async def locate() -> Address:
+        return Address.from_url(redis_url)
+
+    async def has_moved(address: Address) -> bool:
+        nonlocal asked
+        asked += 1
+        if not sentinels_answer:
+            raise LockStoreDown("no Sentinel answers")
+        return asked == 1
+
+    link = Link(
+        Address.from_url(redis_url),
+        command_timeout_s=PATIENCE_S,
+        locate=locate,
+        has_moved=has_moved,
+        on_up=lambda: asked_when_up.append(asked),
+    )
+    link.open()
+    try:
+        assert await link.up_within(PATIENCE_S)
+        assert asked_when_up == [2 if sentinels_answer else 1]
+    finally:
+        await link.close()
