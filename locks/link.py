@@ -213,7 +213,7 @@ class Link:
             won.append(wire)
 
         try:
-            await first_reached(ips, lambda ip: _in_time(attempt(ip), replace(address, ip=ip), within_s))
+            await first_reached(ips, lambda ip: _in_time(attempt, replace(address, ip=ip), within_s))
         except BaseException:
             for wire in won:
                 wire.abort("not wanted any more")
@@ -282,11 +282,12 @@ async def ask_once(address: Address, *command: Argument, command_timeout_s: floa
     return replies[0]
 
 
-async def _in_time(attempt: Awaitable[None], address: Address, within_s: float) -> None:
+async def _in_time(attempt: Callable[[str], Awaitable[None]], address: Address, within_s: float) -> None:
     """The attempt, within a deadline of its own. Raises LockStoreDown, whatever the reason."""
     try:
         async with asyncio.timeout(within_s):
-            await attempt
+            assert address.ip is not None
+            await attempt(address.ip)
     except TimeoutError as error:
         raise LockStoreDown(f"no answer from Redis at {address.where}") from error
     except (OSError, ValueError) as error:  # ValueError: a name that TLS cannot check

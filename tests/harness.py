@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shutil
@@ -105,9 +106,10 @@ class Service:
         """The pids of its worker processes that live now."""
         pids = []
         for child in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
-            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-            if b"worker" in words:
-                pids.append(int(child))
+            with contextlib.suppress(FileNotFoundError):  # gone since
+                words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+                if b"worker" in words:
+                    pids.append(int(child))
         return pids
 
     def stop(self) -> int:

@@ -4,7 +4,8 @@
 -- whatever was granted under this id. The rest of ARGV, where it is there, is what this process wants next.
 local lease_id, grant_fence, fencing_token, channel = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
-if held_grant(lease_id, grant_fence, fencing_token) or grant_fence == '0' and call('GET', lock) == lease_id then
+local is_granted = held_grant(lease_id, grant_fence, fencing_token)
+if is_granted or grant_fence == '0' and call('GET', lock) == lease_id then
   if ARGV[5] then
     return pass_on(channel, {
       age_us = ARGV[5], later = ARGV[6], waiter_count = ARGV[7], lease_ms = ARGV[8], lease_id = ARGV[9], who = ARGV[10],

@@ -103,8 +103,8 @@ def test_edits_of_one_script_add_up_and_leave_the_others() -> None:
     once = Lua("extend.lua", "-return 'extended'\n+return 'taken'")
     twice = Lua(
         "extend.lua",
-        "-local lease_id, lease_ms, grant_fence = ARGV[1], ARGV[2], ARGV[3]\n"
-        "+local lease_ms, lease_id, grant_fence = ARGV[2], ARGV[1], ARGV[3]",
+        "-local lease_id, lease_ms, grant_fence, fencing_token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]\n"
+        "+local fencing_token, lease_id, lease_ms, grant_fence = ARGV[4], ARGV[1], ARGV[2], ARGV[3]",
     )
 
     async def sources() -> list[str]:
@@ -120,4 +120,4 @@ def test_edits_of_one_script_add_up_and_leave_the_others() -> None:
     changed = [text for before, text in zip(whole, mutant, strict=True) if before != text]
     assert len(changed) == 1
     assert "return 'taken'" in changed[0]
-    assert "local lease_ms, lease_id, grant_fence = ARGV[2], ARGV[1], ARGV[3]" in changed[0]
+    assert "local fencing_token, lease_id, lease_ms, grant_fence = ARGV[4], ARGV[1], ARGV[2], ARGV[3]" in changed[0]

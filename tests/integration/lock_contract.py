@@ -226,7 +226,9 @@ async def watching(locker: Locker, name: str) -> None:
 
     async def watches() -> bool:
         line = locker._lines.by_name[name]
-        return line._watched and line.asked is None and locker._servers.node_of(name).messages.is_up
+        # Of every server: each that comes back has every line look once more.
+        all_up = all(node.messages.is_up for node in locker._servers.nodes())
+        return line._watched and line.asked is None and all_up
 
     # Less than SLOWLY's heartbeat.
     await wait_until_async(watches, patience_s=15, what="a lock key that is watched")

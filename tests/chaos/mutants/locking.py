@@ -26,11 +26,12 @@ LOCKING = (
             Lua(
                 "release.lua",
                 """
-                -if held_grant(lease_id, grant_fence) or grant_fence == '0' and call('GET', lock) == lease_id then
+                -local is_granted = held_grant(lease_id, grant_fence, fencing_token)
+                -if is_granted or grant_fence == '0' and call('GET', lock) == lease_id then
                 +if call('GET', lock) then
                 """,
             ),
-            Lua("finish.lua", "-if not held_grant(lease_id, grant_fence) then return 0 end"),
+            Lua("finish.lua", "-if not held_grant(lease_id, grant_fence, fencing_token) then return 0 end"),
             Lua(
                 "lent_release.lua",
                 """
@@ -140,7 +141,7 @@ LOCKING = (
                 +        self._begin(lease, WakeSource.NONE)
                 +        keys, lease_ms = packed_keys(name), milliseconds(lease_ttl_s)
                 +        expire = self._store.scripts.extend(
-                +            keys, lease_id, grant_fence=fencing_token, lease_ms=lease_ms
+                +            keys, lease_id, grant_fence=fencing_token, lease_ms=lease_ms, fencing_token=fencing_token
                 +        )
                 +        self._store.node_of(name).ask(expire).add_done_callback(lambda reply: reply.exception())
                 +        return lease
