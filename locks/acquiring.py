@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from asyncio import get_running_loop
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 from locks.clock import monotonic_s
@@ -62,8 +62,9 @@ class Acquiring:
         One long function, since each coroutine between a caller and the wire costs every cycle some of its time.
         """
         started_at_s = monotonic_s()
-        if get_running_loop() is not self._store.loop:
-            self._store.check_loop()
+        store = self._store
+        if get_ident() != store.thread_id or not store.loop.is_running():
+            store.check_loop()
         check_name(name)
         if wait_s is not None and not 0 < wait_s < math.inf:
             check_wait_s(wait_s)

@@ -145,7 +145,7 @@ class Locker:
     async def open(self) -> None:
         """Begins to connect; until Redis answers, every call raises LockStoreDown. For this event loop from now on."""
         self._store.check_loop()
-        self._store.loop = asyncio.get_running_loop()
+        self._store.open()
         self._resume_watch.open()
         await self._servers.open()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from asyncio import get_running_loop
+from threading import get_ident
 from typing import Any
 
 from locks import events
@@ -39,8 +39,9 @@ class Releasing:
 
     async def release(self, lease: Lease) -> bool:
         """As Lease.release."""
-        if get_running_loop() is not self._store.loop:
-            self._store.check_loop()
+        store = self._store
+        if get_ident() != store.thread_id or not store.loop.is_running():
+            store.check_loop()
         if lease.ended:
             return False
         lease.ended = True
