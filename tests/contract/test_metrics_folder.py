@@ -55,9 +55,17 @@ def kill_a_worker(service: Service) -> int:
     return killed
 
 
-def has_new_worker(service: Service, killed: int) -> bool:
-    pids = service.worker_pids()
-    return len(pids) == 2 and killed not in pids and service.logged().count('"worker ready"') >= 3
+def wait_for_new_worker(service: Service, killed: int) -> None:
+    def is_there() -> bool:
+        pids = service.worker_pids()
+        return len(pids) == 2 and killed not in pids and service.logged().count('"worker ready"') >= 3
+
+    try:
+        wait_until(is_there, what="a new worker")
+    except AssertionError as error:
+        raise AssertionError(
+            f"{error}: workers {service.worker_pids()}, killed {killed}\n{service.logged()}"
+        ) from error
 
 
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
@@ -73,7 +81,7 @@ def test_a_second_serve_leaves_the_folder_of_a_living_one_alone(
 
     assert held < metrics_folders(temporary_folder)
     killed = kill_a_worker(first)
-    wait_until(lambda: has_new_worker(first, killed), what="a new worker")
+    wait_for_new_worker(first, killed)
     enter(Api(first.url), rows, 5)
     assert charged(Api(first.url)) == 5
     second.process.kill()  # unshare does not pass SIGTERM on, and all in a namespace end with its first process
@@ -109,7 +117,7 @@ def test_a_cleaner_costs_neither_counts_nor_metrics_nor_workers(
     assert charged(api) == 15
     assert api.metric("lock_holders", resource="appointment") == 0
     killed = kill_a_worker(service)
-    wait_until(lambda: has_new_worker(service, killed), what="a new worker")
+    wait_for_new_worker(service, killed)
     assert [charged(api) for _ in range(6)] == [15] * 6
     # Once more, now that there are files of a second generation; and a start does not take it for one that was left.
     remove(folder)
@@ -159,7 +167,7 @@ def test_nobody_hangs_on_a_worker_that_cannot_come_back_and_it_does_once_it_can(
     assert [api.get("/livez").status for _ in range(40)] == [200] * 40
 
     folder.unlink()
-    wait_until(lambda: has_new_worker(service, killed), what="a new worker")
+    wait_for_new_worker(service, killed)
     instances: set[str] = set()
 
     def both_answer() -> bool:
@@ -198,4 +206,4 @@ def test_workers_import_nothing_from_the_folder_where_it_is_started(
 
     assert Api(service.url).get("/readyz").status == 200
     killed = kill_a_worker(service)
-    wait_until(lambda: has_new_worker(service, killed), what="a new worker")
+    wait_for_new_worker(service, killed)
