@@ -106,7 +106,7 @@ class Service:
         """The pids of its worker processes that live now."""
         pids = []
         for child in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
-            with contextlib.suppress(FileNotFoundError):  # gone since
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # gone since
                 words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
                 if b"worker" in words:
                     pids.append(int(child))

@@ -57,8 +57,9 @@ def kill_a_worker(service: Service) -> int:
 
 def wait_for_new_worker(service: Service, killed: int) -> None:
     def is_there() -> bool:
-        pids = service.worker_pids()
-        return len(pids) == 2 and killed not in pids and service.logged().count('"worker ready"') >= 3
+        pids, logged = service.worker_pids(), service.logged()
+        are_ready = all(f'"pid":{pid},"event":"worker ready"' in logged for pid in pids)
+        return len(pids) == 2 and killed not in pids and are_ready
 
     try:
         wait_until(is_there, what="a new worker")

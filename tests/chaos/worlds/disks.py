@@ -87,8 +87,7 @@ class PowerDisk(Disk):
 
     def power_up(self) -> None:
         """Mounted again, its journal replayed, with what had reached the disk. Whoever used it must be gone."""
-        self.unmount()
-        self.mount()
+        wait_until(self._is_mounted_anew, what=f"a {self.folder} that nobody else has mounted")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -97,6 +96,18 @@ class PowerDisk(Disk):
             super().__exit__(kind, error, trace)
         finally:
             self._image.unlink(missing_ok=True)
+
+    def _is_mounted_anew(self) -> bool:
+        """Not the disk that was shut down: a mount namespace that somebody has made meanwhile has that one still."""
+        self.unmount()
+        self.mount()
+        probe = self.folder / ".power-is-back"
+        try:
+            probe.touch()
+            probe.unlink()
+        except OSError:
+            return False
+        return True
 
     @property
     def _image(self) -> Path:
