@@ -67,6 +67,7 @@ class Link:
         self._look_up_every_s = look_up_every_s
         self._by_name = False  # whether what we are connected to was found by looking a name up
         self._wire: Wire | None = None
+        self.is_up = False  # whether commands can be sent now
         self._task: asyncio.Task[None] | None = None
         self._up = asyncio.Event()
         self.last_error = "not connected yet"
@@ -88,11 +89,6 @@ class Link:
         if self._wire is not None:
             self._wire.flush()
             await self._wire.close_within(self._command_timeout_s, "closed")
-
-    @property
-    def is_up(self) -> bool:
-        """Whether commands can be sent now."""
-        return self._wire is not None
 
     @property
     def down_for_s(self) -> float:
@@ -155,6 +151,7 @@ class Link:
                 continue
             backoff_s = FIRST_BACKOFF_S
             self._wire = wire
+            self.is_up = True
             self._up.set()
             if self._on_up is not None:
                 self._on_up()
@@ -184,6 +181,7 @@ class Link:
             return
         self.last_error = reason
         self._wire = None
+        self.is_up = False
         self._up.clear()
         self._down_since_s = asyncio.get_running_loop().time()
         if self._on_lost is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from threading import get_ident
 from typing import Any
 
@@ -61,7 +62,7 @@ class Releasing:
                     reply = await node.gather(node.releases, (lease.name, lease.known_as))
                 if reply != _FREED:
                     # There is more to it: others wait, or the grant of so long a lease would outlive it for as long.
-                    reply = await self._store.ask(lease.name, lambda node: self._release_command(node, lease))
+                    reply = await self._store.ask(lease.name, partial(self._release_command, lease))
         except (LockStoreDown, asyncio.CancelledError):
             # Whether it is done is unknown; once more does no harm.
             self._lines.give_back_lease(lease)
@@ -73,7 +74,8 @@ class Releasing:
         still_ours = bool(reply != 0)
         if not still_ours:
             self._give_back_what_is_nobodys(lease)
-        self._emit_released(lease, still_ours=still_ours, handed_over=still_ours and reply != _FREED)
+        if self._emit is not ignore:
+            self._emit_released(lease, still_ours=still_ours, handed_over=still_ours and reply != _FREED)
         return still_ours
 
     def finish(self, lease: Lease) -> None:
@@ -189,7 +191,7 @@ class Releasing:
         else:
             line.stands_in_line(lease, sent_at_s)
 
-    def _release_command(self, node: Node, lease: Lease) -> str:
+    def _release_command(self, lease: Lease, node: Node) -> str:
         keys = packed_keys(lease.name)
         return self._store.scripts.release(
             node, keys, lease.known_as, grant_fence=lease.grant_fence, fencing_token=lease.fencing_token

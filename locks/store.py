@@ -33,7 +33,6 @@ from locks.servers import Servers
 from locks.wire import packed, retrieve
 
 _ASKING = packed("ASKING")
-_CRLF = "\r\n"
 # Answers of a server that will do what is asked a moment later, or of one that another has replaced.
 _LATER = ("TRYAGAIN", "CLUSTERDOWN", "LOADING", "BUSY", "MASTERDOWN", "NOREPLICAS")
 _REPLACED = ("READONLY",)
@@ -180,11 +179,11 @@ class Scripts:
         Only for ids that were asked for once: see Lease.asked_once.
         """
         count, names = len(items), [name for name, _ in items]
-        key_count = str(3 * count)
+        key_count, lease_ids = str(3 * count), "\r\n$32\r\n".join([lease_id for _, lease_id in items])
         return (
             f"*{3 + 4 * count}\r\n{self._release_alone.name}${len(key_count)}\r\n{key_count}\r\n"
             f"{packed_lock_keys(names)}{packed_signal_keys(names)}{packed_queue_keys(names)}"
-            f"{''.join([f'$32{_CRLF}{lease_id}{_CRLF}' for _, lease_id in items])}"
+            f"$32\r\n{lease_ids}\r\n"
         )
 
     def acquire_or_queue(
@@ -341,6 +340,7 @@ class LockStore:
 
     def __init__(self, servers: Servers, scripts: Scripts, *, command_timeout_s: float) -> None:
         self._servers = servers
+        self.node_of: Callable[[str], Node] = servers.node_of  # the server that has a lock; raises LockStoreDown
         self.scripts = scripts
         self.loop: asyncio.AbstractEventLoop  # of the locker, once it is open; in a thread of this number
         self.thread_id: int | None = None
@@ -367,10 +367,6 @@ class LockStore:
                 "a Locker is for the event loop that opened it, and was used from another one, or from none"
             )
 
-    def node_of(self, name: str) -> Node:
-        """The server that has this lock. Raises LockStoreDown."""
-        return self._servers.node_of(name)
-
     def down_for_s(self, name: str) -> float:
         """For how long the lock's server has been out of reach; 0.0 while it is not."""
         return self._servers.down_for_s(name)
@@ -383,7 +379,7 @@ class LockStore:
     async def ask(self, name: str, command_to: Callable[[Node], str]) -> Any:
         """The reply to a command. Raises LockStoreDown, also where it may have been done and only the reply is lost."""
         self.check_loop()
-        node = self._servers.node_of(name)
+        node = self.node_of(name)
         command = command_to(node)
         reply = await node.ask(command)
         if reply.__class__ is hiredis.ReplyError:
@@ -399,7 +395,7 @@ class LockStore:
             except LockStoreRefused:
                 raise
             except LockStoreDown:
-                node = self._servers.node_of(name)
+                node = self.node_of(name)
                 if clock.monotonic_s() >= give_up_at_s or not await node.commands.up_within(self._patience_s):
                     raise
 
@@ -432,7 +428,7 @@ class LockStore:
                     node.commands.drop("Redis is a replica now")
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                node, asking = self._servers.node_of(name), False
+                node, asking = self.node_of(name), False
                 await node.commands.up_within(self._patience_s)
             else:
                 raise LockStoreRefused(f"Redis refuses: {reply}")

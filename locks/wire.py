@@ -15,6 +15,7 @@ Argument = str | bytes | int
 OnMessage = Callable[[bytes, Any], None]
 WATCHES_PER_TIMEOUT = 4
 IDLE_WATCHES_PER_PING = 8
+READ_AT_ONCE_BYTES = 65_536
 
 
 class Receiver(Protocol):
@@ -36,7 +37,7 @@ def packed(*command: Argument) -> str:
     return "".join(parts)
 
 
-class Wire(asyncio.Protocol):
+class Wire(asyncio.BufferedProtocol):
     """One connection's life. `on_end` hears of its end before anybody whose command failed with it."""
 
     def __init__(
@@ -53,6 +54,7 @@ class Wire(asyncio.Protocol):
         self._watch_s = command_timeout_s / WATCHES_PER_TIMEOUT
         self._on_message = on_message
         self._reader = hiredis.Reader()
+        self._room = bytearray(READ_AT_ONCE_BYTES)
         self._outgoing: list[str] = []
         self._pending: deque[Receiver] = deque()
         self._transport: asyncio.Transport | None = None
@@ -113,9 +115,13 @@ class Wire(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=0)  # type: ignore[union-attr]
         self._watch = self._loop.call_later(self._watch_s, self._look)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:
+        # Always the same: asyncio would ask the system for memory of 256 KiB at each read, and give it back.
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
         reader, pending, on_message = self._reader, self._pending, self._on_message
-        reader.feed(data)
+        reader.feed(self._room, 0, nbytes)  # type: ignore[arg-type]  # any buffer will do
         try:
             while (reply := reader.gets()) is not False:
                 if on_message is not None and _is_message(reply):

@@ -276,9 +276,10 @@ def test_ctrl_c_amid_the_making_of_the_venv_leaves_no_traceback_and_no_half_made
         wait_until(lambda: (tmp_path / ".venv" / "pyvenv.cfg").exists())
         os.killpg(making.pid, signal.SIGINT)
         assert making.stdout is not None
-        said = making.stdout.read()
-    assert "Traceback" not in said
-    assert "Interrupt" in said.splitlines()[-1], "make's own word"
+        first, *rest = making.stdout.read().splitlines()
+    assert (making.returncode == 0, first) == (False, f"making .venv with {sys.executable}")
+    # All else is make's own word: that it was interrupted or, where a child ends just then, that it has none.
+    assert [line for line in rest if not line.startswith("make: *** ")] == []
     assert not (tmp_path / ".venv" / ".made").exists()
     assert make(tmp_path, ".venv/.made").returncode == 0
 

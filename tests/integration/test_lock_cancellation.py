@@ -117,18 +117,18 @@ class Traffic:
 @pytest.fixture
 def traffic(monkeypatch: pytest.MonkeyPatch) -> Traffic:
     traffic = Traffic()
-    flush, data_received = Wire.flush, Wire.data_received
+    flush, buffer_updated = Wire.flush, Wire.buffer_updated
 
     def counting_flush(wire: Wire) -> None:
         flush(wire)
         traffic.happened()
 
-    def counting_data_received(wire: Wire, data: bytes) -> None:
-        data_received(wire, data)
+    def counting_buffer_updated(wire: Wire, nbytes: int) -> None:
+        buffer_updated(wire, nbytes)
         traffic.happened()
 
     monkeypatch.setattr(Wire, "flush", counting_flush)
-    monkeypatch.setattr(Wire, "data_received", counting_data_received)
+    monkeypatch.setattr(Wire, "buffer_updated", counting_buffer_updated)
     return traffic
 
 

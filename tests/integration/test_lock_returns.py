@@ -232,15 +232,15 @@ async def test_scripts_that_are_gone_together_with_the_connection_do_not_forget_
     failed: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.append(context))
     ends: list[Wire] = []  # whose next answer is their last
-    receive = Wire.data_received
+    receive = Wire.buffer_updated
 
-    def receive_and_end(wire: Wire, data: bytes) -> None:
-        receive(wire, data)
-        if wire in ends and b"NOSCRIPT" in data:
+    def receive_and_end(wire: Wire, nbytes: int) -> None:
+        receive(wire, nbytes)
+        if wire in ends and b"NOSCRIPT" in wire.get_buffer(-1)[:nbytes]:
             ends.remove(wire)
             wire.abort("lost with its last answer")
 
-    monkeypatch.setattr(Wire, "data_received", receive_and_end)
+    monkeypatch.setattr(Wire, "buffer_updated", receive_and_end)
     with keys_at(redis_server.url, name) as keys:
         async with locking(redis_server.url) as locker:
             lease_id = "ab" * 16
