@@ -54,7 +54,7 @@ class Wire(asyncio.BufferedProtocol):
         self._watch_s = command_timeout_s / WATCHES_PER_TIMEOUT
         self._on_message = on_message
         self._reader = hiredis.Reader()
-        self._room = bytearray(READ_AT_ONCE_BYTES)
+        self._room = memoryview(bytearray(READ_AT_ONCE_BYTES))
         self._outgoing: list[str] = []
         self._pending: deque[Receiver] = deque()
         self._transport: asyncio.Transport | None = None
@@ -115,8 +115,9 @@ class Wire(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=0)  # type: ignore[union-attr]
         self._watch = self._loop.call_later(self._watch_s, self._look)
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        # Always the same: asyncio would ask the system for memory of 256 KiB at each read, and give it back.
+    def get_buffer(self, sizehint: int) -> memoryview:
+        # Always the same: asyncio would ask the system for memory of 256 KiB at each read, and give it back. A view, as
+        # asyncio's TLS reads one record behind another into a slice of it.
         return self._room
 
     def buffer_updated(self, nbytes: int) -> None:

@@ -236,7 +236,7 @@ async def test_scripts_that_are_gone_together_with_the_connection_do_not_forget_
 
     def receive_and_end(wire: Wire, nbytes: int) -> None:
         receive(wire, nbytes)
-        if wire in ends and b"NOSCRIPT" in wire.get_buffer(-1)[:nbytes]:
+        if wire in ends and b"NOSCRIPT" in bytes(wire.get_buffer(-1)[:nbytes]):
             ends.remove(wire)
             wire.abort("lost with its last answer")
 
