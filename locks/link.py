@@ -140,26 +140,33 @@ class Link:
         return True
 
     async def _keep_connected(self) -> None:
+        loop = asyncio.get_running_loop()
         backoff_s = FIRST_BACKOFF_S
         while True:
+            begun_at_s = loop.time()
             try:
-                wire = await self._connect()
+                await self._use(await self._connect())
+                # Else a server that takes every connection and is not the right one is asked without a pause.
+                if loop.time() - begun_at_s > LONGEST_BACKOFF_S:
+                    backoff_s = FIRST_BACKOFF_S
+                    continue
             except LockStoreDown as error:
                 self.last_error = str(error)
-                await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
-                backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S)
-                continue
-            backoff_s = FIRST_BACKOFF_S
-            self._wire = wire
-            self.is_up = True
-            self._up.set()
-            if self._on_up is not None:
-                self._on_up()
-            looking = asyncio.create_task(self._keep_looking(wire), name="lock-look-again")
-            try:
-                await asyncio.shield(wire.ended)  # close() cancels this task, and must not cancel the wire's own end
-            finally:
-                looking.cancel()
+            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
+            backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S)
+
+    async def _use(self, wire: Wire) -> None:
+        """Until it ends."""
+        self._wire = wire
+        self.is_up = True
+        self._up.set()
+        if self._on_up is not None:
+            self._on_up()
+        looking = asyncio.create_task(self._keep_looking(wire), name="lock-look-again")
+        try:
+            await asyncio.shield(wire.ended)  # close() cancels this task, and must not cancel the wire's own end
+        finally:
+            looking.cancel()
 
     async def _keep_looking(self, wire: Wire) -> None:
         if self._has_moved is None and not self._by_name:
@@ -212,13 +219,13 @@ class Link:
 
         try:
             await first_reached(ips, lambda ip: _in_time(attempt, replace(address, ip=ip), within_s))
+            wire = won[0]
+            if self._locate is not None and await self._has_moved_meanwhile():
+                wire.abort("it has moved meanwhile")
         except BaseException:
             for wire in won:
                 wire.abort("not wanted any more")
             raise
-        wire = won[0]
-        if self._locate is not None and await self._has_moved_meanwhile():
-            wire.abort("it has moved meanwhile")
         if wire.ended.done():
             raise LockStoreDown("the connection was lost at once")
         return wire

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import secrets
 import socket
@@ -12,11 +11,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Self
 
 from locks import clock
-from locks.acquiring import Acquiring, check_request_id
+from locks.acquiring import Acquiring
 from locks.address import Address, place_of
-from locks.capability import LEASE_ID_LENGTH, LeaseIds, exported, read_export
+from locks.adopting import Adopting
+from locks.capability import LeaseIds, exported
 from locks.errors import HolderChanged, LockStoreDown, LossReason
-from locks.events import Adopted, Exported, Extended, Forced, Listener, StoreLost, StoreUp, WakeSource, harmless, ignore
+from locks.events import Exported, Extended, Forced, Listener, StoreLost, StoreUp, WakeSource, harmless, ignore
 from locks.held import HeldLeases
 from locks.hold import Hold, HoldMany
 from locks.inspection import LockView, view_of
@@ -74,7 +74,6 @@ class Locker:
         )
         self._store = LockStore(self._servers, self._scripts, command_timeout_s=command_timeout_s)
         self._renewal = Renewal(self._store, listener, on_lost=self._lost)
-        self._adopter = secrets.token_bytes(16)
         new_lease_id = LeaseIds().new
         self._acquiring = Acquiring(
             self, self._store, self._held, self._renewal, listener, new_lease_id=new_lease_id, drop=self.drop
@@ -91,6 +90,9 @@ class Locker:
             spawn=self._spawn,
         )
         self._releasing = Releasing(self._store, self._lines, self._held, self._renewal, listener, spawn=self._spawn)
+        self._adopting = Adopting(
+            self, self._store, self._held, self._lines, self._renewal, listener, new_lease_id=new_lease_id
+        )
         self.lending = Lending(
             self,
             self._store,
@@ -143,8 +145,13 @@ class Locker:
         await self.close()
 
     async def open(self) -> None:
-        """Begins to connect; until Redis answers, every call raises LockStoreDown. For this event loop from now on."""
+        """Begins to connect; until Redis answers, every call raises LockStoreDown. For this event loop from now on.
+
+        Once: a locker that was closed is not opened again (RuntimeError).
+        """
         self._store.check_loop()
+        if self._closed:
+            raise RuntimeError("this Locker was closed: make another one")
         self._store.open()
         self._resume_watch.open()
         await self._servers.open()
@@ -316,59 +323,12 @@ class Locker:
     ) -> Lease:
         """The lease that Lease.export() gave this text for, ours with its whole time from now on.
 
-        Kept extended, it is lost max_hold_s after that. Raises LeaseLost when it has ended meanwhile, LockStoreDown,
-        TooManyLeases, ValueError for another text.
+        Kept extended, it is lost max_hold_s after that. Raises LeaseLost when it has ended meanwhile or was adopted
+        before, LockStoreDown (then it is given back where it was adopted), TooManyLeases, ValueError for another text.
         """
-        name, lease_id, fencing_token, grant_fence, lease_ttl_s = read_export(exported)
-        keys = packed_keys(name)
-        lease_ms = milliseconds(lease_ttl_s)
-        check_request_id(request_id)
-        check_max_hold_s(max_hold_s, lease_ttl_s=lease_ttl_s, keep_extended=keep_extended)
-        self._held.check_room()
-        # The same each time that we try, and nobody else's.
-        new_id = hashlib.blake2s(lease_id.encode(), key=self._adopter, digest_size=LEASE_ID_LENGTH // 2).hexdigest()
-        sent_at_s = clock.monotonic_s()
-        try:
-            reply = await self._store.run(
-                name,
-                lambda node: self._scripts.adopt(
-                    node,
-                    keys,
-                    lease_id,
-                    new_id=new_id,
-                    fencing_token=fencing_token,
-                    grant_fence=grant_fence,
-                    lease_ms=lease_ms,
-                    request_id=request_id,
-                ),
-            )
-        except asyncio.CancelledError:
-            # Where it is ours by now nobody keeps it; else whoever has the text may still adopt it.
-            self._lines.give_back(name, new_id, lease_ttl_s)
-            raise
-        lease = Lease(
-            self,
-            name,
-            new_id,
-            fencing_token=fencing_token,
-            lease_ttl_s=lease_ttl_s,
-            sent_at_s=sent_at_s,
-            waited_s=0.0,
-            stood_in_line=False,
-            keep_extended=keep_extended,
-            request_id=request_id,
+        lease = await self._adopting.adopt(
+            exported, keep_extended=keep_extended, max_hold_s=max_hold_s, request_id=request_id
         )
-        lease.grant_fence = grant_fence
-        if not isinstance(reply, int):
-            lease.declare_lost(LossReason(reply.decode()))
-            raise lease.loss()
-        if keep_extended:
-            lease.task = asyncio.current_task()
-        if max_hold_s is not None:
-            lease.bound(max_hold_s, from_s=sent_at_s)
-        self._held.keep(lease)
-        self._renewal.watch(lease)
-        self._emit(Adopted(name, lease.fencing_token))
         self._raise_if_heard_late(lease)
         return lease
 

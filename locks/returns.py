@@ -23,10 +23,34 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 SLACK_S = 1.0
 
 
-class Owed:
-    """One lock, or place in line, that is to be given back; its lease is over at `over_at_s`, None while unknown."""
+class OverAt:
+    """When the lease of what is owed is over, so that there is nothing left to give back.
 
-    __slots__ = ("command", "lease_id", "lease_ttl_s", "name", "on_reply", "over_at_s", "was_kept")
+    While the server does not answer no lease is over: a frozen one may carry out later what it was asked before.
+    """
+
+    __slots__ = ("_lease_ttl_s", "_over_at_s")
+
+    def __init__(self, lease_ttl_s: float) -> None:
+        self._lease_ttl_s = lease_ttl_s
+        self._over_at_s: float | None = None
+
+    def failed(self, now_s: float, *, is_answered: bool) -> None:
+        """The server has refused to take it back, or has not answered."""
+        if not is_answered:
+            self._over_at_s = None
+        elif self._over_at_s is None:
+            self._over_at_s = now_s + self._lease_ttl_s + SLACK_S
+
+    def has_come(self, now_s: float) -> bool:
+        """Whether it is over."""
+        return self._over_at_s is not None and now_s >= self._over_at_s
+
+
+class Owed:
+    """One lock, or place in line, that is to be given back."""
+
+    __slots__ = ("command", "lease_id", "name", "on_reply", "over_at", "was_kept")
 
     def __init__(
         self,
@@ -38,21 +62,10 @@ class Owed:
     ) -> None:
         self.name = name
         self.lease_id = lease_id
-        self.lease_ttl_s = lease_ttl_s
         self.command = command
         self.on_reply = on_reply
-        self.over_at_s: float | None = None
+        self.over_at = OverAt(lease_ttl_s)
         self.was_kept = False
-
-    def failed(self, now_s: float, *, is_answered: bool) -> None:
-        """The server has refused it, or has not answered.
-
-        While it does not answer no lease is over: a frozen server may carry out later what it was asked before.
-        """
-        if not is_answered:
-            self.over_at_s = None
-        elif self.over_at_s is None:
-            self.over_at_s = now_s + self.lease_ttl_s + SLACK_S
 
 
 class Returns:
@@ -129,7 +142,7 @@ class Returns:
     def _keep(self, owed: Owed) -> None:
         if self._closed:
             return
-        owed.failed(clock.monotonic_s(), is_answered=self._has_connection(owed.name))
+        owed.over_at.failed(clock.monotonic_s(), is_answered=self._has_connection(owed.name))
         owed.was_kept = True
         self._owed[owed.name, owed.lease_id] = owed
         if len(self._owed) > MOST_OWED:
@@ -172,5 +185,4 @@ class Returns:
             return False
 
     def _is_needless(self, owed: Owed, now_s: float) -> bool:
-        is_over = owed.over_at_s is not None and now_s >= owed.over_at_s
-        return is_over or self._is_in_use(owed.name, owed.lease_id)
+        return owed.over_at.has_come(now_s) or self._is_in_use(owed.name, owed.lease_id)

@@ -40,7 +40,10 @@ class UntilTheEnd(threading.Condition):
 
 
 class SyncLease:
-    """One hold of one lock: its end by the local clock, and its loss. It changes under KEEPER.changing."""
+    """One hold of one lock: its end by the local clock, and its loss. It changes under KEEPER.changing.
+
+    Redis keeps it for `lasts_s` after its last extension at the most; inf without expiry.
+    """
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class SyncLease:
         self.lost = threading.Event()
         self.loss_reason: LossReason | None = None
         self.closed = False
-        self._expire_s = math.inf if expire_s is None else expire_s
+        self._expire_s = self.lasts_s = math.inf if expire_s is None else expire_s
         self._ends_at_s = self._renewal_due_s = math.inf
         if expire_s is not None:
             self._count_from(sent_at_s, expire_s)
@@ -71,11 +74,6 @@ class SyncLease:
         """When it is to be looked at next."""
         renews = self._auto_renewal and not self._renewing
         return min(self._ends_at_s, self._renewal_due_s) if renews else self._ends_at_s
-
-    @property
-    def lasts_s(self) -> float:
-        """How long it lasts at most from its last extension; inf without expiry."""
-        return self._expire_s
 
     @property
     def is_over(self) -> bool:
@@ -105,6 +103,7 @@ class SyncLease:
         with self._sending:  # the order of the answers is the order of the commands
             self._raise_if_lost()
             sent_at_s = clock.monotonic_s()
+            self.lasts_s = max(self.lasts_s, expire_s)  # unanswered, it may be done
             try:
                 outcome = self._store.extend(self._lease_id, expire_s, grant_fence=self.fencing_token)
             except LockStoreDown:

@@ -8,7 +8,7 @@ import secrets
 
 from locks import clock
 from locks.errors import LockStoreDown, LockStoreRefused
-from locks.returns import LONGEST_PAUSE_S, MOST_AT_ONCE, MOST_OWED, SHORTEST_PAUSE_S, SLACK_S
+from locks.returns import LONGEST_PAUSE_S, MOST_AT_ONCE, MOST_OWED, SHORTEST_PAUSE_S, OverAt
 from locks.sync_lease import KEEPER, UntilTheEnd
 from locks.sync_store import SyncStore
 
@@ -22,24 +22,28 @@ class GiveBack:
         self._grant_fence = grant_fence
         self._call_id = secrets.token_urlsafe(9)
         self._sending = UntilTheEnd()
-        self._over_at_s = clock.monotonic_s() + lasts_s + SLACK_S
+        self._over_at = OverAt(lasts_s)
         self.outcome: str | None = None
 
     @property
     def is_over(self) -> bool:
         """Whether there is nothing left to give back."""
-        return self.outcome is not None or clock.monotonic_s() >= self._over_at_s
+        return self.outcome is not None or self._over_at.has_come(clock.monotonic_s())
 
     def send(self) -> str:
         """What became of it, RELEASED or a LossReason's value; asked for unless it is known. Raises LockStoreDown."""
         with self._sending:
             if self.outcome is None:
-                self.outcome = self.store.release(self._lease_id, self._call_id, grant_fence=self._grant_fence)
+                try:
+                    self.outcome = self.store.release(self._lease_id, self._call_id, grant_fence=self._grant_fence)
+                except LockStoreDown as error:
+                    self._over_at.failed(clock.monotonic_s(), is_answered=isinstance(error, LockStoreRefused))
+                    raise
             return self.outcome
 
 
 class _Returns:
-    """The thread that sends what is owed; it ends when nothing is."""
+    """The thread that sends what is owed, and once more when the program ends; it ends when nothing is."""
 
     def __init__(self) -> None:
         self.begin_again()
@@ -63,7 +67,9 @@ class _Returns:
     def _run(self) -> None:
         pause_s = SHORTEST_PAUSE_S
         try:
-            while not KEEPER.ends_within(pause_s):
+            is_last = False
+            while not is_last:
+                is_last = KEEPER.ends_within(pause_s)
                 due = self._due()
                 if not due:
                     return

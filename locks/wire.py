@@ -128,6 +128,9 @@ class Wire(asyncio.BufferedProtocol):
                 if on_message is not None and _is_message(reply):
                     on_message(reply[1], reply[2])
                     continue
+                if not pending:  # as where it has too many clients: it says so before it is asked anything
+                    self.abort(f"Redis says unasked: {reply}")
+                    return
                 self._answered += 1
                 receiver = pending.popleft()
                 if not receiver.done():

@@ -8,12 +8,14 @@ from contextlib import closing, suppress
 import pytest
 import redis
 
-from locks import LockStoreDown
+from locks import LeaseLost, LockStoreDown, clock
 from locks.compat import SafeLock
 from locks.compat import client as stated_client
-from tests.harness import wait_until
-from tests.integration.compat_helpers import SOON_S
+from locks.returns import SLACK_S
+from tests.harness import PATIENCE_S, wait_until
+from tests.integration.compat_helpers import SOON_S, program, says
 from tests.integration.refusing import EVERY, MISCONF, Refusal
+from tests.proxy import Proxy, Way
 from tests.servers.fixtures import StartRedis
 from tests.servers.redis_server import RedisServer
 
@@ -94,4 +96,69 @@ def test_a_hold_that_begins_while_the_last_is_owed_is_not_ended_with_it(
     with pytest.raises(AssertionError, match="in vain"):  # longer than the longest pause between two tries
         wait_until(lambda: free(server, name), patience_s=2.0)
     lock.release()
+    assert free(server, name)
+
+
+def test_what_is_owed_outlasts_the_silence_of_a_server_that_takes_the_lock_late(
+    server: RedisServer, client: redis.Redis, name: str
+) -> None:
+    expire_s = 2.0
+    lock = SafeLock(client, name, expire=expire_s)
+    with SafeLock(client, f"{name}/other"):  # the script is loaded, on a connection that is read before the next ones
+        pass
+    server.freeze()
+    silent_since_s = clock.monotonic_s()
+    with pytest.raises(LockStoreDown):
+        lock.acquire(timeout=0)
+    ends_at_s = silent_since_s + expire_s + SLACK_S + 1.0
+    wait_until(lambda: clock.monotonic_s() > ends_at_s, what="longer than the lease, and all that is added to it")
+    server.thaw()
+    wait_until(lambda: server.ask("EXISTS", f"lock-released:{{{name}}}") == 1, what="a lock that is given back")
+    assert free(server, name)
+
+
+def test_an_extension_without_an_answer_is_owed_as_if_it_were_done(
+    server: RedisServer, client: redis.Redis, name: str
+) -> None:
+    with (
+        Proxy("127.0.0.1", server.port) as proxy,
+        closing(stated_client(f"redis://127.0.0.1:{proxy.port}/0", socket_timeout_s=0.5, retries=0)) as through,
+    ):
+        lock = SafeLock(through, name, expire=1.0)
+        assert lock.acquire()
+        lock.extend(1.0)  # and the script is loaded
+        proxy.hold(Way.REPLIES)
+        with pytest.raises(LockStoreDown):
+            lock.extend(EXPIRE_S)
+        proxy.let_through(Way.REPLIES)
+        MISCONF.begin(server)
+        with suppress(LockStoreDown, LeaseLost):
+            lock.release()
+        with pytest.raises(AssertionError, match="in vain"):  # longer than the lease before, and all that is added
+            wait_until(lambda: free(server, name), patience_s=1.0 + SLACK_S + 0.5)
+        MISCONF.end(server)
+        wait_until(lambda: free(server, name), patience_s=SOON_S, what="a lock that is given back")
+
+
+OWES_AT_ITS_END = """
+import sys
+from contextlib import suppress
+from locks import LockStoreDown
+from locks.compat import SafeLock, client
+
+redis_client = client(sys.argv[1])
+lock = SafeLock(redis_client, sys.argv[2], expire=600)
+lock.acquire()
+redis_client.config_set("min-replicas-to-write", 1)
+with suppress(LockStoreDown):
+    lock.release()
+print("owed", flush=True)
+redis_client.config_set("min-replicas-to-write", 0)
+"""
+
+
+def test_a_program_that_ends_sends_once_more_what_it_owes(server: RedisServer, name: str) -> None:
+    with program(OWES_AT_ITS_END, server.url, name) as process:
+        assert says(process) == "owed"
+        assert process.wait(PATIENCE_S) == 0
     assert free(server, name)

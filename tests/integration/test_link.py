@@ -7,7 +7,7 @@ import random
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, closing
 
 import hiredis
@@ -16,8 +16,8 @@ import redis
 
 from locks import LockStoreDown
 from locks.address import Address
-from locks.link import Link
-from tests.harness import PATIENCE_S, OwnRedis
+from locks.link import LONGEST_BACKOFF_S, Link
+from tests.harness import PATIENCE_S, OwnRedis, wait_until_async
 from tests.proxy import Cut, Proxy
 from tests.servers.processes import unused_port
 
@@ -228,7 +228,63 @@ async def test_a_server_of_another_kind_is_down() -> None:
         talker.join()
 
 
+async def test_a_server_that_has_too_many_clients_is_named_as_such(own_redis: OwnRedis) -> None:
+    failed: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.append(context))
+    with redis.Redis(port=own_redis.port) as client:
+        client.config_set("maxclients", 1)
+        async with linked(own_redis.url) as link:
+            assert not link.is_up
+            assert "max number of clients" in link.last_error
+            client.config_set("maxclients", 100)
+            assert await link.up_within(PATIENCE_S)
+    assert failed == []
+
+
+async def test_a_server_that_takes_connections_and_is_the_wrong_one_is_not_asked_without_a_pause(
+    own_redis: OwnRedis,
+) -> None:
+    enough, ups, loop = asyncio.Event(), 0, asyncio.get_running_loop()
+
+    def came_up() -> None:
+        nonlocal ups
+        ups += 1
+        if ups == 12:
+            enough.set()
+        link.drop("it is the wrong one")
+
+    link = Link(Address.from_url(own_redis.url), command_timeout_s=PATIENCE_S, on_up=came_up)
+    begun_at_s = loop.time()
+    link.open()
+    await asyncio.wait_for(enough.wait(), PATIENCE_S)
+    await link.close()
+    assert loop.time() - begun_at_s > 2 * LONGEST_BACKOFF_S
+
+
 # Closing
+
+
+async def test_a_close_while_it_is_found_out_whether_the_server_has_moved_leaves_no_connection(
+    own_redis: OwnRedis,
+) -> None:
+    asked = asyncio.Event()
+
+    async def has_moved(address: Address) -> bool:
+        asked.set()
+        await asyncio.sleep(PATIENCE_S)
+        return False
+
+    async def locate() -> Address:
+        return address
+
+    address = Address.from_url(own_redis.url)
+    link = Link(address, command_timeout_s=PATIENCE_S, locate=locate, has_moved=has_moved)
+    with redis.Redis(port=own_redis.port) as client:
+        link.open()
+        await asyncio.wait_for(asked.wait(), PATIENCE_S)
+        assert len(client.client_list()) == 2
+        await link.close()
+        await wait_until_async(_only(client), what="a closed connection")
 
 
 async def test_what_was_sent_before_the_close_still_arrives(own_redis: OwnRedis) -> None:
@@ -312,6 +368,13 @@ def test_an_address_shows_no_password() -> None:
 async def link_has_sent(link: Link) -> None:
     """Once this tick's commands are out."""
     await asyncio.sleep(0.05)
+
+
+def _only(client: redis.Redis) -> Callable[[], Coroutine[object, object, bool]]:
+    async def is_alone() -> bool:
+        return len(client.client_list()) == 1
+
+    return is_alone
 
 
 def packed(*words: str) -> bytes:

@@ -20,6 +20,7 @@ import redis_lock
 import locks
 from locks import (
     HolderChanged,
+    Lease,
     LeaseLost,
     LockBusy,
     Locker,
@@ -290,6 +291,22 @@ async def test_an_exported_lease_is_the_adopters_alone(redis_url: str, name: str
         await heard.count(Waiting, 1)
         assert await adopted.release()
         assert await (await soon(waiting)).release()
+
+
+async def test_a_text_is_adopted_once_by_whomever(redis_url: str, name: str, keys: Keys) -> None:
+    async with process(redis_url, "a") as here, process(redis_url, "b") as there:
+        text = (await here.acquire(name, lease_ttl_s=LONG_S)).export()
+        outcomes = await asyncio.gather(*[there.adopt(text) for _ in range(3)], return_exceptions=True)
+        adopted = [outcome for outcome in outcomes if isinstance(outcome, Lease)]
+        refused = [outcome.reason for outcome in outcomes if isinstance(outcome, LeaseLost)]
+        assert (adopted, refused) == (there.held, [LossReason.TAKEN] * 2)
+        for locker in (here, there):
+            with pytest.raises(LeaseLost):
+                await locker.adopt(text)
+        assert await adopted[0].release()
+        await keys.gone()
+        with pytest.raises(LeaseLost):
+            await there.adopt(text)
 
 
 async def test_a_released_lease_cannot_be_extended(redis_url: str, name: str) -> None:

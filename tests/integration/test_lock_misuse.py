@@ -24,6 +24,17 @@ def keys(redis_url: str, name: str) -> Iterator[Keys]:
         yield keys
 
 
+# Opened again.
+
+
+async def test_a_locker_that_was_closed_is_not_opened_again(redis_url: str) -> None:
+    locker = Locker(redis_url, instance_id="a")
+    await locker.open()
+    await locker.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        await locker.open()
+
+
 # Waiting for oneself.
 
 

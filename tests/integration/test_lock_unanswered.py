@@ -90,3 +90,15 @@ async def test_a_lock_of_this_process_is_busy_without_asking(proxy: Proxy, name:
         with pytest.raises(LockBusy):
             await asyncio.wait_for(locker.acquire(name, wait_s=0.3), SOON_S)
         proxy.let_through(Way.REPLIES)
+
+
+async def test_an_adoption_that_was_not_answered_leaves_nobody_with_the_lock(
+    redis_server: RedisServer, proxy: Proxy, name: str, keys: Keys
+) -> None:
+    async with locking(redis_server.url) as here, locking(url_of(proxy), command_timeout_s=0.4) as there:
+        text = (await here.acquire(name, lease_ttl_s=600.0)).export()
+        proxy.hold(Way.REPLIES)
+        with pytest.raises(LockStoreDown):
+            await asyncio.wait_for(there.adopt(text), SOON_S)
+        proxy.let_through(Way.REPLIES)
+        await keys.gone()
