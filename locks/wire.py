@@ -62,6 +62,7 @@ class Wire(asyncio.BufferedProtocol):
         self._answered = 0
         self._answered_before = 0
         self._silent_watches = 0
+        self._ended_by = "not connected yet"
 
     def ask(self, command: str) -> asyncio.Future[Any]:
         """Sends a packed command with this tick's others; the future gives its reply, or raises LockStoreDown."""
@@ -72,7 +73,7 @@ class Wire(asyncio.BufferedProtocol):
     def send(self, command: str, receiver: Receiver) -> None:
         """The same for a receiver of one's own; those of one tick arrive next to each other, in this order."""
         if self._transport is None:
-            receiver.set_exception(LockStoreDown("connection lost"))
+            receiver.set_exception(LockStoreDown(self._ended_by))
             return
         if not self._outgoing:
             self._loop.call_soon(self.flush)
@@ -161,6 +162,7 @@ class Wire(asyncio.BufferedProtocol):
         if self.ended.done():
             return
         self.ended.set_result(None)
+        self._ended_by = reason
         self._transport = None
         if self._watch is not None:
             self._watch.cancel()
