@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import statistics
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -69,6 +70,12 @@ LONG_FILES = (
 )
 
 ReportFigures = Callable[[str, Sequence[float]], None]
+
+
+def pytest_configure() -> None:
+    """A script's background job ignores Ctrl-C, and so would every program that is started here."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
