@@ -132,7 +132,7 @@ class Supervisor:
 
     def run(self, on_ready: Callable[[], None]) -> int:
         """Serves until SIGTERM or SIGINT, then drains. Returns the exit status. Raises StartFailed."""
-        with self._signals() as wakeups:
+        with stopped_by(self._on_stop_signal), self._wakeups() as wakeups:
             try:
                 self._workers = [self._worker(number) for number in range(1, self._settings.workers + 1)]
                 self._wait_until_ready(wakeups)
@@ -219,25 +219,24 @@ class Supervisor:
         self._metrics_folder.remove()
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[socket.socket]:
-        """Those that stop us are counted; these and SIGCHLD end a sleep at once."""
+    def _wakeups(self) -> Iterator[socket.socket]:
+        """A signal that stops us, and SIGCHLD, end a sleep on this at once."""
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
-        before = {number: signal.signal(number, self._on_signal) for number in (*stop_signals(), signal.SIGCHLD)}
+        sigchld_before = signal.signal(signal.SIGCHLD, lambda *_: None)
         wakeup_before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         try:
             yield ours
         finally:
             signal.set_wakeup_fd(wakeup_before)
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            signal.signal(signal.SIGCHLD, sigchld_before)
             ours.close()
             theirs.close()
 
-    def _on_signal(self, number: int, frame: object) -> None:
+    def _on_stop_signal(self) -> None:
         # One order may come twice: `timeout` tells its child, and then the group.
         now_s = time.monotonic()
-        if number != signal.SIGCHLD and now_s >= self._stopped_at_s + SECOND_SIGNAL_AFTER_S:
+        if now_s >= self._stopped_at_s + SECOND_SIGNAL_AFTER_S:
             self._stopped_at_s = now_s
             self._stop_signals += 1
 
@@ -342,11 +341,23 @@ class _Worker:
         self.parent_end.close()
 
 
-def stop_signals() -> tuple[signal.Signals, ...]:
-    """What drains us: SIGTERM, Ctrl-C, and a terminal that is closed, unless we were started to outlive it (nohup)."""
+@contextlib.contextmanager
+def stopped_by(on_signal: Callable[[], object]) -> Iterator[None]:
+    """Hears SIGTERM, Ctrl-C, and a terminal that is closed, unless we were started to outlive it (nohup).
+
+    Afterwards they are ignored until the process is gone: what was to be drained is drained, and one more would kill an
+    interpreter that is ending, and with it the exit status. For the main thread.
+    """
+    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        return (signal.SIGTERM, signal.SIGINT)
-    return (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        numbers.remove(signal.SIGHUP)
+    for number in numbers:
+        signal.signal(number, lambda *_: on_signal())
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def work(settings: Settings, *, number: int, listening_fd: int, supervisor_fd: int) -> None:
@@ -378,8 +389,6 @@ async def _work(
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signal_number in stop_signals():
-        loop.add_signal_handler(signal_number, stop.set)
     # The supervisor never writes, so what can be read is its end.
     supervisor.setblocking(False)
     loop.add_reader(supervisor.fileno(), stop.set)
@@ -394,7 +403,9 @@ async def _work(
         await stop.wait()
         loop.remove_reader(supervisor.fileno())
 
-    await serve_instance(settings, instance_id=instance_id, listening=listening, until=stopped, on_ready=on_ready)
+    # Not the loop's own handlers: as it closes it gives the signals back their defaults.
+    with stopped_by(lambda: loop.call_soon_threadsafe(stop.set)):
+        await serve_instance(settings, instance_id=instance_id, listening=listening, until=stopped, on_ready=on_ready)
     looking.cancel()
 
 
