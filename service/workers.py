@@ -23,8 +23,9 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from service.app import running_instance
+from service.handlers.running import ReadMetrics
 from service.listeners import NOBODY, Listeners
-from service.metrics_folder import MetricsFolder, OwnFiles
+from service.metrics_folder import FilesOfAll, MetricsFolder, OwnFiles, metrics_text
 from service.observe import log_lines_dropped
 from service.output import dropped_lines
 from service.problems import ProblemRunner
@@ -125,8 +126,10 @@ class Supervisor:
         count_in(self._metrics_folder.path)
         self._own_files = OwnFiles(self._metrics_folder.path)
         dropped_lines.tell(log_lines_dropped(CollectorRegistry()).inc)
+        self._own_files.look()  # at once: what is removed before the first look cannot be made again
         self._environment = environment_for_child(settings)
         self._workers: list[_Worker] = []
+        self._metrics_lost = False
         self._stop_signals = 0
         self._stopped_at_s = -math.inf
 
@@ -140,9 +143,7 @@ class Supervisor:
                     on_ready()
                 while not self._stop_signals:
                     self._sleep(wakeups)
-                    with contextlib.suppress(OSError):  # a full disk, say: the next look may find it well again
-                        self._metrics_folder.keep()
-                        self._own_files.look()
+                    self._keep_metrics()
                     self._restart_dead()
                     if all(worker.failed_starts >= MOST_FAILED_STARTS for worker in self._workers):
                         log.error("no worker comes back: the service ends", workers=len(self._workers))
@@ -151,6 +152,19 @@ class Supervisor:
                 return self._drain(wakeups)
             finally:
                 self._end()
+
+    def _keep_metrics(self) -> None:
+        try:
+            self._metrics_folder.keep()
+            self._own_files.look()
+        except OSError as error:  # a full disk, say: the next look may find it well again
+            if not self._metrics_lost:
+                log.error("metrics lost", folder=str(self._metrics_folder.path), reason=error.strerror or str(error))
+            self._metrics_lost = True
+        else:
+            if self._metrics_lost:
+                log.info("metrics up", folder=str(self._metrics_folder.path))
+            self._metrics_lost = False
 
     def _worker(self, number: int) -> _Worker:
         return _Worker(number, self._listening.fileno_of(number), self._environment)
@@ -362,9 +376,10 @@ def stopped_by(on_signal: Callable[[], object]) -> Iterator[None]:
 
 def work(settings: Settings, *, number: int, listening_fd: int, supervisor_fd: int) -> None:
     """The life of one worker process: serve until SIGTERM or the supervisor's end, then drain."""
-    files = OwnFiles(metrics_folder())
+    own_files, all_files = OwnFiles(metrics_folder()), FilesOfAll(metrics_folder())
     wait_politely()
-    uvloop.run(_work(settings, number, files, socket.socket(fileno=listening_fd), socket.socket(fileno=supervisor_fd)))
+    listening, supervisor = socket.socket(fileno=listening_fd), socket.socket(fileno=supervisor_fd)
+    uvloop.run(_work(settings, number, own_files, all_files, listening, supervisor))
 
 
 def wait_politely() -> None:
@@ -385,7 +400,12 @@ def collect_garbage_less_often() -> None:
 
 
 async def _work(
-    settings: Settings, number: int, files: OwnFiles, listening: socket.socket, supervisor: socket.socket
+    settings: Settings,
+    number: int,
+    own_files: OwnFiles,
+    all_files: FilesOfAll,
+    listening: socket.socket,
+    supervisor: socket.socket,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -393,7 +413,7 @@ async def _work(
     supervisor.setblocking(False)
     loop.add_reader(supervisor.fileno(), stop.set)
     instance_id = settings.worker_instance_id(number)
-    looking = loop.create_task(_look_after(files), name="metrics files")
+    looking = loop.create_task(_look_after(own_files, all_files), name="metrics files")
 
     def on_ready() -> None:
         supervisor.send(READY)
@@ -405,14 +425,22 @@ async def _work(
 
     # Not the loop's own handlers: as it closes it gives the signals back their defaults.
     with stopped_by(lambda: loop.call_soon_threadsafe(stop.set)):
-        await serve_instance(settings, instance_id=instance_id, listening=listening, until=stopped, on_ready=on_ready)
+        await serve_instance(
+            settings,
+            instance_id=instance_id,
+            listening=listening,
+            until=stopped,
+            on_ready=on_ready,
+            read_metrics=all_files.text,
+        )
     looking.cancel()
 
 
-async def _look_after(files: OwnFiles) -> None:
+async def _look_after(own_files: OwnFiles, all_files: FilesOfAll) -> None:
     while True:
         with contextlib.suppress(OSError):  # a full disk, say: the next look may find it well again
-            files.look()
+            own_files.look()
+            all_files.look()
         await asyncio.sleep(LOOK_S)
 
 
@@ -424,9 +452,12 @@ async def serve_instance(
     until: Callable[[], Awaitable[object]],
     on_ready: Callable[[], None],
     listeners: Listeners = NOBODY,
+    read_metrics: ReadMetrics = metrics_text,
 ) -> None:
     """One instance that serves from this socket until `until` returns, and then drains."""
-    async with running_instance(settings, instance_id=instance_id, listeners=listeners) as instance:
+    async with running_instance(
+        settings, instance_id=instance_id, listeners=listeners, read_metrics=read_metrics
+    ) as instance:
         collect_garbage_less_often()
         runner = ProblemRunner(
             instance.app,

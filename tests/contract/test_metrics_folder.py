@@ -110,6 +110,16 @@ def test_a_cleaner_costs_neither_counts_nor_metrics_nor_workers(
 
     remove(folder)
 
+    def is_told_whole_or_not_at_all() -> bool:
+        answer = api.get("/metrics")
+        if answer.status == 200:
+            assert b'chargeonce_charges_total{outcome="charged"} 10.0' in answer.body
+        else:
+            assert answer.status == 503
+        return answer.status == 200
+
+    wait_until(is_told_whole_or_not_at_all, what="metrics")
+
     def is_well() -> bool:
         return api.get("/metrics").status == 200 and api.metrics().get(CHARGED) == 10
 
@@ -131,6 +141,29 @@ def test_a_cleaner_costs_neither_counts_nor_metrics_nor_workers(
 
 
 CHARGED = ("chargeonce_charges_total", (("outcome", "charged"),))
+
+
+def test_a_file_in_the_folders_place_is_said_once_and_metrics_are_503_until_it_is_gone(
+    start_service: StartService, temporary_folder: Path, rows: Rows
+) -> None:
+    service = start_service()
+    api = Api(service.url)
+    enter(api, rows, 4)
+    folder = the_folder(temporary_folder)
+
+    shutil.rmtree(folder)
+    folder.touch()
+    wait_until(lambda: '"metrics lost"' in service.logged(), what="a line about it")
+    away = api.get("/metrics")
+    assert (away.status, str(folder) in away.body.decode()) == (503, True)
+    [line] = [json.loads(line) for line in service.logged().splitlines() if '"metrics lost"' in line]
+    assert (line["folder"], line["reason"]) == (str(folder), "File exists")
+
+    folder.unlink()
+    wait_until(lambda: '"metrics up"' in service.logged(), what="the folder")
+    again = api.get("/metrics")
+    assert again.status == 200, again.body
+    assert charged(api) == 4
 
 
 def test_beside_embedded_servers_it_lies_in_the_data_folder(
