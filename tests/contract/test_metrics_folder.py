@@ -15,7 +15,7 @@ import pytest
 from tests import harness
 from tests.conftest import StartService
 from tests.contract.api import Api, assert_books_right
-from tests.harness import ELSEWHERE, Rows, Service, Start, skip_where_no_namespace_may_be_made, wait_until
+from tests.harness import ELSEWHERE, PATIENCE_S, Rows, Service, Start, skip_where_no_namespace_may_be_made, wait_until
 
 Remove = Callable[[Path], None]
 
@@ -87,6 +87,21 @@ def test_a_second_serve_leaves_the_folder_of_a_living_one_alone(
     assert charged(Api(first.url)) == 5
     second.process.kill()  # unshare does not pass SIGTERM on, and all in a namespace end with its first process
     second.process.wait()
+
+
+def test_a_folder_that_was_left_behind_is_removed_by_the_next_serve(
+    start_service: StartService, temporary_folder: Path
+) -> None:
+    killed = start_service()
+    left = the_folder(temporary_folder)
+    killed.process.send_signal(signal.SIGQUIT)
+    killed.process.wait(PATIENCE_S)
+    assert left.is_dir(), "nobody was there to remove it"
+
+    start_service(workers=1)
+
+    assert left not in metrics_folders(temporary_folder)
+    assert len(metrics_folders(temporary_folder)) == 1
 
 
 def remove_all(folder: Path) -> None:
