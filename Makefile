@@ -5,7 +5,9 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PROCESSES ?= 3
 BIN := .venv/bin
-NEEDS_PYTHON = test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; name one with PYTHON=..." >&2; exit 1; }
+NEEDS_PYTHON = test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; name one with PYTHON=..." >&2; exit 1; }; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || \
+	{ echo "make: PYTHON=$(PYTHON) does not run, or is not Python 3.11 or newer" >&2; exit 1; }
 # A Python module that Ctrl-C ends without a word.
 WITHOUT_TRACEBACK = -c 'import runpy, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); \
 	del sys.argv[0]; runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)'

@@ -40,10 +40,11 @@ from service.handlers.entries import EntryHandlers
 from service.handlers.forcing import ForcingHandlers
 from service.handlers.http import BODY_WAIT_S
 from service.handlers.leases import LeaseHandlers
-from service.handlers.running import RunningHandlers
+from service.handlers.running import ReadMetrics, RunningHandlers
 from service.health import Health
 from service.listeners import NOBODY, Listeners
 from service.lock_store_health import LockStoreHealth
+from service.metrics_folder import metrics_text
 from service.observe import Metrics, Observer
 from service.openapi import openapi, status_of_codes
 from service.outage import OutageRule, ProceedOnRowLock, RefuseWithoutLock
@@ -98,7 +99,7 @@ class Instance:
 
 @asynccontextmanager
 async def running_instance(
-    settings: Settings, *, instance_id: str, listeners: Listeners = NOBODY
+    settings: Settings, *, instance_id: str, listeners: Listeners = NOBODY, read_metrics: ReadMetrics = metrics_text
 ) -> AsyncIterator[Instance]:
     """An instance with everything it needs, from settings whose addresses and secrets are all there."""
     metrics = Metrics(status_of_codes())
@@ -142,7 +143,18 @@ async def running_instance(
     try:
         entering = _entering(settings, locker, charging, charged, observer)
         app = _application(
-            settings, instance_id, traffic, entering, reading, health, observer, locker, contention, auditing, tracing
+            settings,
+            instance_id,
+            traffic,
+            entering,
+            reading,
+            health,
+            observer,
+            locker,
+            contention,
+            auditing,
+            tracing,
+            read_metrics,
         )
         yield Instance(app, traffic)
     finally:
@@ -185,11 +197,13 @@ def _application(
     contention: Contention,
     auditing: Auditing,
     tracing: Tracing | None,
+    read_metrics: ReadMetrics,
 ) -> web.Application:
     known_callers = callers(settings)
     assert settings.agora_app_id is not None
     running = RunningHandlers(
         health,
+        read_metrics,
         instance_id=instance_id,
         needs_lock_store=settings.lock_outage == "refuse",
         is_draining=lambda: traffic.draining,

@@ -75,6 +75,7 @@ def refuse_what_is_not_ours(data_dir: Path) -> None:
     for name in sorted(OUR_NAMES):
         path = folder / name
         _refuse_link(path)
+        _refuse_other_kind(path, is_folder=name in SERVERS)
         # The folders of root's servers belong to the unprivileged user that they run as.
         if name not in SERVERS or os.geteuid() != 0:
             _refuse_stranger(path)
@@ -85,6 +86,12 @@ def refuse_what_is_not_ours(data_dir: Path) -> None:
 def _refuse_link(path: Path) -> None:
     if path.is_symlink():
         raise EmbeddedError(f"{path} is a symbolic link, and none is followed: anybody may have made it")
+
+
+def _refuse_other_kind(path: Path, *, is_folder: bool) -> None:
+    """Opening a FIFO waits for somebody to open its other end, perhaps for ever."""
+    if path.exists() and not (path.is_dir() if is_folder else path.is_file()):
+        raise EmbeddedError(f"{path} is not a {'folder' if is_folder else 'plain file'}: remove it")
 
 
 def _refuse_stranger(path: Path) -> None:
@@ -130,7 +137,8 @@ def owner_of(folder: Path) -> Owner | None:
 
 
 def _holder_of(path: Path) -> Owner | None:
-    with path.open("rb") as lock:
+    # Before anything has been refused; O_NONBLOCK: it may be a FIFO.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

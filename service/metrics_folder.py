@@ -11,13 +11,18 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
+from collections import Counter
 from io import FileIO
 from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from service.data_folder import is_alive
+
 PREFIX = "chargeonce-metrics-"
+REMEMBERED_S = 60.0
 
 
 class MetricsFolder:
@@ -68,9 +73,10 @@ class OwnFiles:
 
     def look(self) -> None:
         """Files that somebody has removed are there again, with all that was counted. Raises OSError."""
-        if not self._open:
-            self._open = [path.open("rb", buffering=0) for path in self._folder.glob(f"*_{self._name}.db")]
-        elif not all(_is_at(file.fileno(), Path(file.name)) for file in self._open) and self._folder.is_dir():
+        if all(_is_at(file.fileno(), Path(file.name)) for file in self._open):
+            new = set(self._folder.glob(f"*_{self._name}.db")) - {Path(file.name) for file in self._open}
+            self._open += [path.open("rb", buffering=0) for path in new]
+        elif self._folder.is_dir():
             self._make_again()
 
     def _make_again(self) -> None:
@@ -91,8 +97,49 @@ class OwnFiles:
         self._open = made
 
 
+class MetricsAway(Exception):
+    """Files that processes of this serve count in are missing: what is left would tell of too few events."""
+
+
+class FilesOfAll:
+    """The files of every process of this serve, as this one sees them: a scrape gets all of them or none."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen_at_s: dict[str, float] = {}  # by kind and pid
+
+    def look(self) -> None:
+        """Remembers what is there. What has been missing for a minute was left by a process that is long gone."""
+        now_s = time.monotonic()
+        known = self._seen_at_s.items()
+        self._seen_at_s = {name: seen_s for name, seen_s in known if now_s < seen_s + REMEMBERED_S}
+        self._seen_at_s |= dict.fromkeys(self._names(), now_s)
+
+    def text(self) -> tuple[bytes, str]:
+        """Every series as totals over all processes, and the content type. Raises MetricsAway."""
+        self._must_be_whole()
+        try:
+            told = metrics_text()
+        except (OSError, ValueError) as error:
+            raise MetricsAway(f"{self._folder} cannot be read, and is being made again") from error
+        self._must_be_whole()
+        return told
+
+    def _must_be_whole(self) -> None:
+        names = self._names()
+        pids = {name.rpartition("_")[2] for name in self._seen_at_s.keys() - set(names)}
+        # In two generations at once: its process is just making them again, and would be counted twice.
+        pids |= {name.rpartition("_")[2] for name, files in Counter(names).items() if files > 1}
+        if alive := sorted(pid for pid in pids if is_alive(int(pid))):
+            raise MetricsAway(f"files in {self._folder} are being made again, by pid {', '.join(alive)}")
+
+    def _names(self) -> list[str]:
+        """Of counter_12-0.db it is counter_12, whichever generation."""
+        return [path.name.rpartition("-")[0] for path in self._folder.glob("*_*-*.db")]
+
+
 def metrics_text() -> tuple[bytes, str]:
-    """Every series as totals over all processes of this serve, and the content type."""
+    """Every series as totals over what is in the folder, and the content type. Raises OSError, ValueError."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry), CONTENT_TYPE_LATEST

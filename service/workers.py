@@ -23,8 +23,9 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from service.app import running_instance
+from service.handlers.running import ReadMetrics
 from service.listeners import NOBODY, Listeners
-from service.metrics_folder import MetricsFolder, OwnFiles
+from service.metrics_folder import FilesOfAll, MetricsFolder, OwnFiles, metrics_text
 from service.observe import log_lines_dropped
 from service.output import dropped_lines
 from service.problems import ProblemRunner
@@ -125,14 +126,16 @@ class Supervisor:
         count_in(self._metrics_folder.path)
         self._own_files = OwnFiles(self._metrics_folder.path)
         dropped_lines.tell(log_lines_dropped(CollectorRegistry()).inc)
+        self._own_files.look()  # at once: what is removed before the first look cannot be made again
         self._environment = environment_for_child(settings)
         self._workers: list[_Worker] = []
+        self._metrics_lost = False
         self._stop_signals = 0
         self._stopped_at_s = -math.inf
 
     def run(self, on_ready: Callable[[], None]) -> int:
         """Serves until SIGTERM or SIGINT, then drains. Returns the exit status. Raises StartFailed."""
-        with self._signals() as wakeups:
+        with stopped_by(self._on_stop_signal), self._wakeups() as wakeups:
             try:
                 self._workers = [self._worker(number) for number in range(1, self._settings.workers + 1)]
                 self._wait_until_ready(wakeups)
@@ -140,9 +143,7 @@ class Supervisor:
                     on_ready()
                 while not self._stop_signals:
                     self._sleep(wakeups)
-                    with contextlib.suppress(OSError):  # a full disk, say: the next look may find it well again
-                        self._metrics_folder.keep()
-                        self._own_files.look()
+                    self._keep_metrics()
                     self._restart_dead()
                     if all(worker.failed_starts >= MOST_FAILED_STARTS for worker in self._workers):
                         log.error("no worker comes back: the service ends", workers=len(self._workers))
@@ -151,6 +152,19 @@ class Supervisor:
                 return self._drain(wakeups)
             finally:
                 self._end()
+
+    def _keep_metrics(self) -> None:
+        try:
+            self._metrics_folder.keep()
+            self._own_files.look()
+        except OSError as error:  # a full disk, say: the next look may find it well again
+            if not self._metrics_lost:
+                log.error("metrics lost", folder=str(self._metrics_folder.path), reason=error.strerror or str(error))
+            self._metrics_lost = True
+        else:
+            if self._metrics_lost:
+                log.info("metrics up", folder=str(self._metrics_folder.path))
+            self._metrics_lost = False
 
     def _worker(self, number: int) -> _Worker:
         return _Worker(number, self._listening.fileno_of(number), self._environment)
@@ -219,25 +233,24 @@ class Supervisor:
         self._metrics_folder.remove()
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[socket.socket]:
-        """Those that stop us are counted; these and SIGCHLD end a sleep at once."""
+    def _wakeups(self) -> Iterator[socket.socket]:
+        """A signal that stops us, and SIGCHLD, end a sleep on this at once."""
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
-        before = {number: signal.signal(number, self._on_signal) for number in (*stop_signals(), signal.SIGCHLD)}
+        sigchld_before = signal.signal(signal.SIGCHLD, lambda *_: None)
         wakeup_before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         try:
             yield ours
         finally:
             signal.set_wakeup_fd(wakeup_before)
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            signal.signal(signal.SIGCHLD, sigchld_before)
             ours.close()
             theirs.close()
 
-    def _on_signal(self, number: int, frame: object) -> None:
+    def _on_stop_signal(self) -> None:
         # One order may come twice: `timeout` tells its child, and then the group.
         now_s = time.monotonic()
-        if number != signal.SIGCHLD and now_s >= self._stopped_at_s + SECOND_SIGNAL_AFTER_S:
+        if now_s >= self._stopped_at_s + SECOND_SIGNAL_AFTER_S:
             self._stopped_at_s = now_s
             self._stop_signals += 1
 
@@ -342,18 +355,31 @@ class _Worker:
         self.parent_end.close()
 
 
-def stop_signals() -> tuple[signal.Signals, ...]:
-    """What drains us: SIGTERM, Ctrl-C, and a terminal that is closed, unless we were started to outlive it (nohup)."""
+@contextlib.contextmanager
+def stopped_by(on_signal: Callable[[], object]) -> Iterator[None]:
+    """Hears SIGTERM, Ctrl-C, and a terminal that is closed, unless we were started to outlive it (nohup).
+
+    Afterwards they are ignored until the process is gone: what was to be drained is drained, and one more would kill an
+    interpreter that is ending, and with it the exit status. For the main thread.
+    """
+    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        return (signal.SIGTERM, signal.SIGINT)
-    return (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        numbers.remove(signal.SIGHUP)
+    for number in numbers:
+        signal.signal(number, lambda *_: on_signal())
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def work(settings: Settings, *, number: int, listening_fd: int, supervisor_fd: int) -> None:
     """The life of one worker process: serve until SIGTERM or the supervisor's end, then drain."""
-    files = OwnFiles(metrics_folder())
+    own_files, all_files = OwnFiles(metrics_folder()), FilesOfAll(metrics_folder())
     wait_politely()
-    uvloop.run(_work(settings, number, files, socket.socket(fileno=listening_fd), socket.socket(fileno=supervisor_fd)))
+    listening, supervisor = socket.socket(fileno=listening_fd), socket.socket(fileno=supervisor_fd)
+    uvloop.run(_work(settings, number, own_files, all_files, listening, supervisor))
 
 
 def wait_politely() -> None:
@@ -374,17 +400,20 @@ def collect_garbage_less_often() -> None:
 
 
 async def _work(
-    settings: Settings, number: int, files: OwnFiles, listening: socket.socket, supervisor: socket.socket
+    settings: Settings,
+    number: int,
+    own_files: OwnFiles,
+    all_files: FilesOfAll,
+    listening: socket.socket,
+    supervisor: socket.socket,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signal_number in stop_signals():
-        loop.add_signal_handler(signal_number, stop.set)
     # The supervisor never writes, so what can be read is its end.
     supervisor.setblocking(False)
     loop.add_reader(supervisor.fileno(), stop.set)
     instance_id = settings.worker_instance_id(number)
-    looking = loop.create_task(_look_after(files), name="metrics files")
+    looking = loop.create_task(_look_after(own_files, all_files), name="metrics files")
 
     def on_ready() -> None:
         supervisor.send(READY)
@@ -394,14 +423,24 @@ async def _work(
         await stop.wait()
         loop.remove_reader(supervisor.fileno())
 
-    await serve_instance(settings, instance_id=instance_id, listening=listening, until=stopped, on_ready=on_ready)
+    # Not the loop's own handlers: as it closes it gives the signals back their defaults.
+    with stopped_by(lambda: loop.call_soon_threadsafe(stop.set)):
+        await serve_instance(
+            settings,
+            instance_id=instance_id,
+            listening=listening,
+            until=stopped,
+            on_ready=on_ready,
+            read_metrics=all_files.text,
+        )
     looking.cancel()
 
 
-async def _look_after(files: OwnFiles) -> None:
+async def _look_after(own_files: OwnFiles, all_files: FilesOfAll) -> None:
     while True:
         with contextlib.suppress(OSError):  # a full disk, say: the next look may find it well again
-            files.look()
+            own_files.look()
+            all_files.look()
         await asyncio.sleep(LOOK_S)
 
 
@@ -413,9 +452,12 @@ async def serve_instance(
     until: Callable[[], Awaitable[object]],
     on_ready: Callable[[], None],
     listeners: Listeners = NOBODY,
+    read_metrics: ReadMetrics = metrics_text,
 ) -> None:
     """One instance that serves from this socket until `until` returns, and then drains."""
-    async with running_instance(settings, instance_id=instance_id, listeners=listeners) as instance:
+    async with running_instance(
+        settings, instance_id=instance_id, listeners=listeners, read_metrics=read_metrics
+    ) as instance:
         collect_garbage_less_often()
         runner = ProblemRunner(
             instance.app,

@@ -12,7 +12,7 @@ from db.errors import DatabaseDown
 from locks import LockStoreDown
 from service.handlers.http import answer
 from service.health import Health
-from service.metrics_folder import metrics_text
+from service.metrics_folder import MetricsAway
 from service.models import AliveAnswer, ReadyAnswer
 from service.problems import problem_answer
 from service.refusals import Draining
@@ -22,13 +22,22 @@ TALLY_S = 0.02
 # The workers' metrics folder is made again within a second.
 MADE_AGAIN_S, LOOK_AGAIN_S = 3.0, 0.1
 
+ReadMetrics = Callable[[], tuple[bytes, str]]  # every series, and the content type; raises MetricsAway
+
 
 class RunningHandlers:
     """What this instance says of itself."""
 
     def __init__(
-        self, health: Health, *, instance_id: str, needs_lock_store: bool, is_draining: Callable[[], bool]
+        self,
+        health: Health,
+        read_metrics: ReadMetrics,
+        *,
+        instance_id: str,
+        needs_lock_store: bool,
+        is_draining: Callable[[], bool],
     ) -> None:
+        self._read_metrics = read_metrics
         self._health = health
         self._instance_id = instance_id
         self._needs_lock_store = needs_lock_store
@@ -49,15 +58,15 @@ class RunningHandlers:
         return answer(ReadyAnswer(status="ready", instance=self._instance_id, dependencies=named))
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """Prometheus text."""
+        """Prometheus text; 503 where it would not be whole, since a counter that falls looks like a start from 0."""
         await asyncio.sleep(TALLY_S)
         give_up_at_s = time.monotonic() + MADE_AGAIN_S
         while True:
             try:
-                body, content_type = metrics_text()
-            except (OSError, ValueError):  # the folder is gone, and is being made again
+                body, content_type = self._read_metrics()
+            except MetricsAway as away:
                 if time.monotonic() >= give_up_at_s:
-                    raise
+                    return web.Response(status=503, text=f"{away}\n", headers={"Retry-After": "1"})
                 await asyncio.sleep(LOOK_AGAIN_S)
             else:
                 return web.Response(body=body, headers={"Content-Type": content_type})

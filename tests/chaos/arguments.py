@@ -20,8 +20,9 @@ def parser() -> argparse.ArgumentParser:
     """Of a run; the other commands have their own."""
     parsed = argparse.ArgumentParser(
         prog="python -m tests.chaos",
-        description="Races real instances under faults, and judges what happened. Exit 0: every invariant held;"
-        " 1: one was broken; 2: the run could not be made, or too little happened to tell.",
+        description="Races real instances under faults, and judges what happened. Exit 0: no invariant"
+        " was broken, and none that every run is asked for is unknown; 1: one was broken; 2: the run could not be made,"
+        " or too little happened to tell.",
         epilog="Other commands, each with its --help: prove, soak, mutants, worlds, shrink, interleave, attach, check,"
         " kinds, race.",
     )

@@ -84,8 +84,9 @@ def _judged(verdicts: list[Verdict]) -> list[Verdict]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos attach",
-        description="Workload and checkers against a deployment. Exit 0: every invariant held; 1: one was broken; 2:"
-        f" it could not be run. {SECRET} holds the secret that signs access tokens.",
+        description="Workload and checkers against a deployment. Exit 0: no invariant was"
+        " broken, and none that every run is asked for is unknown; 1: one was broken; 2: it could not be run or told."
+        f" {SECRET} holds the secret that signs access tokens.",
     )
     parser.add_argument("--base-url", required=True, help="http://host:port of the API; several with commas between")
     parser.add_argument("--database-url", required=True, help="its Postgres; read only")

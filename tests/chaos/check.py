@@ -16,6 +16,7 @@ from tests.chaos.run import RunError
 from tests.chaos.schedule import Schedule
 from tests.chaos.standing import Judged
 from tests.chaos.telling import tell
+from tests.chaos.thresholds import least_of
 
 
 def main(words: list[str]) -> int:
@@ -35,7 +36,11 @@ def main(words: list[str]) -> int:
     if not runs:
         raise RunError(f"{asked.history}: there is no run in it")
     known = {name: runs[0][name] for name in Schedule.__dataclass_fields__ if name in runs[0]}
-    judged = Judged(Schedule(**known), asked.history, events, judge(events))
+    faults = [fault for event in events if event["e"] == "schedule" for fault in event["faults"]]
+    schedule = Schedule(**known | {"faults": faults})
+    # A deployment of one's own is attacked without a schedule, and asked for no more than its properties.
+    thresholds = least_of(schedule) if any(event["e"] == "schedule" for event in events) else None
+    judged = Judged(schedule, asked.history, events, judge(events, thresholds=thresholds))
     tell(Console(), judged)
     if asked.report:
         write_report(asked.report, events, judged.verdicts, command=f"python -m tests.chaos check {asked.history}")

@@ -13,10 +13,11 @@ from rich.table import Table
 
 from service.workers import wait_politely
 from tests.chaos.arguments import natural, positive
+from tests.chaos.checks import in_words, worst_of
 from tests.chaos.run import RunError
 from tests.chaos.schedule import Schedule, expand
 from tests.chaos.standing import Judged, Standing
-from tests.chaos.telling import VERDICTS, tell
+from tests.chaos.telling import STYLES, tell
 from tests.chaos.worlds import WORLDS, World
 
 INSTANCES, CLIENTS = 3, 32
@@ -24,7 +25,7 @@ ORDINARY = {"die", "freeze"}
 
 
 def main(words: list[str]) -> int:
-    """0 when every run held, 1 when one did not, 2 when one could not be made."""
+    """0 when every run held, 1 when one did not, 2 when one could not be made or told."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos worlds", description="A run in each special world.")
     parser.add_argument("--seed", type=natural, default=1)
     parser.add_argument("--duration-s", type=positive, default=20.0, help="of each (20)")
@@ -39,7 +40,7 @@ def main(words: list[str]) -> int:
     console, worst, rows = Console(), 0, []
     for name in names:
         status, row = _visited(console, WORLDS[name], seed=asked.seed, duration_s=asked.duration_s, rate=asked.rate)
-        worst = max(worst, status, key=(0, 2, 1).index)
+        worst = worst_of((worst, status))
         rows.append(row)
     console.print(table_of(rows))
     return worst
@@ -63,7 +64,7 @@ def _visited(
             judged = standing.run(expand(schedule, kinds=kinds), Path(folder) / "history.jsonl", rate=rate)
     except RunError as error:
         return 2, row | {"verdict": str(error)}
-    if judged.broken:
+    if judged.exit_code:
         tell(console, judged)
     return judged.exit_code, row | _facts(world, judged)
 
@@ -75,7 +76,7 @@ def _facts(world: World, judged: Judged) -> dict[str, Any]:
         "faults": fired.total(),
         "own": ", ".join(f"{kind.name} {fired[kind.name]}" for kind in world.kinds),
         "operations": sum(event["e"] == "invoke" for event in judged.events),
-        "verdict": VERDICTS[judged.exit_code],
+        "verdict": f"[{STYLES[judged.exit_code]}]{in_words(judged.verdicts)}[/]",
     }
 
 

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from service.workers import wait_politely
 from tests.chaos.arguments import count, natural, positive
+from tests.chaos.checks import in_words, unknown_in
 from tests.chaos.checks.canary import canaries
 from tests.chaos.corpus import corpus
 from tests.chaos.every_kind import PLAIN, available_in
@@ -50,6 +51,7 @@ class Proof:
     console: Console
     totals: Totals = field(default_factory=Totals)
     failed: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
     main: Judged | None = None
     interleavings: dict[str, Any] = field(default_factory=dict)
     mutants: list[dict[str, Any]] = field(default_factory=list)
@@ -58,10 +60,12 @@ class Proof:
     def take(self, judged: Judged) -> None:
         """A run."""
         self.totals.add(judged)
-        self.console.print(f"seed {judged.schedule.seed}: {summary(judged.events)}", highlight=False)
+        told = f"seed {judged.schedule.seed}: {summary(judged.events)}; {in_words(judged.verdicts)}"
+        self.console.print(told, highlight=False)
         if judged.exit_code:
             tell(self.console, judged)
         self.failed += [f"seed {judged.schedule.seed}: {name} is broken" for name in judged.broken]
+        self.unknown += [f"seed {judged.schedule.seed}: {name} is unknown" for name in unknown_in(judged.verdicts)]
 
     def lacks(self) -> list[str]:
         """What there was too little of."""
@@ -70,6 +74,7 @@ class Proof:
             for name, least in LEAST.items()
             if getattr(self.totals, name) < least
         ]
+        lacking += self.unknown
         return lacking + [f"the cell {point} × {kind} was not hit" for point, kind in sorted(self.missing_cells())]
 
     def missing_cells(self) -> set[tuple[str, str]]:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from service.workers import wait_politely
 from tests.chaos.arguments import count, kinds_of, natural, positive
+from tests.chaos.checks import in_words, worst_of
 from tests.chaos.every_kind import PLAIN, available_in
 from tests.chaos.report import write_report
 from tests.chaos.schedule import Schedule, expand
@@ -59,19 +60,17 @@ def main(words: list[str]) -> int:
                 schedule, asked.folder / "history.jsonl", rate=asked.rate, thresholds=least_of(schedule)
             )
             totals.add(judged)
-            worst = _worse(worst, judged.exit_code)
-            console.print(f"seed {seed}: exit {judged.exit_code}; {summary(judged.events)}", highlight=False)
+            worst = worst_of((worst, judged.exit_code))
+            console.print(
+                f"seed {seed}: exit {judged.exit_code}; {summary(judged.events)}; {in_words(judged.verdicts)}",
+                highlight=False,
+            )
             if judged.exit_code:
                 _keep(console, asked.folder, judged)
             (asked.folder / "totals.json").write_text(json.dumps(totals.as_json(), indent=2) + "\n")
             seed += 1
     console.print_json(json.dumps(totals.as_json()))
     return worst
-
-
-def _worse(one: int, other: int) -> int:
-    """Broken is worse than unknown, unknown than held."""
-    return max(one, other, key=(0, 2, 1).index)
 
 
 def _keep(console: Console, folder: Path, judged: Judged) -> None:

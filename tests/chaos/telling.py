@@ -10,17 +10,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.checks import Verdict
+from tests.chaos.checks import Verdict, in_words
 from tests.chaos.history import Event
 from tests.chaos.standing import Judged
 
 MOST_EXAMPLES = 3
 WORDS = {True: "[green]holds[/]", False: "[bold red]BROKEN[/]", None: "[yellow]unknown[/]"}
-VERDICTS = {
-    0: "[bold green]every invariant held[/]",
-    1: "[bold red]an invariant is broken[/]",
-    2: "[bold yellow]unknown: too little happened to tell[/]",
-}
+STYLES = {0: "bold green", 1: "bold red", 2: "bold yellow"}  # by exit code
 
 
 def tell(console: Console, judged: Judged) -> None:
@@ -37,7 +33,7 @@ def tell(console: Console, judged: Judged) -> None:
                 ops = f" ({', '.join(example.ops)})" if example.ops else ""
                 console.print(f"  {verdict.property}: {example.text}{ops}", highlight=False, markup=False)
     console.print(f"{summary(judged.events)}", highlight=False)
-    console.print(VERDICTS[judged.exit_code])
+    console.print(in_words(judged.verdicts), style=STYLES[judged.exit_code], highlight=False, soft_wrap=True)
 
 
 def summary(events: Sequence[Event]) -> str:

@@ -9,14 +9,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
+from rich.console import Console
 
 from tests.chaos.__main__ import main
+from tests.chaos.checks import PROPERTIES, Thresholds, judge
+from tests.chaos.checks.generated import generated
 from tests.chaos.history import read_history
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.nursery import ROOT
+from tests.chaos.prove import Proof
 from tests.chaos.schedule import Schedule, expand, load
-from tests.chaos.standing import Standing
+from tests.chaos.standing import Judged, Standing
 from tests.chaos.teeth import search
 from tests.conftest import StartService
 from tests.harness import PATIENCE_S, Service
@@ -76,6 +81,32 @@ def test_the_product_holds_under_faults_and_the_same_schedule_can_be_run_and_jud
     again = chaos("check", str(tmp_path / "history.jsonl"), "--database-url", standing.ground.database_url)
     assert "charged_at_most_once" in again.stdout
     assert again.returncode in (0, 2), again.stdout  # 2: so short a run need not have seen everything
+
+
+def test_a_history_of_which_too_little_is_known_is_told_so_when_it_is_judged_again(tmp_path: Path) -> None:
+    history = tmp_path / "history.jsonl"
+    long = {"seed": 1, "instances": 3, "duration_s": 3600.0}  # of which 36,000 operations are expected
+    whole = [event | long if event["e"] == "run" else event for event in generated(1, operations=300)]
+    whole.insert(1, {"e": "schedule", "t": whole[0]["t"], "faults": []})
+    history.write_bytes(b"".join(orjson.dumps(event) + b"\n" for event in whole))
+
+    again = chaos("check", str(history))
+
+    assert again.returncode == 2, again.stdout + again.stderr
+    last = again.stdout.splitlines()[-1]
+    assert f" of {len(PROPERTIES)} invariants held; unknown: not_vacuous" in last
+
+
+def test_a_proof_lacks_what_is_unknown_in_one_of_its_runs() -> None:
+    events = generated(1, operations=300)
+    proof = Proof(Console(quiet=True))
+
+    proof.take(Judged(Schedule(seed=1, instances=3, duration_s=1.0), Path(), events, judge(events)))
+    assert proof.unknown == []
+    too_little = judge(events, thresholds=Thresholds(operations=1_000_000))
+    proof.take(Judged(Schedule(seed=2, instances=3, duration_s=1.0), Path(), events, too_little))
+
+    assert "seed 2: not_vacuous is unknown" in proof.lacks()
 
 
 @pytest.mark.parametrize("name", ["release-before-commit", "unknown-as-refused"])

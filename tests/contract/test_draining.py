@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +75,47 @@ def test_requests_under_way_are_finished_and_new_ones_refused(
     assert not alive(worker)
     assert "Traceback" not in service.logged()
     assert_books_right(database_url)
+
+
+def signal_until_gone(pid: int, number: signal.Signals, is_gone: Callable[[], bool]) -> None:
+    """One after the other, so that one of them meets every moment of its end."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not is_gone():
+        assert time.monotonic() < deadline_s, "it does not end"
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_that_come_when_all_is_drained_do_not_change_how_it_ends(
+    start_service: Callable[..., Service], number: signal.Signals
+) -> None:
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("started by nohup, and so is what we start")
+    service = start_service()
+    supervisor = service.process
+    workers = pids_below(supervisor.pid)
+
+    supervisor.send_signal(number)
+    wait_until(lambda: not any(map(alive, workers)), what="the end of the workers")
+    signal_until_gone(supervisor.pid, number, lambda: supervisor.poll() is not None)
+
+    assert supervisor.returncode == 0, service.logged()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_is_drained_ends_in_order_whatever_else_it_is_sent(
+    start_service: Callable[..., Service], number: signal.Signals
+) -> None:
+    service = start_service(workers=1)
+    [worker] = service.worker_pids()
+
+    os.kill(worker, number)
+    wait_until(lambda: '"worker drained"' in service.logged())
+    signal_until_gone(worker, number, lambda: '"worker died"' in service.logged())
+
+    [death] = [line for line in service.logged().splitlines() if '"worker died"' in line]
+    assert json.loads(death)["status"] == 0
 
 
 def first_refusal(api: Api, kept_alive: http.client.HTTPConnection, appointment_id: int) -> Answer:

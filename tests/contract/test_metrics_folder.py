@@ -15,7 +15,7 @@ import pytest
 from tests import harness
 from tests.conftest import StartService
 from tests.contract.api import Api, assert_books_right
-from tests.harness import ELSEWHERE, Rows, Service, Start, skip_where_no_namespace_may_be_made, wait_until
+from tests.harness import ELSEWHERE, PATIENCE_S, Rows, Service, Start, skip_where_no_namespace_may_be_made, wait_until
 
 Remove = Callable[[Path], None]
 
@@ -89,6 +89,21 @@ def test_a_second_serve_leaves_the_folder_of_a_living_one_alone(
     second.process.wait()
 
 
+def test_a_folder_that_was_left_behind_is_removed_by_the_next_serve(
+    start_service: StartService, temporary_folder: Path
+) -> None:
+    killed = start_service()
+    left = the_folder(temporary_folder)
+    killed.process.send_signal(signal.SIGQUIT)
+    killed.process.wait(PATIENCE_S)
+    assert left.is_dir(), "nobody was there to remove it"
+
+    start_service(workers=1)
+
+    assert left not in metrics_folders(temporary_folder)
+    assert len(metrics_folders(temporary_folder)) == 1
+
+
 def remove_all(folder: Path) -> None:
     shutil.rmtree(folder)
 
@@ -109,6 +124,16 @@ def test_a_cleaner_costs_neither_counts_nor_metrics_nor_workers(
     folder = the_folder(temporary_folder)
 
     remove(folder)
+
+    def is_told_whole_or_not_at_all() -> bool:
+        answer = api.get("/metrics")
+        if answer.status == 200:
+            assert b'chargeonce_charges_total{outcome="charged"} 10.0' in answer.body
+        else:
+            assert answer.status == 503
+        return answer.status == 200
+
+    wait_until(is_told_whole_or_not_at_all, what="metrics")
 
     def is_well() -> bool:
         return api.get("/metrics").status == 200 and api.metrics().get(CHARGED) == 10
@@ -131,6 +156,29 @@ def test_a_cleaner_costs_neither_counts_nor_metrics_nor_workers(
 
 
 CHARGED = ("chargeonce_charges_total", (("outcome", "charged"),))
+
+
+def test_a_file_in_the_folders_place_is_said_once_and_metrics_are_503_until_it_is_gone(
+    start_service: StartService, temporary_folder: Path, rows: Rows
+) -> None:
+    service = start_service()
+    api = Api(service.url)
+    enter(api, rows, 4)
+    folder = the_folder(temporary_folder)
+
+    shutil.rmtree(folder)
+    folder.touch()
+    wait_until(lambda: '"metrics lost"' in service.logged(), what="a line about it")
+    away = api.get("/metrics")
+    assert (away.status, str(folder) in away.body.decode()) == (503, True)
+    [line] = [json.loads(line) for line in service.logged().splitlines() if '"metrics lost"' in line]
+    assert (line["folder"], line["reason"]) == (str(folder), "File exists")
+
+    folder.unlink()
+    wait_until(lambda: '"metrics up"' in service.logged(), what="the folder")
+    again = api.get("/metrics")
+    assert again.status == 200, again.body
+    assert charged(api) == 4
 
 
 def test_beside_embedded_servers_it_lies_in_the_data_folder(

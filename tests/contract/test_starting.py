@@ -251,6 +251,21 @@ def test_make_run_names_a_port_that_is_none(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
+@pytest.mark.parametrize("target", ["run", "test", "setup", "check", "chaos"])
+@pytest.mark.parametrize("says", [None, "exit 1"])
+def test_a_python_that_will_not_do_is_named(tmp_path: Path, target: str, says: str | None) -> None:
+    python = tmp_path / "python"
+    if says is not None:  # an older one, as the question for its version ends
+        python.write_text(f"#!/bin/sh\n{says}\n")
+        python.chmod(0o755)
+
+    done = make(tmp_path, f"PYTHON={python}", target)
+
+    said = [line for line in done.stderr.splitlines() if "***" not in line]  # make's own last word
+    assert said == [f"make: PYTHON={python} does not run, or is not Python 3.11 or newer"]
+    assert done.returncode == 2
+
+
 def test_make_run_installs_only_what_running_needs_and_make_test_the_rest(tmp_path: Path) -> None:
     run, test = make(tmp_path, "--dry-run", "run").stdout, make(tmp_path, "--dry-run", "test").stdout
     assert re.search(r"--editable \.$", run, flags=re.MULTILINE)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from service.data_folder import load_or_make_secrets
+from service.data_folder import load_or_make_secrets, owner_of
 from service.embedded import EmbeddedError, EmbeddedServers, running_addresses
 from tests.harness import PATIENCE_S, ROOT, clean_environment
 
@@ -77,6 +77,28 @@ def test_a_link_within_it_is_refused(use: Callable[[Path], object], data_dir: Pa
         (data_dir / name).unlink()
     (data_dir / name).symlink_to(elsewhere)
     assert f"{data_dir / name} is a symbolic link" in refusal(use, data_dir)
+
+
+@ways
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("name", ["secrets.json", "embedded.json", "owner.lock", "postgres.log", "valkey.lock"])
+def test_what_is_not_a_plain_file_is_refused_and_not_waited_for(
+    use: Callable[[Path], object], data_dir: Path, name: str, make: Callable[[Path, int], None]
+) -> None:
+    (data_dir / name).unlink(missing_ok=True)
+    make(data_dir / name, 0o700)
+    assert f"{data_dir / name} is not a plain file" in refusal(use, data_dir)
+
+
+@ways
+def test_a_server_whose_folder_is_a_file_is_refused(use: Callable[[Path], object], data_dir: Path) -> None:
+    (data_dir / "postgres").touch(0o600)
+    assert f"{data_dir / 'postgres'} is not a folder" in refusal(use, data_dir)
+
+
+def test_who_owns_a_folder_is_looked_at_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "owner.lock", 0o600)
+    assert owner_of(tmp_path) is None
 
 
 @needs_root

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from tests.chaos.checks import PROPERTIES, Thresholds, Verdict, exit_code, judge
+from tests.chaos.checks import PROPERTIES, Thresholds, Verdict, exit_code, in_words, judge, worst_of
 from tests.chaos.checks.all_cases import CASES
 from tests.chaos.checks.broken import BROKEN, Broken, exposed_by
 from tests.chaos.checks.cases import Case
@@ -98,6 +100,30 @@ def test_a_takeover_that_nothing_asked_for_does_not_spoil_a_run_but_a_threshold_
     assert (without[0].holds, exit_code(without)) == (None, 0)
     assert (wanted[0].holds, exit_code(wanted)) == (None, 2)
     assert wanted[0].examples[0].text == "takeovers: 0, wanted 1"
+
+
+def test_the_sentence_counts_what_held_and_names_what_is_broken_or_unknown() -> None:
+    good = judge(generated(1, operations=3000))
+    verdicts = {verdict.property: verdict for verdict in good}
+    unknown = {name: replace(verdict, holds=None) for name, verdict in verdicts.items()}
+    broken = replace(verdicts["fences_rise"], holds=False)
+
+    def told(**changed: Verdict) -> str:
+        return in_words(list((verdicts | changed).values()))
+
+    count = len(PROPERTIES)
+    assert told() == f"every invariant held, {count} of {count}"
+    assert told(takeover_in_time=unknown["takeover_in_time"]) == (
+        f"{count - 1} of {count} invariants held; unknown for want of an occasion: takeover_in_time"
+    )
+    assert told(not_vacuous=unknown["not_vacuous"], no_deadlocks=unknown["no_deadlocks"], fences_rise=broken) == (
+        f"{count - 3} of {count} invariants held; broken: fences_rise; unknown: not_vacuous;"
+        " unknown for want of an occasion: no_deadlocks"
+    )
+
+
+def test_of_several_runs_the_worst_counts_wherever_it_stood() -> None:
+    assert [worst_of(codes) for codes in ([], [0, 0], [2, 0], [0, 1, 2], [2, 1, 0])] == [0, 0, 2, 1, 1]
 
 
 def test_a_cell_that_was_not_hit_is_named() -> None:

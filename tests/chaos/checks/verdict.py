@@ -26,7 +26,8 @@ PROPERTIES = (
     "no_deadlocks",
     "not_vacuous",
 )
-# Without an occasion these say nothing, and no run is worse for it: who wants occasions sets a threshold.
+# What every run is asked for. Without an occasion the others say nothing, and no run is worse for it (who wants
+# occasions sets a threshold); but that they are unknown is said.
 ASKED = frozenset(PROPERTIES) - {"takeover_in_time", "no_lock_lies_idle", "stale_writes_refused", "no_deadlocks"}
 SHOWN_EXAMPLES = 20
 
@@ -95,3 +96,29 @@ def exit_code(verdicts: Iterable[Verdict], asked: Collection[str] = ASKED) -> in
     if any(holds is False for holds, _ in by_holds):
         return 1
     return 2 if any(holds is None and is_asked for holds, is_asked in by_holds) else 0
+
+
+def worst_of(exit_codes: Iterable[int]) -> int:
+    """Broken is worse than unknown, unknown than held; 0 for no run."""
+    return max(exit_codes, key=(0, 2, 1).index, default=0)
+
+
+def in_words(verdicts: Sequence[Verdict]) -> str:
+    """How many held, and which are broken or unknown, in one line."""
+    held = sum(verdict.holds is True for verdict in verdicts)
+    if verdicts and held == len(verdicts):
+        return f"every invariant held, {held} of {held}"
+    named = {
+        "broken": [verdict.property for verdict in verdicts if verdict.holds is False],
+        "unknown": unknown_in(verdicts),
+        "unknown for want of an occasion": [
+            verdict.property for verdict in verdicts if verdict.holds is None and verdict.property not in ASKED
+        ],
+    }
+    told = [f"{what}: {', '.join(names)}" for what, names in named.items() if names]
+    return "; ".join([f"{held} of {len(verdicts)} invariants held", *told])
+
+
+def unknown_in(verdicts: Iterable[Verdict]) -> list[str]:
+    """The properties that every run is asked for, and that nobody can tell."""
+    return [verdict.property for verdict in verdicts if verdict.holds is None and verdict.property in ASKED]
