@@ -14,6 +14,7 @@ DEADLOCK_DETECTED = "40P01"
 LOCK_NOT_AVAILABLE = "55P03"
 QUERY_CANCELED = "57014"
 DUPLICATE_PREPARED_STATEMENT = "42P05"
+INSUFFICIENT_PRIVILEGE = "42501"
 
 # Classes of answers that are about the statement and its values. Every other one is about the session or the server
 # (read-only, a stale plan, a prepared statement that is gone, a full disk): another connection may hear otherwise.
