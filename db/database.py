@@ -16,10 +16,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from db.answers import first_line, translated, translated_at_commit
 from db.connecting import Connector
-from db.errors import Conflict, DatabaseDown, TimedOut
+from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, TimedOut
 
 Result = TypeVar("Result")
 
+RUNS_PER_WRITE = 2
 DIALECT = "postgresql+psycopg2://"  # for an engine whose connections are made by a Connector
 
 
@@ -69,6 +70,27 @@ class Database:
             return result
 
         return self._repeated(committed)
+
+    def settled_transaction(
+        self, work: Callable[[sa.Connection], Result], standing: Callable[[sa.Connection], Result | None]
+    ) -> Result:
+        """Runs `work` as transaction() does, and where it is unknown what became of COMMIT, settles it by reading.
+
+        `standing` waits for the end of a COMMIT that is still under way, and returns what stands of it, or None; it may
+        write, for that is rolled back. Where nothing stands, `work` is run again.
+        Raises CommitUnknown only when that could not be read.
+        """
+        for _ in range(RUNS_PER_WRITE):
+            try:
+                return self.transaction(work)
+            except CommitUnknown as unknown:
+                try:
+                    found = self.read(standing)
+                except DatabaseError as error:
+                    raise unknown from error
+            if found is not None:
+                return found
+        raise DatabaseDown("COMMIT failed, and nothing was written")
 
     def read(self, work: Callable[[sa.Connection], Result]) -> Result:
         """Runs `work`, which only reads, as transaction() does, but commits nothing: its end can leave no unknown.
