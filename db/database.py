@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from db.answers import first_line, translated, translated_at_commit
+from db.answers import first_line, lost, translated, translated_at_commit
 from db.connecting import Connector
 from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, TimedOut
 
@@ -50,7 +50,8 @@ class Database:
             max_overflow=0,
             pool_timeout=self.limits.pool_wait_s,
         )
-        sa.event.listen(self.engine, "handle_error", _forget_what_is_down)
+        sa.event.listen(self.engine, "handle_error", self._forget_what_is_down)
+        self.on_lost: Callable[[str], None] | None = None  # hears why a connection was lost, in whichever thread
         self._closed = False
 
     def transaction(self, work: Callable[[sa.Connection], Result]) -> Result:
@@ -133,6 +134,16 @@ class Database:
         with self._connect() as connection:
             return work(connection)
 
+    def _forget_what_is_down(self, context: sa.ExceptionContext) -> None:
+        """Has the pool close a connection, and those that are as old, after an answer that makes them useless."""
+        error = context.original_exception
+        if not isinstance(error, psycopg2.Error) or not isinstance(translated(error), DatabaseDown):
+            return
+        context.is_disconnect = True
+        stood = context.connection is not None
+        if stood and self.on_lost is not None and (reason := lost(error)) is not None:
+            self.on_lost(reason)
+
     def _connect(self) -> sa.Connection:
         if self._closed:
             raise DatabaseDown("closed here")
@@ -149,13 +160,6 @@ def _done(work: Callable[[sa.Connection], Result], connection: sa.Connection) ->
         return work(connection)
     except DBAPIError as error:
         raise translated(error) from error
-
-
-def _forget_what_is_down(context: sa.ExceptionContext) -> None:
-    """Has the pool close a connection, and those that are as old, after an answer that makes them useless."""
-    error = context.original_exception
-    if isinstance(error, psycopg2.Error) and isinstance(translated(error), DatabaseDown):
-        context.is_disconnect = True
 
 
 def connector(url: str, limits: DatabaseLimits) -> Connector:
