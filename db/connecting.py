@@ -124,11 +124,14 @@ def read_url(url: str) -> Parameters:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
         raise ValueError("must start with postgresql://" + (f", not {scheme}://" if separator else ""))
+    if _has_stray_at(rest):
+        raise ValueError("has an @ that separates nothing; in a password the signs @ / ? are written %40 %2F %3F")
     try:
         parameters: dict[str, str] = parse_dsn(f"postgresql://{rest}")
     except psycopg2.ProgrammingError as error:
-        # libpq's other complaints quote the address, password and all.
-        found = re.search(r'invalid URI query parameter: "(\w*)"', str(error))
+        # libpq's other complaints quote the address, password and all; what follows a password may be its end.
+        may_be_a_secret = "password" in rest.partition("?")[2]
+        found = None if may_be_a_secret else re.search(r'invalid URI query parameter: "(\w*)"', str(error))
         reason = f"{found[1]}: no such parameter" if found else "is not a readable address"
         raise ValueError(f"{reason} (postgresql://user:password@host:port/name)") from None
     for name, value in parameters.items():
@@ -142,6 +145,17 @@ def read_url(url: str) -> Parameters:
     _check_number("connect_timeout", parameters.get("connect_timeout", "1"), LONGEST_CONNECT_TIMEOUT_S)
     _hosts(parameters)
     return parameters
+
+
+def _has_stray_at(rest: str) -> bool:
+    """Whether there is an @ before the query that does not end the user's part as libpq reads it.
+
+    libpq takes what stands around such an @ for hosts and names, and those are told when they cannot be reached.
+    """
+    user, _, place = rest.partition("@")
+    if "/" in user:
+        return "@" in rest.partition("?")[0]
+    return "@" in place.partition("?")[0] or ("@" in rest and "?" in user.partition(":")[0])
 
 
 def _hosts(parameters: Parameters) -> Sequence[Parameters]:

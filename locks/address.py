@@ -13,7 +13,7 @@ from locks.identity import Credentials, PasswordFile, Tls, called
 SCHEMES = ("redis", "rediss", "redis+sentinel", "redis+cluster")
 SENTINEL_PORT, REDIS_PORT = 26379, 6379
 
-_split = re.compile(r"([a-z+]+)://(?:([^/?#]*)@)?([^/?#@]*)(?:/([^?#@]*))?(?:\?([^#]*))?").fullmatch
+_split = re.compile(r"([a-z+]+)://(?:([^/?#@]*)@)?([^/?#@]*)(?:/([^?#@]*))?(?:\?([^#]*))?").fullmatch
 _host = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([^\s:/?#@\[\],%]*))(?::([0-9]{1,5}))?").fullmatch
 # Words that change what is sent where. redis-py's others, of its pools and timeouts, mean nothing here.
 _TLS_WORDS = {"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs"}

@@ -253,6 +253,14 @@ def test_credentials_that_are_given_are_the_data_servers(url: str) -> None:
         place_of(url.replace("://", "://:word@"), credentials=lambda: ("user", "word"))
 
 
+@pytest.mark.parametrize(
+    "form", ["redis://:{}@h", "rediss://u:{}@h/0", "redis+sentinel://:{}@h/s", "redis+cluster://:{}@h"]
+)
+def test_an_at_sign_in_a_password_is_refused_with_how_it_is_written(form: str) -> None:
+    with pytest.raises(ValueError, match=r"in passwords the signs / [?] # @ , : % are written %2F %3F %23 %40"):
+        place_of(form.format("se@cretword"))
+
+
 def test_the_words_of_tls_are_those_of_whoever_has_it(authority: Path) -> None:
     files = f"ssl_ca_certs={quote(str(authority))}"
     guards = sentinels(f"redis+sentinel://h/s?sentinel_tls=1&{files}")
@@ -263,7 +271,7 @@ def test_the_words_of_tls_are_those_of_whoever_has_it(authority: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["redis://user:{}@h:1/0", "redis+sentinel://:{}@h:1/s", "redis+cluster://:{}@h:1,i:2"])
-@pytest.mark.parametrize("sign", list("/?#[% \n"))
+@pytest.mark.parametrize("sign", list("/?#@[% \n"))
 def test_a_password_that_is_not_quoted_is_never_shown(form: str, sign: str) -> None:
     for password in (f"{SECRET}{sign}{SECRET}", f"7{sign}{SECRET}", f"{SECRET}{sign}", f"{sign}{SECRET}=1"):
         assert SECRET not in said_of(form.format(password))
