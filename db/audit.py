@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
 
 import sqlalchemy as sa
 
@@ -98,7 +97,7 @@ def _checked(connection: sa.Connection, name: str, sentence: str, broken: str) -
         name=name,
         sentence=sentence,
         broken_count=rows[0]["broken_count"] if rows else 0,
-        examples=[_example(row) for row in rows],
+        examples=[{column: value for column, value in row.items() if column != "broken_count"} for row in rows],
     )
 
 
@@ -108,14 +107,6 @@ def _counted(connection: sa.Connection, count: str) -> int | None:
         return counted
     except MayNotLook:
         return None
-
-
-def _example(row: sa.RowMapping) -> Example:
-    return {
-        column: int(value) if isinstance(value, Decimal) else value
-        for column, value in row.items()
-        if column != "broken_count"
-    }
 
 
 # name: (what must hold, the rows that break it; the first two columns say which)

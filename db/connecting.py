@@ -12,10 +12,11 @@ import re
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import psycopg2
-from psycopg2.extensions import parse_dsn
+from psycopg2.extensions import DECIMAL, new_type, parse_dsn, register_type
 
 from db.errors import Unusable
 from db.waiting import wait_for_answer, waits_bounded
@@ -195,12 +196,24 @@ def _name(address: Parameters) -> str:
 
 
 def _checked(raw: Any) -> Any:
-    """The connection, in whose database every text fits and means what it does here. Raises Unusable."""
+    """The connection, in whose database every text and number means what it does here. Raises Unusable."""
     encoding = raw.info.parameter_status("server_encoding")
     if encoding not in (None, "UTF8"):
         raw.close()
         raise Unusable(f"the database's encoding is {encoding}: it must be UTF8 (CREATE DATABASE … ENCODING 'UTF8')")
+    register_type(_NUMERIC, raw)
     return raw
+
+
+def _whole(text: Any, cursor: object) -> int | Decimal | None:
+    """All our numbers are whole, whatever type an operator has given to their columns."""
+    if text is None:
+        return None
+    number = Decimal(text)
+    return int(number) if number.is_finite() and number == int(number) else number
+
+
+_NUMERIC = new_type(DECIMAL.values, "NUMERIC", _whole)
 
 
 def _first_line(error: BaseException) -> str:
