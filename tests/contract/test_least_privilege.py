@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from tests.conftest import StartService, _run
 from tests.contract.api import Api
+from tests.contract.page import Page
 from tests.harness import Rows, run_cli, wait_until
 
 PASSWORD = "few-rights"
@@ -80,12 +81,17 @@ def test_what_the_role_may_not_look_at_is_unknown_to_the_audit_and_the_rest_is_c
 
 
 def test_an_audit_in_the_background_that_may_not_look_at_all_says_so_and_is_no_alarm(
-    start_service: StartService, role_url: str
+    start_service: StartService, role_url: str, role: str, rows: Rows
 ) -> None:
+    rows.run(f"REVOKE SELECT ON appointment_action FROM {role}")
     service = start_service(workers=1, database_url=role_url, audit_interval_s="0.4")
     api = Api(service.url)
     wait_until(lambda: api.metric("audit_timestamp_seconds") > 0)
 
     [told, *_] = [json.loads(line) for line in service.logged().splitlines() if "some invariants" in line]
-    assert (told["level"], list(told["unknown"])) == ("warning", ["sequences_ahead"])
+    assert (told["level"], list(told["unknown"])) == ("warning", ["charge_has_entry", "sequences_ahead"])
     assert api.metric("audit_holds") == 1
+    shown = Page(api, "monitor").get("/charges").body.decode()
+    assert "not all could be looked at" in shown
+    assert "unknown entries" in shown
+    assert "BROKEN" not in shown
