@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import psycopg2
 from psycopg2.errors import UniqueViolation
 from sqlalchemy.exc import DBAPIError
@@ -14,6 +16,9 @@ DEADLOCK_DETECTED = "40P01"
 LOCK_NOT_AVAILABLE = "55P03"
 QUERY_CANCELED = "57014"
 DUPLICATE_PREPARED_STATEMENT = "42P05"
+INSUFFICIENT_PRIVILEGE = "42501"
+OPERATOR_INTERVENTION = "57P"
+IDLE_FOR_TOO_LONG = "idle-session timeout"  # 57P05: libpq keeps the code of a session's last words to itself
 
 # Classes of answers that are about the statement and its values. Every other one is about the session or the server
 # (read-only, a stale plan, a prepared statement that is gone, a full disk): another connection may hear otherwise.
@@ -46,6 +51,19 @@ def translated_at_commit(error: DBAPIError | psycopg2.Error) -> DatabaseError:
     if getattr(_of_the_driver(error), "pgcode", None) in (SERIALIZATION_FAILURE, DEADLOCK_DETECTED):
         return Conflict(first_line(error))
     return CommitUnknown(first_line(error))
+
+
+def lost(error: BaseException, notices: Sequence[str] = ()) -> str | None:
+    """Why a connection that stood is none any more; None where it stands, or was just idle for longer than may be.
+
+    `notices`: the connection's. The last words of a server to a session that is idle are among them.
+    """
+    orig = _of_the_driver(error)
+    code = getattr(orig, "pgcode", None)
+    if isinstance(orig, NEVER_SENT) or not (code is None or code.startswith(OPERATOR_INTERVENTION)):
+        return None
+    reason = next((notice.strip() for notice in reversed(notices) if notice.startswith("FATAL")), first_line(error))
+    return None if IDLE_FOR_TOO_LONG in reason else reason
 
 
 def first_line(error: BaseException) -> str:

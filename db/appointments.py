@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 
 from db.database import Database
 from db.records import ChargeRecord
@@ -39,22 +40,34 @@ def create_appointment(
     database: Database, *, user_id: int, invitee_user_id: int, prepare_id: int | None = None
 ) -> Appointment:
     """Makes an open appointment in which nobody has entered yet. Two calls make two appointments."""
-    insert = (
-        sa.insert(appointment_info)
-        .values(user_id=user_id, invitee_user_id=invitee_user_id, prepare_id=prepare_id)
-        .returning(appointment_info)
-    )
-    row = database.transaction(lambda connection: connection.execute(insert).one())
-    return Appointment(
-        id=row.id,
-        user_id=row.user_id,
-        invitee_user_id=row.invitee_user_id,
-        prepare_id=row.prepare_id,
-        status=AppointmentStatus(row.status),
-        is_consume=row.is_consume,
-        charge=None,
-        entries=[],
-    )
+    new = insert(appointment_info).values(user_id=user_id, invitee_user_id=invitee_user_id, prepare_id=prepare_id)
+    same = new.on_conflict_do_nothing(index_elements=["id"]).returning(appointment_info.c.id)
+    made: list[int] = []
+
+    def work(connection: sa.Connection) -> Appointment:
+        row = connection.execute(new.returning(appointment_info)).one()
+        made.append(row.id)
+        return Appointment(
+            id=row.id,
+            user_id=row.user_id,
+            invitee_user_id=row.invitee_user_id,
+            prepare_id=row.prepare_id,
+            status=AppointmentStatus(row.status),
+            is_consume=row.is_consume,
+            charge=None,
+            entries=[],
+        )
+
+    def standing(connection: sa.Connection) -> Appointment | None:
+        """Who wants to write a row of the same id waits for one under way, and cannot where it stands."""
+        if connection.execute(same.values(id=made[-1])).one_or_none() is not None:
+            return None
+        found = _read(connection, made[-1], entry_limit=1)
+        # The id alone does not do: after a crash a sequence may give the same id again.
+        is_ours = found is not None and (found.user_id, found.invitee_user_id) == (user_id, invitee_user_id)
+        return found if is_ours else None
+
+    return database.settled_transaction(work, standing)
 
 
 def find_appointment(database: Database, appointment_id: int, *, entry_limit: int) -> Appointment | None:
@@ -68,12 +81,18 @@ def set_status(
     """Opens, ends or cancels the appointment, and returns it as it then is; None when there is none."""
     # The update is the first touch of the row and locks it: a charge under way is over before the read below.
     update = sa.update(appointment_info).where(appointment_info.c.id == appointment_id).values(status=status)
+    lock = sa.select(appointment_info.c.id).where(appointment_info.c.id == appointment_id).with_for_update()
 
     def work(connection: sa.Connection) -> Appointment | None:
         connection.execute(update)
         return _read(connection, appointment_id, entry_limit)
 
-    return database.transaction(work)
+    def standing(connection: sa.Connection) -> Appointment | None:
+        connection.execute(lock)  # waits for an update under way
+        found = _read(connection, appointment_id, entry_limit)
+        return found if found is not None and found.status is status else None
+
+    return database.settled_transaction(work, standing)
 
 
 def _read(connection: sa.Connection, appointment_id: int, entry_limit: int) -> Appointment | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
 
 import sqlalchemy as sa
 
 from db.database import Database
+from db.errors import MayNotLook
+from db.looking import looked
 from db.sequences import BEHIND
 
 AUDIT_STATEMENT_TIMEOUT_S = 600.0
@@ -18,27 +19,28 @@ Example = dict[str, int | bool | str | None]
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
-    """What must hold, how many places break it, and up to ten of these places."""
+    """What must hold, how many places break it, and up to ten of them; `unknown`: why that could not be looked at."""
 
     name: str
     sentence: str
     broken_count: int
     examples: list[Example]
+    unknown: str | None = None
 
     @property
     def holds(self) -> bool:
-        """Whether nothing breaks it."""
-        return self.broken_count == 0
+        """Whether it was looked at, and nothing breaks it."""
+        return self.broken_count == 0 and self.unknown is None
 
 
 @dataclass(frozen=True, slots=True)
 class AuditTotals:
-    """How much was looked at: an audit of empty tables proves nothing."""
+    """How much was looked at: an audit of empty tables proves nothing. None: could not be counted."""
 
-    appointments: int
-    charges: int
-    entries: int
-    users: int
+    appointments: int | None
+    charges: int | None
+    entries: int | None
+    users: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,16 @@ class AuditReport:
         """Whether every invariant holds."""
         return all(invariant.holds for invariant in self.invariants)
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether any invariant is known to be broken; what could not be looked at is neither broken nor holds."""
+        return any(invariant.broken_count for invariant in self.invariants)
+
 
 def audit(database: Database, *, statement_timeout_s: float = AUDIT_STATEMENT_TIMEOUT_S) -> AuditReport:
     """Checks the tables as they stood at one moment: a running service neither disturbs it nor is disturbed.
 
+    An invariant that the role may not look at is unknown, and the others are checked.
     Raises DatabaseDown, or TimedOut when a single check takes longer than `statement_timeout_s`.
     """
 
@@ -64,7 +72,7 @@ def audit(database: Database, *, statement_timeout_s: float = AUDIT_STATEMENT_TI
         _take_snapshot(connection, statement_timeout_s)
         return AuditReport(
             invariants=[_checked(connection, name, *rule) for name, rule in _RULES.items()],
-            totals=AuditTotals(*connection.execute(sa.text(_TOTALS)).one()),
+            totals=AuditTotals(*[_counted(connection, count) for count in _TOTALS]),
         )
 
     return database.read(work)
@@ -81,21 +89,24 @@ def _checked(connection: sa.Connection, name: str, sentence: str, broken: str) -
         f"SELECT count(*) OVER () AS broken_count, broken.* FROM ({broken}) AS broken"  # noqa: S608 (our own text)
         f" ORDER BY 2, 3 LIMIT {EXAMPLE_LIMIT}"
     )
-    rows = connection.execute(counted).mappings().all()
+    try:
+        rows = looked(connection, lambda connection: connection.execute(counted).mappings().all())
+    except MayNotLook as error:
+        return Invariant(name, sentence, broken_count=0, examples=[], unknown=str(error))
     return Invariant(
         name=name,
         sentence=sentence,
         broken_count=rows[0]["broken_count"] if rows else 0,
-        examples=[_example(row) for row in rows],
+        examples=[{column: value for column, value in row.items() if column != "broken_count"} for row in rows],
     )
 
 
-def _example(row: sa.RowMapping) -> Example:
-    return {
-        column: int(value) if isinstance(value, Decimal) else value
-        for column, value in row.items()
-        if column != "broken_count"
-    }
+def _counted(connection: sa.Connection, count: str) -> int | None:
+    try:
+        counted: int = looked(connection, lambda connection: connection.execute(sa.text(count)).scalar_one())
+        return counted
+    except MayNotLook:
+        return None
 
 
 # name: (what must hold, the rows that break it; the first two columns say which)
@@ -196,14 +207,16 @@ _RULES: dict[str, tuple[str, str]] = {
 
 INVARIANTS = tuple(_RULES)
 
-_TOTALS = """
-SELECT
-    (SELECT count(*) FROM appointment_info),
-    (SELECT count(*) FROM user_consume),
-    (SELECT count(*) FROM appointment_action WHERE type = 1),
-    (SELECT count(*) FROM (
+# In the order of AuditTotals.
+_TOTALS = (
+    "SELECT count(*) FROM appointment_info",
+    "SELECT count(*) FROM user_consume",
+    "SELECT count(*) FROM appointment_action WHERE type = 1",
+    """
+    SELECT count(*) FROM (
         SELECT user_id FROM user_coupon
         UNION SELECT user_id FROM coupon_grant
         UNION SELECT user_id FROM user_consume
-    ) AS users)
-"""
+    ) AS users
+    """,
+)

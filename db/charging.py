@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 import psycopg2
 
@@ -62,6 +62,7 @@ class Charges:
         self._settle_within_s = settle_within_s
         self._emit = listener
         self._idle: list[Connection] = []
+        self.on_lost: Callable[[str], None] | None = None  # hears why a connection was lost, in the event loop
         self._answer_within_s = ANSWER_GRACE_S + max(self._limits.statement_timeout_s, self._limits.row_lock_timeout_s)
 
     async def charge_batch(self, requests: Sequence[ChargeRequest], progress: Progress | None = None) -> list[Verdict]:
@@ -200,7 +201,11 @@ class Charges:
             connection = self._idle.pop()
             if connection.is_open:
                 return connection
-        return await Connection.open(self._connector, script=self._script)
+        return await Connection.open(self._connector, script=self._script, on_lost=self._lost)
+
+    def _lost(self, reason: str) -> None:
+        if self.on_lost is not None:
+            self.on_lost(reason)
 
 
 async def _roll_back(connection: Connection) -> None:

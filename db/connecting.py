@@ -12,10 +12,11 @@ import re
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import psycopg2
-from psycopg2.extensions import parse_dsn
+from psycopg2.extensions import DECIMAL, new_type, parse_dsn, register_type
 
 from db.errors import Unusable
 from db.waiting import wait_for_answer, waits_bounded
@@ -124,11 +125,14 @@ def read_url(url: str) -> Parameters:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
         raise ValueError("must start with postgresql://" + (f", not {scheme}://" if separator else ""))
+    if _has_stray_at(rest):
+        raise ValueError("has an @ that separates nothing; in a password the signs @ / ? are written %40 %2F %3F")
     try:
         parameters: dict[str, str] = parse_dsn(f"postgresql://{rest}")
     except psycopg2.ProgrammingError as error:
-        # libpq's other complaints quote the address, password and all.
-        found = re.search(r'invalid URI query parameter: "(\w*)"', str(error))
+        # libpq's other complaints quote the address, password and all; what follows a password may be its end.
+        may_be_a_secret = "password" in rest.partition("?")[2]
+        found = None if may_be_a_secret else re.search(r'invalid URI query parameter: "(\w*)"', str(error))
         reason = f"{found[1]}: no such parameter" if found else "is not a readable address"
         raise ValueError(f"{reason} (postgresql://user:password@host:port/name)") from None
     for name, value in parameters.items():
@@ -142,6 +146,17 @@ def read_url(url: str) -> Parameters:
     _check_number("connect_timeout", parameters.get("connect_timeout", "1"), LONGEST_CONNECT_TIMEOUT_S)
     _hosts(parameters)
     return parameters
+
+
+def _has_stray_at(rest: str) -> bool:
+    """Whether there is an @ before the query that does not end the user's part as libpq reads it.
+
+    libpq takes what stands around such an @ for hosts and names, and those are told when they cannot be reached.
+    """
+    user, _, place = rest.partition("@")
+    if "/" in user:
+        return "@" in rest.partition("?")[0]
+    return "@" in place.partition("?")[0] or ("@" in rest and "?" in user.partition(":")[0])
 
 
 def _hosts(parameters: Parameters) -> Sequence[Parameters]:
@@ -181,12 +196,24 @@ def _name(address: Parameters) -> str:
 
 
 def _checked(raw: Any) -> Any:
-    """The connection, in whose database every text fits and means what it does here. Raises Unusable."""
+    """The connection, in whose database every text and number means what it does here. Raises Unusable."""
     encoding = raw.info.parameter_status("server_encoding")
     if encoding not in (None, "UTF8"):
         raw.close()
         raise Unusable(f"the database's encoding is {encoding}: it must be UTF8 (CREATE DATABASE … ENCODING 'UTF8')")
+    register_type(_NUMERIC, raw)
     return raw
+
+
+def _whole(text: Any, cursor: object) -> int | Decimal | None:
+    """All our numbers are whole, whatever type an operator has given to their columns."""
+    if text is None:
+        return None
+    number = Decimal(text)
+    return int(number) if number.is_finite() and number == int(number) else number
+
+
+_NUMERIC = new_type(DECIMAL.values, "NUMERIC", _whole)
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,11 +7,13 @@ the interpreter, and every wait has an end, also for a server that is frozen. SQ
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_WRITE, TRANSACTION_STATUS_INERROR
 
+from db.answers import lost
 from db.connecting import Connector
 from db.errors import DatabaseDown
 
@@ -21,8 +23,10 @@ Row = tuple[Any, ...]
 class Connection:
     """For one command at a time. Once a command has failed to come back the connection is closed."""
 
-    def __init__(self, raw: Any) -> None:
+    def __init__(self, raw: Any, on_lost: Callable[[str], None]) -> None:
+        """`on_lost` hears why, when the connection is lost."""
         self._raw = raw
+        self._on_lost = on_lost
         self._cursor = raw.cursor()
         self._loop = asyncio.get_running_loop()
         self._answer: asyncio.Future[None] | None = None
@@ -31,12 +35,14 @@ class Connection:
         self._loop.add_reader(self._fd, self._look)
 
     @classmethod
-    async def open(cls, connector: Connector, *, script: str) -> Connection:
+    async def open(
+        cls, connector: Connector, *, script: str, on_lost: Callable[[str], None] = lambda reason: None
+    ) -> Connection:
         """A connection that has run the script. Raises DatabaseDown."""
         # In a thread, since looking up a name blocks.
         connecting = asyncio.get_running_loop().run_in_executor(None, connector.connect_asynchronously, script)
         try:
-            return cls(await asyncio.shield(connecting))
+            return cls(await asyncio.shield(connecting), on_lost)
         except psycopg2.Error as error:
             raise DatabaseDown(str(error).strip().split("\n", 1)[0]) from error
         except asyncio.CancelledError:
@@ -68,8 +74,8 @@ class Connection:
             self._look()
             await answer
         except psycopg2.Error as error:
-            if error.pgcode is None or self._raw.closed:
-                self.close()
+            if self.is_open and (error.pgcode is None or self._raw.closed):
+                self._lose(error)
             raise
         except BaseException:
             self.close()
@@ -97,7 +103,7 @@ class Connection:
         except psycopg2.Error as error:
             self._tell(error)
             if self._raw.closed or self._answer is None:
-                self.close()
+                self._lose(error)
             return
         if state == POLL_OK:
             self._tell(None)
@@ -107,6 +113,12 @@ class Connection:
                 self._loop.add_writer(self._fd, self._look)
             else:
                 self._loop.remove_writer(self._fd)
+
+    def _lose(self, error: psycopg2.Error) -> None:
+        reason = lost(error, self._raw.notices)
+        self.close()
+        if reason is not None:
+            self._on_lost(reason)
 
     def _too_late(self) -> None:
         self._tell(TimeoutError("no answer from Postgres in time"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -13,7 +12,6 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from db.database import Database
-from db.errors import CommitUnknown, DatabaseError
 from db.tables import coupon_grant, coupon_info, user_consume, user_coupon
 
 MAX_BALANCE = 2**63 - 1
@@ -99,16 +97,21 @@ def grant_coupons(database: Database, *, user_id: int, coupon_id: int, count: in
     def work(connection: sa.Connection) -> Grant:
         granted = _insert_grant(connection, user_id, coupon_id, count, reference)
         if granted is None:
-            earlier = _earlier_grant(connection, user_id, coupon_id, count, reference)
-            return replace(earlier, repeated=(earlier.id, earlier.granted_at) not in made)
+            return earlier(connection)
         made.add((granted.id, granted.created_at))
         balance = _add_to_balance(connection, user_id, coupon_id, count)
         return Grant(granted.id, user_id, coupon_id, count, reference, granted.created_at, balance, repeated=False)
 
-    try:
-        return database.transaction(work)
-    except CommitUnknown as unknown:
-        return _settled(database, work, unknown)
+    def earlier(connection: sa.Connection) -> Grant:
+        found = _earlier_grant(connection, user_id, coupon_id, count, reference)
+        return replace(found, repeated=(found.id, found.granted_at) not in made)
+
+    def standing(connection: sa.Connection) -> Grant | None:
+        """The reference tells whether a grant stands, and who wants to write it waits for one under way."""
+        is_free = _insert_grant(connection, user_id, coupon_id, count, reference) is not None
+        return None if is_free else earlier(connection)
+
+    return database.settled_transaction(work, standing)
 
 
 def coupons_of(database: Database, user_id: int) -> list[CouponBalance]:
@@ -163,14 +166,6 @@ def _check_storable(reference: str) -> None:
         raise UnstorableReference("the reference holds a NUL character")
     if not 0 < len(encoded) <= MAX_REFERENCE_BYTES:
         raise UnstorableReference(f"the reference must have 1 to {MAX_REFERENCE_BYTES} bytes")
-
-
-def _settled(database: Database, work: Callable[[sa.Connection], Grant], unknown: CommitUnknown) -> Grant:
-    """Once more: the reference tells whether the grant stands, and waits for a COMMIT that is still under way."""
-    try:
-        return database.transaction(work)
-    except DatabaseError as error:
-        raise unknown from error
 
 
 def _insert_grant(

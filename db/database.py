@@ -14,12 +14,13 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from db.answers import first_line, translated, translated_at_commit
+from db.answers import first_line, lost, translated, translated_at_commit
 from db.connecting import Connector
-from db.errors import Conflict, DatabaseDown, TimedOut
+from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, TimedOut
 
 Result = TypeVar("Result")
 
+RUNS_PER_WRITE = 2
 DIALECT = "postgresql+psycopg2://"  # for an engine whose connections are made by a Connector
 
 
@@ -49,7 +50,8 @@ class Database:
             max_overflow=0,
             pool_timeout=self.limits.pool_wait_s,
         )
-        sa.event.listen(self.engine, "handle_error", _forget_what_is_down)
+        sa.event.listen(self.engine, "handle_error", self._forget_what_is_down)
+        self.on_lost: Callable[[str], None] | None = None  # hears why a connection was lost, in whichever thread
         self._closed = False
 
     def transaction(self, work: Callable[[sa.Connection], Result]) -> Result:
@@ -69,6 +71,27 @@ class Database:
             return result
 
         return self._repeated(committed)
+
+    def settled_transaction(
+        self, work: Callable[[sa.Connection], Result], standing: Callable[[sa.Connection], Result | None]
+    ) -> Result:
+        """Runs `work` as transaction() does, and where it is unknown what became of COMMIT, settles it by reading.
+
+        `standing` waits for the end of a COMMIT that is still under way, and returns what stands of it, or None; it may
+        write, for that is rolled back. Where nothing stands, `work` is run again.
+        Raises CommitUnknown only when that could not be read.
+        """
+        for _ in range(RUNS_PER_WRITE):
+            try:
+                return self.transaction(work)
+            except CommitUnknown as unknown:
+                try:
+                    found = self.read(standing)
+                except DatabaseError as error:
+                    raise unknown from error
+            if found is not None:
+                return found
+        raise DatabaseDown("COMMIT failed, and nothing was written")
 
     def read(self, work: Callable[[sa.Connection], Result]) -> Result:
         """Runs `work`, which only reads, as transaction() does, but commits nothing: its end can leave no unknown.
@@ -111,6 +134,16 @@ class Database:
         with self._connect() as connection:
             return work(connection)
 
+    def _forget_what_is_down(self, context: sa.ExceptionContext) -> None:
+        """Has the pool close a connection, and those that are as old, after an answer that makes them useless."""
+        error = context.original_exception
+        if not isinstance(error, psycopg2.Error) or not isinstance(translated(error), DatabaseDown):
+            return
+        context.is_disconnect = True
+        stood = context.connection is not None
+        if stood and self.on_lost is not None and (reason := lost(error)) is not None:
+            self.on_lost(reason)
+
     def _connect(self) -> sa.Connection:
         if self._closed:
             raise DatabaseDown("closed here")
@@ -127,13 +160,6 @@ def _done(work: Callable[[sa.Connection], Result], connection: sa.Connection) ->
         return work(connection)
     except DBAPIError as error:
         raise translated(error) from error
-
-
-def _forget_what_is_down(context: sa.ExceptionContext) -> None:
-    """Has the pool close a connection, and those that are as old, after an answer that makes them useless."""
-    error = context.original_exception
-    if isinstance(error, psycopg2.Error) and isinstance(translated(error), DatabaseDown):
-        context.is_disconnect = True
 
 
 def connector(url: str, limits: DatabaseLimits) -> Connector:

@@ -23,6 +23,10 @@ class IdTaken(DatabaseError):
     """A sequence is behind its table and gave an id that the table has already: nothing was written."""
 
 
+class MayNotLook(DatabaseError):
+    """The role lacks the right to read what was to be looked at: that look tells nothing, and others may."""
+
+
 class Conflict(DatabaseError):
     """The transaction lost against others (deadlock, serialization) too often: nothing was written."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
 
 from db.database import Database
 from db.tables import lock_audit
@@ -31,19 +32,31 @@ class AuditEntry:
 
 def note(database: Database, *, actor: str, lock_name: str, reason: str, holder: str | None, fencing_token: int) -> int:
     """Writes that a lease is about to be ended by force; the entry's id. Committed when it returns."""
-    insert = (
-        sa.insert(lock_audit)
-        .values(
-            actor=actor,
-            action=FORCE_RELEASE,
-            lock_name=lock_name,
-            reason=reason,
-            holder=holder,
-            fencing_token=fencing_token,
-        )
-        .returning(lock_audit.c.id)
+    new = insert(lock_audit).values(
+        actor=actor,
+        action=FORCE_RELEASE,
+        lock_name=lock_name,
+        reason=reason,
+        holder=holder,
+        fencing_token=fencing_token,
     )
-    return int(database.transaction(lambda connection: connection.execute(insert).scalar_one()))
+    same = new.on_conflict_do_nothing(index_elements=["id"])
+    made: list[tuple[int, datetime]] = []
+
+    def work(connection: sa.Connection) -> int:
+        id_, at = connection.execute(new.returning(lock_audit.c.id, lock_audit.c.at)).one()
+        made.append((id_, at))
+        return int(id_)
+
+    def standing(connection: sa.Connection) -> int | None:
+        """Who wants to write a row of the same id waits for one under way, and cannot where it stands."""
+        id_, at = made[-1]
+        connection.execute(same.values(id=id_))
+        # The id alone does not do: after a crash a sequence may give the same id again.
+        stands = connection.scalar(sa.select(lock_audit.c.at).where(lock_audit.c.id == id_)) == at
+        return id_ if stands else None
+
+    return database.settled_transaction(work, standing)
 
 
 def mark_refused(database: Database, audit_id: int) -> None:

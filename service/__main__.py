@@ -160,12 +160,15 @@ def audit(as_json: Annotated[bool, typer.Option("--json", help="as one JSON obje
         print(json.dumps({"holds": report.holds, **asdict(report)}, default=str))
     else:
         for invariant in report.invariants:
-            print(f"{'holds ' if invariant.holds else 'BROKEN'}  {invariant.sentence}")
+            word = "holds" if invariant.holds else "BROKEN" if invariant.unknown is None else "unknown"
+            print(f"{word:7} {invariant.sentence}")
+            if invariant.unknown is not None:
+                print(f"        {invariant.unknown}")
             for example in invariant.examples:
                 print(f"        {example}")
-        totals = ", ".join(f"{count} {name}" for name, count in asdict(report.totals).items())
-        print(f"looked at {totals}")
-    raise typer.Exit(0 if report.holds else COULD_NOT)
+        totals = asdict(report.totals).items()
+        print("looked at " + ", ".join(f"{'unknown' if count is None else count} {name}" for name, count in totals))
+    raise typer.Exit(COULD_NOT if report.is_broken else 0 if report.holds else COULD_NOT_LOOK)
 
 
 @app.command(hidden=True)

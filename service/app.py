@@ -117,6 +117,7 @@ async def running_instance(
     charged = _charged(settings, charges, locker, observer)
     health = Health(database, health_threads, locker, metrics, interval_s=settings.health_interval_s)
     observer.on_store_lost = health.lock_store.lost
+    database.on_lost = charges.on_lost = health.database_lost
     traffic = Traffic()
     tracing = None
     if settings.tracing != "off":

@@ -140,9 +140,12 @@ class Auditing:
         )
         done = AuditDone(report, at=await self._store.now_s(), took_s=time.monotonic() - began_at_s)
         self._show(done)
-        broken = {invariant.name: invariant.broken_count for invariant in report.invariants if not invariant.holds}
+        broken = {invariant.name: invariant.broken_count for invariant in report.invariants if invariant.broken_count}
         if broken:
             log.error("the audit has found broken invariants", broken=broken)
+        unknown = {invariant.name: invariant.unknown for invariant in report.invariants if invariant.unknown}
+        if unknown:
+            log.warning("audit could not look at some invariants", unknown=unknown)
         kept_s = max(KEPT_S, 2 * self._interval_s)
         await self._store.put(self._place, done.text(), kept_ms=round(kept_s * 1000))
 
@@ -161,7 +164,7 @@ class Auditing:
         self._last = done
         for invariant in done.report.invariants:
             self._gauges.broken.labels(invariant.name).set(invariant.broken_count)
-        self._gauges.holds.set(done.report.holds)
+        self._gauges.holds.set(not done.report.is_broken)
         self._gauges.took.set(done.took_s)
         self._gauges.at.set(done.at)
 

@@ -83,7 +83,7 @@ class AuditGauges:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.holds = Gauge(
             "chargeonce_audit_holds",
-            "1 while every invariant holds, as of the last audit",
+            "1 while no invariant is broken, as of the last audit",
             registry=registry,
             multiprocess_mode="livemin",
         )

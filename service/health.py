@@ -36,6 +36,7 @@ class Health:
         self._up = dict.fromkeys(DEPENDENCIES, False)
         self._database_look: asyncio.Future[str | None] | None = None
         self._database_lost = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -45,15 +46,22 @@ class Health:
 
     async def start(self) -> None:
         """Looks once, then goes on looking."""
+        self._loop = asyncio.get_running_loop()
         await self._look()
         self._task = asyncio.create_task(self._watch(), name="health")
 
     async def stop(self) -> None:
         """Stops looking."""
+        self._loop = None
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+
+    def database_lost(self, reason: str) -> None:
+        """A connection to the database was lost; from any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._log_lost, reason)
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -64,21 +72,24 @@ class Health:
             await self._look()
 
     async def _look(self) -> None:
+        was_lost = self._database_lost
         reason, _ = await asyncio.gather(self._why_database_is_down(), self.lock_store.look())
-        self._log_database(reason)
+        if reason is not None:
+            self._log_lost(reason)
+        elif was_lost:  # and not only meanwhile: then this look may have begun before that
+            self._database_lost = False
+            log.info("database up")
         if reason is None and not self._up["database"]:
             self._database.forget_connections()  # those of reads may lead to a server that only reads, and is behind
         self._up["database"] = reason is None
         for dependency, up in self.dependencies.items():
             self._metrics.dependency_up.labels(dependency).set(up)
 
-    def _log_database(self, reason: str | None) -> None:
-        """One line when it is lost, with the reason, and one when it is back."""
-        if reason is not None and not self._database_lost:
+    def _log_lost(self, reason: str) -> None:
+        """One line, however many connections go, until it is back."""
+        if not self._database_lost:
             log.error("database lost", reason=reason)
-        elif reason is None and self._database_lost:
-            log.info("database up")
-        self._database_lost = reason is not None
+        self._database_lost = True
 
     async def _why_database_is_down(self) -> str | None:
         # One look at a time: a database that hangs must not take one thread after the other.

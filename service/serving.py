@@ -12,7 +12,8 @@ import structlog
 
 from db.database import Database
 from db.demo import next_open_appointment, seed
-from db.errors import DatabaseDown, DatabaseError, Unusable
+from db.errors import DatabaseDown, DatabaseError, MayNotLook, Unusable
+from db.looking import looked
 from db.migrate import migrate, schema_state
 from db.sequences import sequences_behind
 from service.app import callers
@@ -132,8 +133,13 @@ def _see_to_schema(settings: Settings, *, embedded: bool) -> None:
 def _look_at_sequences(url: str) -> None:
     """Says which would give ids that are taken. No reason not to start: whatever needs no such id is served."""
     with closing(Database(url)) as database:
-        for behind in database.read(sequences_behind):
-            log.error("a sequence is behind its table: ids that it gives are taken", **behind._asdict())
+        try:
+            found = database.read(lambda connection: looked(connection, sequences_behind))
+        except MayNotLook as error:
+            log.warning("could not look whether a sequence is behind its table", reason=str(error))
+            return
+    for behind in found:
+        log.error("a sequence is behind its table: ids that it gives are taken", **behind._asdict())
 
 
 class _Reporter:

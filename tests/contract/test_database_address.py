@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.conftest import StartService, _run
-from tests.contract.api import Api
+from tests.contract.api import Api, crowd
 from tests.contract.postgres_proxy import PostgresProxy
 from tests.harness import Rows, Service, run_cli, wait_until
 from tests.integration.silence import Silence, silent_port
@@ -255,3 +255,59 @@ def test_sessions_that_an_administrator_ends_leave_the_servers_own_reason(
     [lost] = log_lines(service, "database lost")
     assert "terminating connection" in lost["reason"] or "not currently accepting connections" in lost["reason"]
     assert len(log_lines(service, "database up")) == 1
+
+
+OURS = "application_name = 'chargeonce' AND datname = current_database()"
+
+
+def test_sessions_that_the_server_ends_leave_one_line_with_its_reason_and_one_when_it_is_up_again(
+    start_service: StartService, rows: Rows
+) -> None:
+    rows.grant(1, 50)
+    service = start_service(workers=1, health_interval_s=UNHURRIED_S)
+    api = Api(service.url)
+    ids = [rows.appointment(1, 2) for _ in range(30)]
+    crowd(api.url, [(id_, 1) for id_ in ids], at_once=10)  # several connections for charges, and one of looks
+
+    for lost_count in (1, 2):
+        rows.run(f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE {OURS}")
+        wait_until(lambda count=lost_count: len(log_lines(service, "database up")) == count)  # type: ignore[misc]
+
+    assert api.enter(rows.appointment(1, 2), 1).status == 201
+    lost = log_lines(service, "database lost")
+    assert [line["reason"] for line in lost] == ["FATAL:  terminating connection due to administrator command"] * 2
+    assert {line["level"] for line in lost} == {"error"}
+
+
+@pytest.mark.parametrize("whose", ["look", "charge"])
+def test_each_kind_of_connection_tells_when_the_server_ends_it(
+    start_service: StartService, rows: Rows, whose: str
+) -> None:
+    rows.grant(1, 50)
+    service = start_service(workers=1, health_interval_s=UNHURRIED_S)
+    assert Api(service.url).enter(rows.appointment(1, 2), 1).status == 201
+    last = "query LIKE '%COMMIT%'" if whose == "charge" else "query NOT LIKE '%COMMIT%'"
+    end = f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE {OURS} AND {last}"
+    wait_until(lambda: rows.run(end), what="a session to end")  # what the first look has had is forgotten after it
+
+    wait_until(lambda: log_lines(service, "database up"))
+    assert len(log_lines(service, "database lost")) == 1
+
+
+def test_sessions_that_end_for_being_idle_leave_no_line(
+    start_service: StartService, database_url: str, rows: Rows
+) -> None:
+    rows.grant(1, 50)
+    rows.run(f"ALTER DATABASE {urlsplit(database_url).path.strip('/')} SET idle_session_timeout = '100ms'")
+    service = start_service(workers=1, health_interval_s="0.3")
+    api = Api(service.url)
+
+    def pids() -> set[tuple[object, ...]]:
+        return set(rows.run(f"SELECT pid FROM pg_stat_activity WHERE {OURS}"))
+
+    for _ in range(3):
+        assert api.enter(rows.appointment(1, 2), 1).status == 201
+        before = pids()
+        wait_until(lambda before=before: not before & pids(), what="the end of the idle sessions")  # type: ignore[misc]
+    assert api.get("/readyz").status == 200
+    assert log_lines(service, "database lost") == log_lines(service, "database up") == []

@@ -19,6 +19,13 @@ from tests.proxy import Proxy
 
 SERVICE: dict[str, Any] = {"user": 1, "scope": "service"}
 ANN, BOB = 11, 22
+NUMBERS = {
+    "appointment_info": ("user_id", "invitee_user_id", "prepare_id", "lock_fence"),
+    "coupon_grant": ("user_id", "coupon_id", "count"),
+    "coupon_price": ("count",),
+    "user_consume": ("appointment_id", "user_id", "other_user_id", "coupon_id", "prop_id", "count", "lock_fence"),
+    "user_coupon": ("user_id", "coupon_id", "count"),
+}
 
 
 class Failover(NamedTuple):
@@ -112,6 +119,29 @@ def test_sessions_that_only_read_cost_nothing_once_the_database_takes_writes_aga
         assert api.enter(id_, ANN).status == 201
         assert grant(api, ANN).status == 201
     wait_until(lambda: is_ready(api, "up"))
+    assert_books_right(database_url)
+
+
+def test_numbers_are_whole_whatever_type_an_operator_has_given_to_their_columns(
+    start_service: StartService, database_url: str, rows: Rows
+) -> None:
+    """As where counts came from another system. What is read of a numeric column is a Decimal to the driver."""
+    rows.grant(ANN, 9)
+    api, id_ = Api(start_service(workers=1).url), rows.appointment(ANN, BOB)
+    for table, columns in NUMBERS.items():
+        for column in columns:
+            rows.run(f"ALTER TABLE {table} ALTER COLUMN {column} TYPE numeric")
+    rows.run("INSERT INTO coupon_price VALUES (%s, 2.000)", BOB)
+
+    assert api.enter(id_, ANN).json["charge"]["count"] == 2
+    for person in (ANN, BOB):
+        again = api.enter(id_, person)
+        assert (again.status, again.json["charge"]["count"], again.json["charge"]["payer_id"]) == (200, 2, ANN)
+    assert grant(api, ANN).json["balance"] == 8
+    coupons = api.get(f"/v1/users/{ANN}/coupons", user=ANN).json
+    assert (coupons["coupons"][0]["count"], [each["count"] for each in coupons["movements"]]) == (8, [1, -2, 9])
+    shown = api.get(f"/v1/appointments/{id_}", user=ANN).json
+    assert (shown["charge"]["count"], shown["prepare_id"], len(shown["entries"])) == (2, None, 3)
     assert_books_right(database_url)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
+from typing import Any
 
 import psycopg2
 import pytest
@@ -339,6 +340,64 @@ def test_a_grant_that_is_lost_during_commit_is_settled_by_its_reference(
     assert rows.run("SELECT id, created_at FROM coupon_grant") == [(granted.id, granted.granted_at)]
     again = grant_coupons(database, user_id=ANN, coupon_id=1, count=3, reference="once")
     assert (again.repeated, again.balance) == (True, 3)
+
+
+WRITES: dict[str, Callable[[Database, int], Any]] = {
+    "coupon_grant": lambda database, _: grant_coupons(database, user_id=ANN, coupon_id=1, count=3, reference="once"),
+    "appointment_info": lambda database, _: create_appointment(database, user_id=ANN, invitee_user_id=BOB),
+    "lock_audit": lambda database, _: lock_audit.note(
+        database, actor="a", lock_name="l", reason="r", holder=None, fencing_token=1
+    ),
+    "status": lambda database, id_: set_status(database, id_, AppointmentStatus.ENDED, entry_limit=5),
+}
+
+
+@pytest.mark.parametrize("code", ["53100", "XX000", "40003", "P0001"])
+@pytest.mark.parametrize("what", list(WRITES))
+def test_a_write_whose_commit_fails_has_written_nothing_once_that_is_read(
+    database: Database, rows: Rows, what: str, code: str
+) -> None:
+    id_ = rows.appointment(ANN, BOB)
+    when = "UPDATE ON appointment_info" if what == "status" else f"INSERT ON {what}"
+    _fail(rows, "CONSTRAINT TRIGGER", f"AFTER {when} DEFERRABLE INITIALLY DEFERRED", code)
+
+    with pytest.raises(DatabaseDown, match="nothing was written"):
+        WRITES[what](database, id_)
+
+    for table in ("coupon_grant", "user_coupon", "lock_audit"):
+        assert rows.run(f"SELECT 1 FROM {table}") == []
+    assert rows.run("SELECT id, status FROM appointment_info") == [(id_, AppointmentStatus.OPEN)]
+
+
+@pytest.mark.parametrize("cut", list(Cut))
+@pytest.mark.parametrize("what", list(WRITES))
+def test_a_write_that_is_lost_during_commit_is_done_once_and_answered(
+    proxied: tuple[Proxy, Database], rows: Rows, what: str, cut: Cut
+) -> None:
+    id_ = rows.appointment(ANN, BOB)
+    proxy, database = proxied
+    proxy.cut_once(cut, at=b"COMMIT")
+
+    done = WRITES[what](database, id_)
+
+    assert proxy.cut_happened.is_set()
+    table = "appointment_info" if what == "status" else what
+    [*_, newest] = rows.run(f"SELECT id FROM {table} ORDER BY id")
+    assert newest == (done if isinstance(done, int) else done.id,)
+    assert len(rows.run(f"SELECT id FROM {table}")) == 1 + (what == "appointment_info")
+    assert rows.run("SELECT status FROM appointment_info WHERE id = %s", id_) == [(1 + (what == "status"),)]
+
+
+@pytest.mark.parametrize("what", list(WRITES))
+def test_a_write_of_which_nothing_can_be_read_is_unknown(
+    proxied: tuple[Proxy, Database], rows: Rows, what: str
+) -> None:
+    id_ = rows.appointment(ANN, BOB)
+    proxy, database = proxied
+    proxy.cut_once(Cut.AFTER_ANSWERED, at=b"COMMIT", then_away=True)
+
+    with pytest.raises(CommitUnknown):
+        WRITES[what](database, id_)
 
 
 @pytest.mark.parametrize("at", [b"COMMIT", b"ROLLBACK"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 import pytest
 
 from db.connecting import Connector, read_url
@@ -54,6 +56,42 @@ def test_what_cannot_be_honoured_is_refused_by_name_and_no_secret_is_told(url: s
 
     assert "\n" not in str(caught.value)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "u:se@hush@h/d",
+        "u:se@hush@h1,h2/d",
+        "u:se@hu/sh@h/d",
+        "u:12/hush@h/d",
+        "u:se/hush@h/d",
+        "h/hush@h/d",
+        "h?password=se@hush",
+        "@hush@h/d",
+    ],
+)
+@pytest.mark.parametrize("query", ["", "?sslmode=disable", "?application_name=a@b"])
+def test_an_at_sign_or_slash_in_a_password_is_refused_with_how_it_is_written(address: str, query: str) -> None:
+    with pytest.raises(ValueError, match=r"in a password the signs @ / [?] are written %40 %2F %3F") as caught:
+        read_url(f"postgresql://{address}{query}")
+
+    assert SECRET not in str(caught.value)
+
+
+def test_a_word_behind_a_password_is_not_told_for_it_may_be_its_end() -> None:
+    with pytest.raises(ValueError, match="is not a readable address") as caught:
+        read_url("postgresql://h/d?password=se&hush=1")
+
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("password", ["a:b", "a#b", "a?b", "a,b", "a[b", "a%40b", "a%2Fb", ""])
+def test_other_signs_are_a_passwords_own(password: str) -> None:
+    read = read_url(f"postgresql://u:{password}@h:5/d%40e?host=@abstract&application_name=x@y")
+
+    assert read.get("password", "") == unquote(password)
+    assert (read["dbname"], read["host"], read["port"]) == ("d@e", "@abstract", "5")
 
 
 def test_a_connector_refuses_the_same() -> None:

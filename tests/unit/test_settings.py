@@ -316,7 +316,11 @@ def test_space_around_an_agora_key_is_no_part_of_it(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("DATABASE_URL", f"postgresql://u:{SECRET}@h:port/d"), ("REDIS_URL", f"redis://:{SECRET}@h:port/0")],
+    [
+        ("DATABASE_URL", f"postgresql://u:{SECRET}@h:port/d"),
+        ("DATABASE_URL", f"postgresql://u:se@{SECRET}@127.0.0.1/d"),
+        ("REDIS_URL", f"redis://:{SECRET}@h:port/0"),
+    ],
 )
 def test_an_address_that_cannot_be_read_is_named_in_one_line(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
