@@ -73,9 +73,13 @@ ReportFigures = Callable[[str, Sequence[float]], None]
 
 
 def pytest_configure() -> None:
-    """A script's background job ignores Ctrl-C, and so would every program that is started here."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A script's background job ignores Ctrl-C, and so would every program that is started here; nohup likewise.
+
+    A signal with a handler, which does nothing, is a program's own to decide about again.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
