@@ -96,7 +96,7 @@ class AgoraTokenRequest(BaseModel):
     otherUserid: Id
 
 
-# An entry is answered with dictionaries, checked by mypy and not at run time: 7 µs an answer instead of 15.
+# Entries and leases are answered with dictionaries, checked by mypy and not at run time: 7 µs an answer instead of 15.
 
 
 @with_config(extra="forbid")
@@ -216,7 +216,8 @@ class LeaseExtension(Body):
     ttl_ms: TtlMs
 
 
-class LeaseAnswer(Answer):
+@with_config(extra="forbid")
+class LeaseAnswer(TypedDict):
     """A lease. `lease_id` opens it, and is to be kept secret; write `fencing_token` beside what the lease protects."""
 
     name: str

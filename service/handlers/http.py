@@ -131,10 +131,15 @@ def answer(model: BaseModel, status: int = 200) -> web.Response:
 def answer_dict(value: Mapping[str, Any], status: int = 200) -> web.Response:
     """The value as JSON, times in UTC with a Z."""
     return QuickAnswer(
-        body=orjson.dumps(value, option=orjson.OPT_UTC_Z),
+        body=as_json(value),
         status=status,
         headers={"Content-Type": JSON, "Cache-Control": "no-store"},
     )
+
+
+def as_json(value: Mapping[str, Any]) -> bytes:
+    """Times in UTC with a Z."""
+    return orjson.dumps(value, option=orjson.OPT_UTC_Z)
 
 
 def charge_answer(charge: ChargeRecord | None) -> ChargeAnswer | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
@@ -15,7 +15,8 @@ from locks import LockBusy, Locker
 from locks.loan import Loan
 from service.callers import LOCKS, Callers
 from service.handlers.contention import party_answer
-from service.handlers.http import JSON, answer, caller_with, json_body, path_name
+from service.handlers.http import JSON, answer_dict, as_json, caller_with, json_body, path_name
+from service.handlers.quick_answer import QuickAnswer
 from service.models import LeaseAnswer, LeaseExtension, NewLease
 from service.refusals import Draining, LeaseRefused, Overloaded
 
@@ -46,7 +47,7 @@ class LeaseHandlers:
         except LockBusy as busy:
             raise await self._refusal(busy) from busy
         if wanted.lease_id is not None:
-            return answer(_shown(loan), status=201 if loan.is_new else 200)
+            return answer_dict(_shown(loan), status=201 if loan.is_new else 200)
         return _NewLease(_shown(loan), give_back=lambda: self._lending.give_back(loan))
 
     async def extend(self, request: web.Request) -> web.Response:
@@ -56,13 +57,13 @@ class LeaseHandlers:
         wanted = await json_body(request, LeaseExtension)
         lease_id = request.match_info["lease_id"]
         loan = await self._lending.extend(name, lease_id, lease_ttl_s=wanted.ttl_ms / 1000)
-        return answer(_shown(loan))
+        return answer_dict(_shown(loan))
 
     async def release(self, request: web.Request) -> web.Response:
         """The lock is free, or the next waiter's."""
         caller_with(request, self._callers, LOCKS)
         await self._lending.release(path_name(request), request.match_info["lease_id"])
-        return web.Response(status=204, headers={"Cache-Control": "no-store"})
+        return QuickAnswer(status=204, headers={"Cache-Control": "no-store"})
 
     async def _lent(self, name: str, wanted: NewLease, request_id: str) -> Loan:
         if wanted.wait_ms == 0:
@@ -117,15 +118,11 @@ class LeaseHandlers:
         )
 
 
-class _NewLease(web.Response):
+class _NewLease(QuickAnswer):
     """Where it cannot be written, because the client is gone, the lease is given back."""
 
     def __init__(self, shown: LeaseAnswer, *, give_back: Callable[[], None]) -> None:
-        super().__init__(
-            body=shown.model_dump_json().encode(),
-            status=201,
-            headers={"Content-Type": JSON, "Cache-Control": "no-store"},
-        )
+        super().__init__(body=as_json(shown), status=201, headers={"Content-Type": JSON, "Cache-Control": "no-store"})
         self._give_back = give_back
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
@@ -146,10 +143,10 @@ class _NewLease(web.Response):
 
 
 def _shown(loan: Loan) -> LeaseAnswer:
-    return LeaseAnswer(
-        name=loan.name,
-        lease_id=loan.lease_id,
-        fencing_token=loan.fencing_token,
-        ttl_ms=round(loan.lease_ttl_s * 1000),
-        expires_at=datetime.fromtimestamp(time.time(), UTC) + timedelta(seconds=loan.ends_in_s()),
-    )
+    return {
+        "name": loan.name,
+        "lease_id": loan.lease_id,
+        "fencing_token": loan.fencing_token,
+        "ttl_ms": round(loan.lease_ttl_s * 1000),
+        "expires_at": datetime.fromtimestamp(time.time() + loan.ends_in_s(), UTC),
+    }

@@ -9,7 +9,10 @@ from aiohttp.http_writer import StreamWriter
 
 
 class QuickAnswer(web.Response):
-    """With a body. A client that is not to be kept, or speaks HTTP/1.0, gets aiohttp's own way of answering."""
+    """With a body, or of a status that has none.
+
+    A client that is not to be kept, or speaks HTTP/1.0, gets aiohttp's own way of answering.
+    """
 
     _writer: StreamWriter | None = None
 
@@ -34,11 +37,15 @@ class QuickAnswer(web.Response):
             await super().write_eof(data)
             return
         body = self._body
-        assert isinstance(body, bytes)
+        if body is None:  # 204: a Content-Length is not allowed there (RFC 9110, 8.6)
+            body, length = b"", ""
+        else:
+            assert isinstance(body, bytes)
+            length = f"Content-Length: {len(body)}\r\n"
         head = (
             f"HTTP/1.1 {self._status} {self._reason}\r\n"
             f"{''.join([f'{name}: {value}{_END}' for name, value in self._headers.items()])}"
-            f"Content-Length: {len(body)}\r\nDate: {rfc822_formatted_time()}\r\n\r\n"
+            f"{length}Date: {rfc822_formatted_time()}\r\n\r\n"
         )
         writer._write(head.encode("latin-1") + body)
         self._eof_sent = True

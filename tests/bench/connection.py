@@ -16,8 +16,8 @@ CHARGED = b"201 charged"
 ALREADY_CHARGED = b"200 already_charged"
 HEAD_END = b"\r\n\r\n"
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
-OUTCOME = re.compile(rb'"outcome"[ \t\r\n]*:[ \t\r\n]*"([^"]{1,60})"')
-CODE = re.compile(rb'"code"[ \t\r\n]*:[ \t\r\n]*"([^"]{1,60})"')
+SAID = re.compile(rb'"(?:outcome|code|lease_id)"[ \t\r\n]*:[ \t\r\n]*"([^"]{1,60})"')
+NO_CONTENT = b"204"
 
 
 class LoadError(Exception):
@@ -28,7 +28,7 @@ class Owner(Protocol):
     """Who sends on connections, and hears of the answers."""
 
     def answered(self, connection: Connection, answer: bytes) -> None:
-        """The status and the outcome, or the code of a refusal: `201 charged`."""
+        """The status and the outcome, the code of a refusal, or the lease's id: `201 charged`; `204` alone."""
 
     def broken(self, why: str) -> None:
         """The connection can be used no more."""
@@ -59,6 +59,10 @@ class Connection(asyncio.Protocol):
         if head_end < 0:
             self._buffer = data
             return
+        if data[9:12] == NO_CONTENT:
+            self._buffer = b""
+            self._owner.answered(self, NO_CONTENT)
+            return
         length = LENGTH.search(data, 0, head_end)
         if length is None:
             self._owner.broken(f"an answer without Content-Length: {data[:200]!r}")
@@ -67,7 +71,7 @@ class Connection(asyncio.Protocol):
             self._buffer = data
             return
         self._buffer = b""
-        said = OUTCOME.search(data, head_end) or CODE.search(data, head_end)
+        said = SAID.search(data, head_end)
         self._owner.answered(self, b"%b %b" % (data[9:12], said[1] if said else b"(no code)"))
 
     def connection_lost(self, error: Exception | None) -> None:

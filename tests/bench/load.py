@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .connection import CHARGED, Connection, LoadError, connected
 
-__all__ = ["LoadError", "LoadResult", "drive", "drive_all"]
+__all__ = ["Load", "LoadError", "LoadResult", "drive", "drive_all", "windowed"]
 
 DRAIN_LIMIT_S = 20.0
 LEAST_WINDOW = 0.5
@@ -47,7 +47,29 @@ async def drive(
     The window ends early when the requests run out. Raises LoadError when they do so before half of it is over, when a
     connection breaks, or when the last answers do not come.
     """
-    load = _Load(requests, {wanted})
+    load = Load(requests, {wanted})
+    return await windowed(
+        load,
+        host=host,
+        port=port,
+        connections=connections,
+        warm_up_s=warm_up_s,
+        measured_s=measured_s,
+        at_boundary=at_boundary,
+    )
+
+
+async def windowed(
+    load: Load,
+    *,
+    host: str,
+    port: int,
+    connections: int,
+    warm_up_s: float,
+    measured_s: float,
+    at_boundary: Callable[[], None],
+) -> LoadResult:
+    """See `drive`."""
     async with connected(load, host=host, port=port, connections=connections) as them:
         load.begin(them)
         await load.goes_on_for(warm_up_s)
@@ -67,7 +89,7 @@ async def drive_all(
     *, host: str, port: int, requests: Iterable[bytes], connections: int, wanted: Set[bytes]
 ) -> LoadResult:
     """Sends all the requests, however long it takes. Raises LoadError as `drive` does."""
-    load = _Load(requests, wanted)
+    load = Load(requests, wanted)
     async with connected(load, host=host, port=port, connections=connections) as them:
         began_s, cpu_began_s = load.begin_window()
         load.begin(them)
@@ -77,12 +99,12 @@ async def drive_all(
     return _result(load, window_s, load.latencies_s, cpu_s)
 
 
-def _result(load: _Load, window_s: float, latencies_s: list[float], cpu_s: float) -> LoadResult:
+def _result(load: Load, window_s: float, latencies_s: list[float], cpu_s: float) -> LoadResult:
     answers = {answer.decode("latin-1"): count for answer, count in load.answers.items()}
     return LoadResult(measured_s=window_s, latencies_s=latencies_s, answers=answers, process_cpu_s=cpu_s)
 
 
-class _Load:
+class Load:
     """What the connections share: the owner of them all."""
 
     def __init__(self, requests: Iterable[bytes], wanted: Set[bytes]) -> None:
@@ -95,6 +117,7 @@ class _Load:
         self._over: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
 
     def begin(self, connections: list[Connection]) -> None:
+        """All connections begin to send."""
         self._sending = True
         for connection in connections:
             self._send(connection)
@@ -106,15 +129,18 @@ class _Load:
             raise LoadError(f"{why}; answers so far: {dict(self.answers)}")
 
     def begin_window(self) -> tuple[float, float]:
+        """Latencies count from now on; the time, and our CPU time."""
         self.latencies_s = []
         return time.perf_counter(), time.process_time()
 
     def end_window(self) -> list[float]:
+        """Nothing more is sent; the latencies within the window."""
         self._sending = False
         measured, self.latencies_s = self.latencies_s, []
         return measured
 
     async def drained(self) -> None:
+        """Every answer is there. Raises LoadError."""
         deadline_s = time.monotonic() + DRAIN_LIMIT_S
         while self._in_flight:
             if time.monotonic() > deadline_s:
@@ -123,6 +149,7 @@ class _Load:
             await self.goes_on_for(0)
 
     def answered(self, connection: Connection, answer: bytes) -> None:
+        """See connection.Owner."""
         self._in_flight -= 1
         self.answers[answer] += 1
         if answer in self._wanted:
@@ -131,12 +158,13 @@ class _Load:
             self._send(connection)
 
     def broken(self, why: str) -> None:
+        """See connection.Owner."""
         self._sending = False
         if not self._over.done():
             self._over.set_result(why)
 
     def _send(self, connection: Connection) -> None:
-        request = next(self._requests, None)
+        request = self.next_request(connection)
         if request is None:
             self._sending = False
             if not self._over.done():
@@ -145,3 +173,7 @@ class _Load:
         self._in_flight += 1
         connection.since_s = time.perf_counter()
         connection.send(request)
+
+    def next_request(self, connection: Connection) -> bytes | None:
+        """What this connection sends now; None when nothing is left."""
+        return next(self._requests, None)
