@@ -26,8 +26,8 @@ class ForWhom(NamedTuple):
 
 def text_for(request_id: str, owner: str | None = None) -> str:
     """The text of what this process does itself. Raises ValueError for what could not be shown."""
-    if request_id:
-        _check_request_id(request_id)
+    if len(request_id) > MAX_REQUEST_ID_LENGTH or not request_id.isascii() or not request_id.isprintable():
+        raise ValueError(f"a request_id is at most {MAX_REQUEST_ID_LENGTH} printable ASCII characters")
     if owner is None:
         return request_id
     check_owner(owner)
@@ -50,8 +50,3 @@ def check_owner(owner: str) -> None:
     """Raises ValueError where it could not be shown: control and format characters are refused, and blanks alone."""
     if not 1 <= len(owner) <= MAX_OWNER_LENGTH or not owner.isprintable() or owner.isspace():
         raise ValueError(f"an owner is 1 to {MAX_OWNER_LENGTH} printable characters")
-
-
-def _check_request_id(request_id: str) -> None:
-    if len(request_id) > MAX_REQUEST_ID_LENGTH or not request_id.isascii() or not request_id.isprintable():
-        raise ValueError(f"a request_id is at most {MAX_REQUEST_ID_LENGTH} printable ASCII characters")
