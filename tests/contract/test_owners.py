@@ -158,21 +158,24 @@ def test_the_exports_of_locks_have_their_holders(world: World, leases: LeaseClie
         leases.lease(name, owner=owner, headers={"X-Request-Id": f"request-{name[-1]}"})
     monitor = Page(world.api, "monitor")
 
-    def exported(kind: str) -> Any:
-        body = monitor.get(f"/exports/locks.{kind}?search={resource}&sort=name").body.decode()
-        return json.loads(body) if kind == "json" else list(csv.DictReader(io.StringIO(body)))
+    def exported(kind: str) -> list[dict[str, Any]]:
+        """The rows; each worker reads what was told for itself, so one may know of it a moment later than another."""
+        told: list[list[dict[str, Any]]] = []
 
-    wait_until(lambda: len(exported("json")) == 3, what="all of them to be told of")
-    rows: dict[str, dict[str, Any]] = {row["name"]: row for row in exported("json")}
-    for name, owner in owners.items():
-        holder = leases.show(name).json["holder"]
-        assert {column: rows[name][column] for column in holder} == holder
-        assert (holder["owner"], rows[name]["kind"]) == (owner, "client")
+        def has_all() -> bool:
+            body = monitor.get(f"/exports/locks.{kind}?search={resource}&sort=name").body.decode()
+            told.append(json.loads(body) if kind == "json" else list(csv.DictReader(io.StringIO(body))))
+            return len(told[-1]) == len(owners)
 
-    wait_until(lambda: len(exported("csv")) == 3, what="another worker to know of them too")
-    for row in exported("csv"):
-        for column in ("instance", "host", "pid", "request_id"):
-            assert row[column] == str(rows[row["name"]][column]) != "", column
+        wait_until(has_all, what="all of them to be told of")
+        return told[-1]
+
+    for told, written in zip(exported("json"), exported("csv"), strict=True):
+        holder = leases.show(told["name"]).json["holder"]
+        assert {column: told[column] for column in holder} == holder
+        assert (holder["owner"], told["kind"]) == (owners[told["name"]], "client")
+        for column in ("name", "instance", "host", "pid", "request_id", "kind"):
+            assert written[column] == str(told[column]) != "", column
     assert [row["owner"] for row in exported("csv")] == [f"'{formula}", "", OWNER]
 
 
