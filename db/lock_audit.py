@@ -18,7 +18,7 @@ UNKNOWN = "force-release-unknown"  # the lock store did not answer
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One call. `holder`: instance, host, pid and request, as they were found just before."""
+    """One call. `holder`: instance, host, pid, request, and owner, as they were found just before."""
 
     id: int
     at: datetime

@@ -19,7 +19,7 @@ from locks.errors import (
     WrongLoop,
 )
 from locks.hold import Hold, HoldMany
-from locks.inspection import LockView, Party, WaitingParty
+from locks.inspection import LockView, Party, PartyKind, WaitingParty
 from locks.lease import Lease
 from locks.locker import Locker
 
@@ -40,6 +40,7 @@ __all__ = [
     "LocksError",
     "LossReason",
     "Party",
+    "PartyKind",
     "TooManyLeases",
     "TooManyWaiters",
     "WaitingParty",

@@ -21,8 +21,6 @@ from locks.renewal import Renewal
 from locks.store import LockStore
 from locks.waiter import Grant, Waiter
 
-MAX_REQUEST_ID_LENGTH = 200
-
 
 class Acquiring:
     """All that stands between a call of acquire and its lease."""
@@ -53,11 +51,11 @@ class Acquiring:
         lease_ttl_s: float,
         wait_s: float | None,
         keep_extended: bool,
-        request_id: str,
+        for_whom: str,
         *,
         begins_at_once: bool,
     ) -> Lease:
-        """As Locker.acquire; begins_at_once: as Locker.acquire_for_body.
+        """As Locker.acquire; begins_at_once: as Locker.acquire_for_body. `for_whom`: of text_for.
 
         One long function, since each coroutine between a caller and the wire costs every cycle some of its time.
         """
@@ -74,13 +72,11 @@ class Acquiring:
         if holder is not None and wait_s is None:
             _check_not_the_callers(holder)
         lease_ms = milliseconds(lease_ttl_s)
-        if request_id:
-            check_request_id(request_id)
         self._held.check_room()
         self._held.asked_for += 1
         try:
             if wait_s is not None and wait_s <= 0:
-                lease = await self._acquire_now(name, lease_ttl_s, keep_extended, request_id, started_at_s)
+                lease = await self._acquire_now(name, lease_ttl_s, keep_extended, for_whom, started_at_s)
                 if keep_extended and not begins_at_once:
                     lease.task = asyncio.current_task()
                 return lease
@@ -96,9 +92,7 @@ class Acquiring:
                 lease_id = line.lease_id
                 try:
                     node = self._store.node_of(name)
-                    item = self._store.scripts.acquire_item(
-                        node, name, lease_id, lease_ms=lease_ms, request_id=request_id
-                    )
+                    item = self._store.scripts.acquire_item(node, name, lease_id, lease_ms=lease_ms, for_whom=for_whom)
                     answer = node.gather(node.acquires, item)
                     line.may_hold = True
                     reply = await answer
@@ -115,7 +109,7 @@ class Acquiring:
                     if not is_over(lease_ttl_s, after_s=waited_s):
                         line.first_is_gone()
                         lease = self._begin_at_once(
-                            name, lease_id, reply, lease_ttl_s, keep_extended, request_id, started_at_s, waited_s
+                            name, lease_id, reply, lease_ttl_s, keep_extended, for_whom, started_at_s, waited_s
                         )
                         lease.asked_once = True
                         if keep_extended and not begins_at_once:
@@ -129,7 +123,7 @@ class Acquiring:
                 lease_ttl_s=lease_ttl_s,
                 lease_ms=lease_ms,
                 keep_extended=keep_extended,
-                request_id=request_id,
+                for_whom=for_whom,
                 started_at_s=started_at_s,
                 wait_s=wait_s,
                 begins_at_once=begins_at_once,
@@ -150,7 +144,7 @@ class Acquiring:
             waited_s=waiter.waited_s,
             stood_in_line=grant.source is not WakeSource.NONE,
             keep_extended=waiter.keep_extended,
-            request_id=waiter.request_id,
+            for_whom=waiter.for_whom,
         )
         lease.is_for_body = waiter.begins_at_once
         if grant.ends_at_s is not None:
@@ -160,7 +154,7 @@ class Acquiring:
         return lease
 
     async def _acquire_now(
-        self, name: str, lease_ttl_s: float, keep_extended: bool, request_id: str, started_at_s: float
+        self, name: str, lease_ttl_s: float, keep_extended: bool, for_whom: str, started_at_s: float
     ) -> Lease:
         lease_id, keys, lease_ms = self._new_lease_id(), packed_keys(name), milliseconds(lease_ttl_s)
 
@@ -171,7 +165,7 @@ class Acquiring:
             sent_count += node.commands.is_up
             fence = self._held.seen_fence
             return self._store.scripts.acquire_now(
-                node, keys, lease_id, lease_ms=lease_ms, seen_fence=fence, request_id=request_id
+                node, keys, lease_id, lease_ms=lease_ms, seen_fence=fence, for_whom=for_whom
             )
 
         line = self.lines.by_name.get(name)
@@ -200,7 +194,7 @@ class Acquiring:
         if not isinstance(reply, int):
             self._gave_up(name, started_at_s, "busy", queued=False)
             raise LockBusy(name, waited_s=waited_s, expires_in_s=reply[0] / 1000 if reply[0] >= 0 else None)
-        lease = self._begin_at_once(name, lease_id, reply, lease_ttl_s, keep_extended, request_id, asked_at_s, waited_s)
+        lease = self._begin_at_once(name, lease_id, reply, lease_ttl_s, keep_extended, for_whom, asked_at_s, waited_s)
         lease.asked_once = sent_count == 1
         return lease
 
@@ -245,7 +239,7 @@ class Acquiring:
         fencing_token: int,
         lease_ttl_s: float,
         keep_extended: bool,
-        request_id: str,
+        for_whom: str,
         asked_at_s: float,
         waited_s: float,
     ) -> Lease:
@@ -260,7 +254,7 @@ class Acquiring:
             waited_s=waited_s,
             stood_in_line=False,
             keep_extended=keep_extended,
-            request_id=request_id,
+            for_whom=for_whom,
         )
         return self._begin(lease, WakeSource.NONE)
 
@@ -290,11 +284,3 @@ def _check_not_the_callers(held: Lease) -> None:
     is_endless = held.keep_extended and held.holds_until_s == math.inf
     if is_endless and held.task is asyncio.current_task():
         raise HeldByCaller(held.name)
-
-
-def check_request_id(request_id: str) -> None:
-    """Raises ValueError where it could not be shown, or would not fit."""
-    if request_id and (
-        len(request_id) > MAX_REQUEST_ID_LENGTH or not request_id.isascii() or not request_id.isprintable()
-    ):
-        raise ValueError(f"a request_id is at most {MAX_REQUEST_ID_LENGTH} printable ASCII characters")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from locks.acquiring import check_request_id
 from locks.capability import read_export
 from locks.clock import monotonic_s
 from locks.errors import LockStoreDown, LossReason
@@ -40,13 +39,10 @@ class Adopting:
         self._emit = emit
         self._new_lease_id = new_lease_id
 
-    async def adopt(
-        self, text: str, *, keep_extended: bool = False, max_hold_s: float | None = None, request_id: str = ""
-    ) -> Lease:
+    async def adopt(self, text: str, *, keep_extended: bool, max_hold_s: float | None, for_whom: str) -> Lease:
         """As Locker.adopt."""
         name, lease_id, fencing_token, grant_fence, lease_ttl_s = read_export(text)
         keys, lease_ms = packed_keys(name), milliseconds(lease_ttl_s)
-        check_request_id(request_id)
         check_max_hold_s(max_hold_s, lease_ttl_s=lease_ttl_s, keep_extended=keep_extended)
         self._held.check_room()
         # Of this call alone: the same text gives nobody a second lease, not even us.
@@ -63,7 +59,7 @@ class Adopting:
                     fencing_token=fencing_token,
                     grant_fence=grant_fence,
                     lease_ms=lease_ms,
-                    request_id=request_id,
+                    for_whom=for_whom,
                 ),
             )
         except (LockStoreDown, asyncio.CancelledError):
@@ -80,7 +76,7 @@ class Adopting:
             waited_s=0.0,
             stood_in_line=False,
             keep_extended=keep_extended,
-            request_id=request_id,
+            for_whom=for_whom,
         )
         lease.grant_fence = grant_fence
         if not isinstance(reply, int):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from locks import clock
 from locks.errors import LockBusy, LockStoreDown
 from locks.events import Exported, Listener
+from locks.for_whom import read_for_whom
 from locks.lease import Lease, check_wait_s, milliseconds
 from locks.loan import Loan
 from locks.store import LockStore
@@ -44,7 +45,7 @@ class ChosenIds:
         self._emit = emit
         self._waits: dict[tuple[str, str], _Wait] = {}
 
-    async def lend(self, name: str, lease_id: str, *, lease_ttl_s: float, wait_s: float, request_id: str) -> Loan:
+    async def lend(self, name: str, lease_id: str, *, lease_ttl_s: float, wait_s: float, for_whom: str) -> Loan:
         """As Lending.lend_as."""
         check_wait_s(wait_s)
         started_at_s = clock.monotonic_s()
@@ -53,10 +54,10 @@ class ChosenIds:
             left_s = started_at_s + wait_s - clock.monotonic_s()
             try:
                 if left_s <= 0:
-                    loan = await self._begin(_Wait(), name, lease_id, lease_ttl_s, 0.0, request_id)
+                    loan = await self._begin(_Wait(), name, lease_id, lease_ttl_s, 0.0, for_whom)
                     self.lent(name, lease_id)
                 else:
-                    loan = await self._wait(name, lease_id, lease_ttl_s, left_s, request_id)
+                    loan = await self._wait(name, lease_id, lease_ttl_s, left_s, for_whom)
             except LockBusy:
                 # The message that it has been lent through another process may be lost.
                 loan = await self._look(name, lease_id, lease_ttl_s)
@@ -86,14 +87,14 @@ class ChosenIds:
             raise self._lending.over(name, lease_id, reply.decode())
         return self._lending.extended(Loan(name, lease_id, reply[0], lease_ttl_s, sent_at_s, is_new=False), reply)
 
-    async def _wait(self, name: str, lease_id: str, lease_ttl_s: float, wait_s: float, request_id: str) -> Loan | None:
+    async def _wait(self, name: str, lease_id: str, lease_ttl_s: float, wait_s: float, for_whom: str) -> Loan | None:
         """The lease of whoever began to wait; None for those who came later, and are to look. Raises LockBusy."""
         gives_up_at_s = clock.monotonic_s() + wait_s
         wait = self._waits.get((name, lease_id))
         is_first = wait is None
         if wait is None:
             wait = self._waits[name, lease_id] = _Wait()
-            work = self._begin(wait, name, lease_id, lease_ttl_s, math.inf, request_id)
+            work = self._begin(wait, name, lease_id, lease_ttl_s, math.inf, for_whom)
             wait.task = asyncio.create_task(work, name="lock-asked")
             wait.task.add_done_callback(_retrieve)
         wait.listener_count += 1
@@ -115,13 +116,13 @@ class ChosenIds:
         return loan if is_first else None
 
     async def _begin(
-        self, wait: _Wait, name: str, lease_id: str, lease_ttl_s: float, wait_s: float, request_id: str
+        self, wait: _Wait, name: str, lease_id: str, lease_ttl_s: float, wait_s: float, for_whom: str
     ) -> Loan:
         """Acquires the lock under an id of ours, and lends it under the client's. Raises as Lending.lend_as."""
-        lease = await self._lending.acquired(name, lease_ttl_s, wait_s, request_id)
+        lease = await self._lending.acquired(name, lease_ttl_s, wait_s, for_whom)
         wait.is_had = True
         try:
-            reply, sent_at_s = await self._ask(name, lease_id, lease_ttl_s, request_id, lease)
+            reply, sent_at_s = await self._ask(name, lease_id, lease_ttl_s, for_whom, lease)
             if reply == b"none":
                 raise LockStoreDown("the lease was lost before it could be handed out")
             if isinstance(reply, bytes):
@@ -132,18 +133,19 @@ class ChosenIds:
         return self._lent(lease, lease_id, lease_ttl_s, sent_at_s, reply)
 
     def _lent(self, lease: Lease, lease_id: str, lease_ttl_s: float, sent_at_s: float, reply: Any) -> Loan:
-        fencing_token, _, is_keeper, _, _, is_new = reply
-        loan = Loan(lease.name, lease_id, fencing_token, lease_ttl_s, sent_at_s, is_new=bool(is_new))
+        fencing_token, _, is_keeper, for_whom, _, is_new = reply
+        owner = read_for_whom(for_whom.decode()).owner
+        loan = Loan(lease.name, lease_id, fencing_token, lease_ttl_s, sent_at_s, owner, is_new=bool(is_new))
         if not lease.ended:
             self._locker.hand_out(lease)
             if is_keeper:
-                self._lending.keep(loan, lease.acquired_at_s, lease.request_id)
+                self._lending.keep(loan, lease.acquired_at_s, lease.for_whom)
             else:
-                self._emit(Exported(lease.name, fencing_token, lease.held_s, lease.request_id))
+                self._emit(Exported(lease.name, fencing_token, lease.held_s, lease.for_whom))
         return loan
 
     async def _ask(
-        self, name: str, lease_id: str, lease_ttl_s: float, request_id: str, lease: Lease | None
+        self, name: str, lease_id: str, lease_ttl_s: float, for_whom: str, lease: Lease | None
     ) -> tuple[Any, float]:
         """The script's reply, and when it was asked; `lease`: under which we hold the lock for the client."""
         sent_at_s, lease_ms = 0.0, milliseconds(lease_ttl_s)
@@ -157,7 +159,7 @@ class ChosenIds:
                 name,
                 lease_id,
                 lease_ms=lease_ms,
-                request_id=request_id,
+                for_whom=for_whom,
                 own_id=own_id,
                 own_fence=own_fence,
             )

@@ -26,6 +26,7 @@ from redis.retry import Retry
 
 from locks import clock
 from locks.errors import LeaseLost, LockStoreDown, LossReason
+from locks.for_whom import text_for
 from locks.keys import keys_of
 from locks.lease import is_over
 from locks.sync_lease import KEEPER, SyncLease
@@ -84,13 +85,14 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
         blocking: bool = True,
         *,
         instance_id: str | None = None,
+        owner: str | None = None,
         on_lost: Callable[[LossReason], None] | None = None,
     ) -> None:
         """The words of redis_lock.Lock, except that `name` is the plain name that Locker uses, without braces.
 
         expire: seconds, 0.1 to 3600. None is the original's trap: a dead program holds the lock until it is forced out.
         id: of a hold elsewhere, to release it; where acquire() is called too, an id that nobody else uses.
-        signal_expire: milliseconds. instance_id: shown as the holder, <host>-<pid> by default.
+        signal_expire: milliseconds. instance_id: shown as the holder, <host>-<pid> by default; owner: shown beside it.
         on_lost: called once a loss is known, in a thread of its own. Raises ValueError.
         """
         keys_of(name)
@@ -106,7 +108,7 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
         self._expire_s, self._auto_renewal, self._on_lost = expire, auto_renewal, on_lost
         self._longest_wait_s = min(LONGEST_SIGNAL_WAIT_S, socket_timeout_s / 2)
         self._id_is_given = id is not None
-        self._instance_id = instance_id
+        self._instance_id, self._for_whom = instance_id, text_for("", owner)
         self._store = SyncStore(self._client, name, signal_expire)
         self._pid = os.getpid()
         self._acquiring = threading.Lock()
@@ -244,7 +246,8 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
                 raise
 
     def _acquire_until(self, gives_up_at_s: float) -> bool:
-        who = f"\t{self._instance_id or f'{socket.gethostname()}-{self._pid}'}\t{socket.gethostname()}\t{self._pid}\t"
+        host = socket.gethostname()
+        who = f"\t{self._instance_id or f'{host}-{self._pid}'}\t{host}\t{self._pid}\t{self._for_whom}"
         while True:
             sent_at_s = clock.monotonic_s()
             fence, busy_s = self._store.acquire(self._id, self._expire_s, who, self._seen_fence)

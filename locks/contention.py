@@ -24,6 +24,7 @@ from locks.contention_store import (
     picture_key,
     slot_key,
 )
+from locks.for_whom import read_for_whom
 from locks.histogram import LogHistogram
 from locks.listing import ListedLock, LockPage, Sort, Told, as_listed, listed, page_of, told_locks
 from locks.locker import Locker
@@ -37,6 +38,8 @@ QUARTER_S, DAY_S = 15 * 60, 24 * 3600
 # What was told this long ago is complete, and need not be read again.
 SETTLED_S = 120
 MOST_SETTLED = 2000
+# So many rows of a long list are made before others have the loop.
+LISTED_AT_ONCE = 200
 
 Value = TypeVar("Value")
 
@@ -115,6 +118,7 @@ class PastHold:
     held_s: float
     instance_id: str
     request_id: str
+    owner: str | None
     fencing_token: int
     end: str
 
@@ -158,10 +162,22 @@ class Contention:
         return LockPage(tuple(listed(view) for view in views if view is not None), next_cursor, total)
 
     async def all_locks(self, *, sort: Sort, search: str = "") -> Sequence[ListedLock]:
-        """All of them as their instances have told of them."""
+        """All of them as their holders have told of them; those of which no holder has told, as they are now."""
         told = await self._told.get()
         page, _, _ = page_of(told, sort=sort, limit=len(told.by_name), cursor=None, search=search)
-        return [as_listed(each, told.at) for each in page]
+        found: list[ListedLock] = []
+        for at in range(0, len(page), LISTED_AT_ONCE):
+            chunk = page[at : at + LISTED_AT_ONCE]
+            untold = [each.name for each in chunk if not each.fencing_token]
+            views = await asyncio.gather(*[self._locker.inspect(name) for name in untold])
+            looked_at = dict(zip(untold, views, strict=True))
+            for each in chunk:
+                if each.fencing_token:
+                    found.append(as_listed(each, told.at))
+                elif (view := looked_at[each.name]) is not None:
+                    found.append(listed(view))
+            await asyncio.sleep(0)
+        return found
 
     async def recent(self) -> Sequence[Slot]:
         """The last quarter of an hour in slots of five seconds, oldest first; the last one is not over yet."""
@@ -209,34 +225,25 @@ class Contention:
     async def holds_of(self, name: str) -> Sequence[PastHold]:
         """Past holds of one lock within the last hour, newest first: those that were waited for, or took long."""
         found = await self._store.newest(holds_key(name), limit=MOST_HOLDS_A_LOCK)
-        holds = [
-            PastHold(
-                each["began_at"],
-                each["held_s"],
-                each["instance"],
-                each["request_id"],
-                each["fencing_token"],
-                each["end"],
-            )
-            for each in found
-        ]
-        return sorted(holds, key=lambda each: -each.began_at)
+        return sorted(map(_past_hold, found), key=lambda each: -each.began_at)
 
     async def _read_snapshot(self) -> Snapshot:
         instances = await self._store.instances()
         now_s = await self._store.now_s()
-        texts = await self._store.texts([picture_key(token) for token, _ in instances])
+        texts = await self._store.texts([picture_key(token) for token, _, _ in instances])
         seen = [
             InstanceSeen(Picture.read(text), max(0.0, now_s - heard_at_s))
-            for (_, heard_at_s), text in zip(instances, texts, strict=True)
+            for (_, _, heard_at_s), text in zip(instances, texts, strict=True)
             if text is not None
         ]
         return merged(now_s, seen)
 
     async def _read_locks(self) -> Told:
         instances = await self._store.instances()
-        texts = await self._store.texts([list_key(token) for token, _ in instances])
-        return told_locks(await self._store.now_s(), [text for text in texts if text is not None])
+        texts = await self._store.texts([list_key(token) for token, _, _ in instances])
+        tellers = [teller for _, teller, _ in instances]
+        lists = [(teller, text) for teller, text in zip(tellers, texts, strict=True) if text is not None]
+        return told_locks(await self._store.now_s(), lists)
 
     async def _slots(self, from_s: int, until_s: int, length_s: int) -> Sequence[Slot]:
         starts = range(from_s - from_s % length_s, until_s + 1, length_s)
@@ -296,6 +303,13 @@ def contention_ratio(counts: Mapping[str, int]) -> float:
     """Of the attempts to acquire that have ended, the share that had to wait; 0.0 without any."""
     ended = counts.get("acquired", 0) + sum(count for key, count in counts.items() if key.startswith("gave_up:"))
     return counts.get("contended", 0) / ended if ended else 0.0
+
+
+def _past_hold(told: Mapping[str, Any]) -> PastHold:
+    request_id, owner, _ = read_for_whom(told["request_id"])
+    return PastHold(
+        told["began_at"], told["held_s"], told["instance"], request_id, owner, told["fencing_token"], told["end"]
+    )
 
 
 def _slot(at_s: int, length_s: int, fields: Mapping[str, int]) -> Slot:

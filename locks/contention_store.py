@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from locks.picture import Teller
 from locks.store import LockStore
 from locks.wire import packed
 
@@ -112,12 +113,16 @@ class ContentionStore:
         seconds, microseconds = await self._run(packed("TIME"))
         return int(seconds) + int(microseconds) / 1_000_000
 
-    async def instances(self) -> list[tuple[str, float]]:
-        """Token and last sign of life, unix seconds, of those that live."""
+    async def instances(self) -> list[tuple[str, Teller, float]]:
+        """Those that live: token, who, and the last sign of life in unix seconds."""
         now_s = await self.now_s()
         since_ms = int(now_s * 1000) - GONE_MS
         reply = await self._run(packed("ZRANGEBYSCORE", INDEX, since_ms, "+inf", "WITHSCORES"))
-        return [(who.decode().partition("\t")[0], float(score) / 1000) for who, score in _pairs(reply)]
+        found = []
+        for who, score in _pairs(reply):
+            token, instance_id, host, pid = who.decode().split("\t")
+            found.append((token, Teller(instance_id, host, int(pid)), float(score) / 1000))
+        return found
 
     async def texts(self, keys: Sequence[str]) -> list[str | None]:
         """The value of each key."""

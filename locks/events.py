@@ -26,6 +26,9 @@ class WakeSource(StrEnum):
     RECONNECT = "reconnect"  # a lost connection had come back
 
 
+# `for_whom`, where an event has it, is the text of locks.for_whom, which read_for_whom() takes apart.
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """A caller has joined the queue of a held lock."""
@@ -82,7 +85,7 @@ class Lost:
     fencing_token: int
     held_s: float
     reason: LossReason
-    request_id: str = ""
+    for_whom: str = ""
 
 
 class Releasing(NamedTuple):
@@ -90,7 +93,7 @@ class Releasing(NamedTuple):
 
     name: str
     fencing_token: int
-    request_id: str = ""
+    for_whom: str = ""
 
 
 class Released(NamedTuple):
@@ -101,7 +104,7 @@ class Released(NamedTuple):
     held_s: float
     still_ours: bool
     handed_over: bool
-    request_id: str = ""
+    for_whom: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ class Exported:
     name: str
     fencing_token: int
     held_s: float
-    request_id: str = ""
+    for_whom: str = ""
 
 
 @dataclass(frozen=True, slots=True)

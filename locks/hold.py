@@ -80,7 +80,7 @@ class _Body:
 class Hold(_Body):
     """The `async with` of Locker.hold."""
 
-    __slots__ = ("_lease", "_lease_ttl_s", "_max_hold_s", "_name", "_request_id", "_wait_s")
+    __slots__ = ("_for_whom", "_lease", "_lease_ttl_s", "_max_hold_s", "_name", "_wait_s")
 
     def __init__(
         self,
@@ -90,19 +90,19 @@ class Hold(_Body):
         lease_ttl_s: float,
         wait_s: float | None,
         max_hold_s: float | None,
-        request_id: str,
+        for_whom: str,
     ) -> None:
         super().__init__(locker)
         self._name = name
         self._lease_ttl_s = lease_ttl_s
         self._wait_s = wait_s
         self._max_hold_s = max_hold_s
-        self._request_id = request_id
+        self._for_whom = for_whom
         self._lease: Lease | None = None
 
     async def __aenter__(self) -> Lease:
         lease = self._lease = await self._locker.acquire_for_body(
-            self._name, lease_ttl_s=self._lease_ttl_s, wait_s=self._wait_s, request_id=self._request_id
+            self._name, lease_ttl_s=self._lease_ttl_s, wait_s=self._wait_s, for_whom=self._for_whom
         )
         if self._max_hold_s is not None:
             lease.bound(self._max_hold_s, from_s=lease.acquired_at_s)
@@ -122,7 +122,7 @@ class Hold(_Body):
 class HoldMany(_Body):
     """The `async with` of Locker.hold_many."""
 
-    __slots__ = ("_lease_ttl_s", "_leases", "_max_hold_s", "_names", "_request_id", "_wait_s")
+    __slots__ = ("_lease_ttl_s", "_leases", "_max_hold_s", "_names", "_owner", "_request_id", "_wait_s")
 
     def __init__(
         self,
@@ -133,6 +133,7 @@ class HoldMany(_Body):
         wait_s: float | None,
         max_hold_s: float | None,
         request_id: str,
+        owner: str | None,
     ) -> None:
         super().__init__(locker)
         self._names = names
@@ -140,6 +141,7 @@ class HoldMany(_Body):
         self._wait_s = wait_s
         self._max_hold_s = max_hold_s
         self._request_id = request_id
+        self._owner = owner
         self._leases: list[Lease] = []
 
     async def __aenter__(self) -> list[Lease]:
@@ -150,6 +152,7 @@ class HoldMany(_Body):
             keep_extended=True,
             max_hold_s=self._max_hold_s,
             request_id=self._request_id,
+            owner=self._owner,
         )
         self._begin(self._leases)
         return self._leases

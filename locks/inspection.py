@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
+
+from locks.for_whom import read_for_whom
+
+
+class PartyKind(StrEnum):
+    """What sort of program holds or waits, and so how it hears that its lease was ended by force."""
+
+    LOCKER = "locker"  # a process with a Locker: it is told at once
+    CLIENT = "client"  # a client outside, by its keeper: it hears of it when it next asks for its lease
+    SAFE_LOCK = "safe-lock"  # a program with a SafeLock: it hears of it when it next extends or releases
 
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """Who holds, or waits: one process, and the request for which it does."""
+    """Who holds, or waits: one process, the request for which it does, and the owner where one was named.
+
+    For a client outside the process is the one that keeps the books of its lease, or waits in line for it.
+    """
 
     instance_id: str
     host: str
     pid: int
     request_id: str
+    owner: str | None = None
+    kind: PartyKind = PartyKind.LOCKER
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +48,8 @@ class WaitingParty:
 
 @dataclass(frozen=True, slots=True)
 class WaitingCaller:
-    """One caller that waits. Of those that are not the first of their process the request is not known, and of those
-    far back in a long line of one process neither is since when.
+    """One caller that waits. Of those that are not the first of their process request and owner are not known, and of
+    those far back in a long line of one process neither is since when.
     """
 
     instance_id: str
@@ -41,6 +57,7 @@ class WaitingCaller:
     pid: int
     request_id: str | None
     waited_s: float | None
+    owner: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +115,15 @@ def view_of(name: str, reply: list[Any]) -> LockView | None:
     )
 
 
+def party_of(instance_id: str, host: str, pid: int, for_whom: str) -> Party:
+    """A process with a Locker, and for whom it holds or waits."""
+    request_id, owner, is_lent = read_for_whom(for_whom)
+    return Party(instance_id, host, pid, request_id, owner, PartyKind.CLIENT if is_lent else PartyKind.LOCKER)
+
+
 def _callers(process: WaitingParty) -> Iterator[WaitingCaller]:
     who = process.party
-    yield WaitingCaller(who.instance_id, who.host, who.pid, who.request_id, process.waited_s)
+    yield WaitingCaller(who.instance_id, who.host, who.pid, who.request_id, process.waited_s, who.owner)
     known = [max(0.0, process.waited_s - later_s) for later_s in process.later_s[: process.waiter_count - 1]]
     unknown = [None] * (process.waiter_count - 1 - len(known))
     for waited_s in (*known, *unknown):
@@ -108,5 +131,7 @@ def _callers(process: WaitingParty) -> Iterator[WaitingCaller]:
 
 
 def _party(who: bytes) -> Party:
-    _channel, instance_id, host, pid, request_id = who.decode().split("\t")
-    return Party(instance_id, host, int(pid), request_id)
+    channel, instance_id, host, pid, for_whom = who.decode().split("\t")
+    party = party_of(instance_id, host, int(pid), for_whom)
+    # Only Lockers have a channel on which they can be told.
+    return party if channel else replace(party, kind=PartyKind.SAFE_LOCK)

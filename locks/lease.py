@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from locks.clock import monotonic_s
 from locks.errors import LeaseLost, LossReason
+from locks.for_whom import read_for_whom
 
 _log = logging.getLogger("locks")
 
@@ -41,6 +42,7 @@ class Lease:
         "due_slot",
         "ended",
         "fencing_token",
+        "for_whom",
         "grant_fence",
         "holds_until_s",
         "is_for_body",
@@ -54,7 +56,6 @@ class Lease:
         "name",
         "renewal_unanswered",
         "renewing",
-        "request_id",
         "stood_in_line",
         "task",
         "waited_s",
@@ -72,7 +73,7 @@ class Lease:
         waited_s: float,
         stood_in_line: bool,
         keep_extended: bool,
-        request_id: str,
+        for_whom: str,
     ) -> None:
         self._keeper = keeper
         self._lost_event: asyncio.Event | None = None
@@ -82,7 +83,7 @@ class Lease:
         self.fencing_token = fencing_token
         self.lease_ttl_s = lease_ttl_s
         self.keep_extended = keep_extended
-        self.request_id = request_id
+        self.for_whom = for_whom
         self.waited_s = waited_s
         self.stood_in_line = stood_in_line
         self.asked_once = False  # its id went to the server in one command only, so no other grant can have the same
@@ -105,6 +106,16 @@ class Lease:
     def __repr__(self) -> str:
         how = self.loss_reason or ("over" if self.ended else f"{self.remaining_s():.3f} s left")
         return f"<Lease on {self.name!r}, fencing token {self.fencing_token}, {how}>"
+
+    @property
+    def request_id(self) -> str:
+        """The request for which it is held, '' where none was named."""
+        return read_for_whom(self.for_whom).request_id
+
+    @property
+    def owner(self) -> str | None:
+        """Who holds it, in the words of whoever acquired it."""
+        return read_for_whom(self.for_whom).owner
 
     @property
     def lost(self) -> asyncio.Event:

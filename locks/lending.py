@@ -11,13 +11,14 @@ import contextlib
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from locks import clock
 from locks.chosen import ChosenIds
 from locks.errors import Dismissed, LeaseLost, LocksError, LockStoreDown, LossReason, TooManyLeases
 from locks.events import Adopted, Exported, Extended, Listener, Lost, Released
+from locks.for_whom import read_for_whom, text_for_client
 from locks.held import HeldLeases
 from locks.keys import check_name, packed_keys
 from locks.lease import LONGEST_LEASE_S, Lease, check_wait_s, milliseconds
@@ -60,7 +61,7 @@ class LentLease:
     fencing_token: int
     acquired_at_s: float
     deadline_s: float
-    request_id: str
+    for_whom: str
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
     @property
@@ -98,10 +99,13 @@ class Lending:
         """Those that this process keeps."""
         return list(self._kept.values())
 
-    async def lend(self, name: str, *, lease_ttl_s: float, wait_s: float, request_id: str) -> Loan:
+    async def lend(
+        self, name: str, *, lease_ttl_s: float, wait_s: float, request_id: str, owner: str | None = None
+    ) -> Loan:
         """A lease for a client outside. Raises as Locker.acquire; cancelled, it leaves none behind."""
+        for_whom = text_for_client(request_id, owner)
         self.check_room()
-        lease = await self.acquired(name, lease_ttl_s, wait_s, request_id)
+        lease = await self.acquired(name, lease_ttl_s, wait_s, for_whom)
         counted_from_s = lease.acquired_at_s
         try:
             if lease.is_unconfirmed:
@@ -110,20 +114,24 @@ class Lending:
                 raise lease.loss()
         except LeaseLost as error:
             raise LockStoreDown("the lease was lost before it could be handed out") from error
-        loan = Loan(name, lease.known_as, lease.fencing_token, lease_ttl_s, counted_from_s)
+        loan = Loan(name, lease.known_as, lease.fencing_token, lease_ttl_s, counted_from_s, owner)
         self._locker.hand_out(lease)
-        self.keep(loan, lease.acquired_at_s, request_id)
+        self.keep(loan, lease.acquired_at_s, for_whom)
         return loan
 
-    async def lend_as(self, name: str, lease_id: str, *, lease_ttl_s: float, wait_s: float, request_id: str) -> Loan:
+    async def lend_as(
+        self, name: str, lease_id: str, *, lease_ttl_s: float, wait_s: float, request_id: str, owner: str | None = None
+    ) -> Loan:
         """A lease under an id that the client chose: asked for again, through any process, it is the same lease.
 
-        It then has lease_ttl_s from now, as if it were extended. Cancelled, it leaves no place in line behind; a lease
-        that was granted meanwhile stays the client's. Raises LeaseOver for one that is over already, and as lend().
+        It then has lease_ttl_s from now, as if it were extended; its owner stays the one that was named first.
+        Cancelled, it leaves no place in line behind; a lease that was granted meanwhile stays the client's. Raises
+        LeaseOver for one that is over already, and as lend().
         """
         if _is_lease_id(lease_id) is None:
             raise ValueError("a lease_id is 32 lowercase hex digits")
-        return await self._chosen.lend(name, lease_id, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id=request_id)
+        for_whom = text_for_client(request_id, owner)
+        return await self._chosen.lend(name, lease_id, lease_ttl_s=lease_ttl_s, wait_s=wait_s, for_whom=for_whom)
 
     async def extend(self, name: str, lease_id: str, *, lease_ttl_s: float) -> Loan:
         """Gives the lease `lease_ttl_s` from now; the fencing token stays.
@@ -146,17 +154,17 @@ class Lending:
         return self.extended(Loan(name, lease_id, reply[0], lease_ttl_s, sent_at_s), reply)
 
     def extended(self, loan: Loan, reply: Sequence[Any]) -> Loan:
-        """The server has given a lease more time; `reply` says since when it is held, and who keeps it."""
+        """The server has given a lease more time; `reply` says since when it is held, for whom, and who keeps it."""
         name, fencing_token, lease_ttl_s = loan.name, loan.fencing_token, loan.lease_ttl_s
-        _, held_us, is_keeper, request_id, is_chosen = reply[:5]
+        held_us, is_keeper, for_whom, is_chosen = reply[1], reply[2], reply[3].decode(), reply[4]
         kept = self._books_of(name, loan.lease_id, fencing_token, is_chosen=bool(is_chosen))
         if is_keeper and kept is not None:
             self._moved(kept, lease_ttl_s)
         elif is_keeper:
             self._emit(Adopted(name, fencing_token))
-            self.keep(loan, clock.monotonic_s() - max(0, held_us) / 1_000_000, request_id.decode())
+            self.keep(loan, clock.monotonic_s() - max(0, held_us) / 1_000_000, for_whom)
         self._emit(Extended(name, fencing_token))
-        return loan
+        return replace(loan, owner=read_for_whom(for_whom).owner)
 
     async def release(self, name: str, lease_id: str) -> None:
         """Gives the lock back, to the next waiter if one stands. Raises LeaseOver, LockStoreDown, ValueError.
@@ -211,14 +219,16 @@ class Lending:
         if len(self._kept) >= self._max_leases:
             raise TooManyLeases(f"this process keeps {self._max_leases} leases already")
 
-    async def acquired(self, name: str, lease_ttl_s: float, wait_s: float, request_id: str) -> Lease:
+    async def acquired(self, name: str, lease_ttl_s: float, wait_s: float, for_whom: str) -> Lease:
         """The lock, for a client outside; raises as Locker.acquire, but for Dismissed."""
         check_wait_s(wait_s)
         ends_at_s = clock.monotonic_s() + wait_s
         while True:
             left_s = max(0.0, ends_at_s - clock.monotonic_s())
             try:
-                return await self._locker.acquire(name, lease_ttl_s=lease_ttl_s, wait_s=left_s, request_id=request_id)
+                return await self._locker.acquire_to_lend(
+                    name, lease_ttl_s=lease_ttl_s, wait_s=left_s, for_whom=for_whom
+                )
             except Dismissed:
                 continue  # what others waited for is done; a client outside waits for the lock itself
 
@@ -259,21 +269,21 @@ class Lending:
             return
         if isinstance(reply, bytes):
             raise self.over(name, lease_id, reply.decode())
-        fencing_token, held_us, is_unbooked, handed_over, request_id, is_chosen = reply
+        fencing_token, held_us, is_unbooked, handed_over, for_whom, is_chosen = reply
         kept = self._books_of(name, lease_id, fencing_token, is_chosen=bool(is_chosen))
         if kept is None and is_unbooked:
             # Its keeper is gone, and the count of it with that one.
             self._emit(Adopted(name, fencing_token))
             held_s = max(0, held_us) / 1_000_000
-            self._emit(Released(name, fencing_token, held_s, True, bool(handed_over), request_id.decode()))
+            self._emit(Released(name, fencing_token, held_s, True, bool(handed_over), for_whom.decode()))
         self._released(kept, handed_over=bool(handed_over))
 
-    def keep(self, loan: Loan, acquired_at_s: float, request_id: str) -> None:
+    def keep(self, loan: Loan, acquired_at_s: float, for_whom: str) -> None:
         """From now on this process keeps the books of the lease."""
         former = self._kept.get((loan.name, loan.lease_id))
         if former is not None:  # found by two requests at once, or of an earlier grant whose end was not heard of
             self._exported(former)
-        kept = LentLease(loan.name, loan.lease_id, loan.fencing_token, acquired_at_s, 0.0, request_id)
+        kept = LentLease(loan.name, loan.lease_id, loan.fencing_token, acquired_at_s, 0.0, for_whom)
         self._kept[loan.name, loan.lease_id] = kept
         self._moved(kept, loan.lease_ttl_s)
 
@@ -339,16 +349,16 @@ class Lending:
             return
         self._close(kept)
         loss = LossReason.DELETED if reason == "unknown" else LossReason(reason)
-        self._emit(Lost(kept.name, kept.fencing_token, kept.held_s, loss, kept.request_id))
+        self._emit(Lost(kept.name, kept.fencing_token, kept.held_s, loss, kept.for_whom))
 
     def _released(self, kept: LentLease | None, *, handed_over: bool) -> None:
         if kept is not None and (kept.name, kept.lease_id) in self._kept:
             self._close(kept)
-            self._emit(Released(kept.name, kept.fencing_token, kept.held_s, True, handed_over, kept.request_id))
+            self._emit(Released(kept.name, kept.fencing_token, kept.held_s, True, handed_over, kept.for_whom))
 
     def _exported(self, kept: LentLease) -> None:
         self._close(kept)
-        self._emit(Exported(kept.name, kept.fencing_token, kept.held_s, kept.request_id))
+        self._emit(Exported(kept.name, kept.fencing_token, kept.held_s, kept.for_whom))
 
     def _close(self, kept: LentLease) -> None:
         del self._kept[kept.name, kept.lease_id]

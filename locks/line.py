@@ -166,7 +166,7 @@ class Line:
                 later=self.later,
                 waiter_count=len(self.waiters),
                 stood=self._stands,
-                request_id=waiter.request_id,
+                for_whom=waiter.for_whom,
             )
             request.send(node, command)
             self.may_hold = True

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from locks.inspection import LockView, Party
-from locks.picture import ToldLock, read_locks
+from locks.inspection import LockView, Party, party_of
+from locks.picture import Teller, ToldLock, read_locks
 
 Sort = Literal["waiters", "held", "name"]
 
@@ -46,11 +46,11 @@ class Told:
     by_name: Mapping[str, ToldLock]
 
 
-def told_locks(at: float, texts: Iterable[str]) -> Told:
+def told_locks(at: float, lists: Iterable[tuple[Teller, str]]) -> Told:
     """From the list of each instance."""
     by_name: dict[str, ToldLock] = {}
-    for text in texts:
-        for told in read_locks(text):
+    for teller, text in lists:
+        for told in read_locks(text, teller):
             known = by_name.get(told.name)
             by_name[told.name] = told if known is None else _merged(known, told)
     return Told(at, by_name)
@@ -86,13 +86,13 @@ def listed(view: LockView) -> ListedLock:
 
 
 def as_listed(lock: ToldLock, at: float) -> ListedLock:
-    """A lock as it was told of, without its holder's process, at this moment by the server's clock."""
+    """A lock as its holder has told of it, at this moment by the server's clock; where none has, it is not held."""
     is_held = lock.fencing_token != 0
     return ListedLock(
         name=lock.name,
         is_held=is_held,
         by_python_redis_lock=False,
-        holder=None,
+        holder=party_of(*lock.teller, lock.for_whom) if is_held else None,
         held_s=max(0.0, at - lock.fencing_token / 1_000_000) if is_held else None,
         expires_in_s=max(0.0, lock.expires_at_ms / 1000 - at) if is_held else None,
         fencing_token=lock.fencing_token if is_held else None,

@@ -16,6 +16,7 @@ class Loan:
     fencing_token: int
     lease_ttl_s: float
     counted_from_s: float  # clock.monotonic_s(), before the command that gave it this time was sent
+    owner: str | None = None
     is_new: bool = True  # else it was asked for again, under the id that its client had chosen
 
     def ends_in_s(self) -> float:

@@ -17,6 +17,7 @@ from locks.adopting import Adopting
 from locks.capability import LeaseIds, exported
 from locks.errors import HolderChanged, LockStoreDown, LossReason
 from locks.events import Exported, Extended, Forced, Listener, StoreLost, StoreUp, WakeSource, harmless, ignore
+from locks.for_whom import text_for
 from locks.held import HeldLeases
 from locks.hold import Hold, HoldMany
 from locks.inspection import LockView, view_of
@@ -217,16 +218,19 @@ class Locker:
         wait_s: float | None = None,
         max_hold_s: float | None = None,
         request_id: str = "",
+        owner: str | None = None,
     ) -> Hold:
         """`async with` holds the lock, kept extended; when it is lost the body is cancelled and LeaseLost comes out.
 
-        `max_hold_s` after the grant it is lost in any case (expired). `request_id` is shown wherever the holder is.
+        `max_hold_s` after the grant it is lost in any case (expired). `request_id`, and `owner` (1 to 200 printable
+        characters: who holds, in your words), are shown wherever the holder is.
         Raises LockBusy after wait_s (None waits for ever), HeldByCaller, LockStoreDown, TooManyWaiters, TooManyLeases,
         ValueError.
         """
         if max_hold_s is not None:
             check_max_hold_s(max_hold_s, lease_ttl_s=lease_ttl_s)
-        return Hold(self, name, lease_ttl_s=lease_ttl_s, wait_s=wait_s, max_hold_s=max_hold_s, request_id=request_id)
+        for_whom = text_for(request_id, owner)
+        return Hold(self, name, lease_ttl_s=lease_ttl_s, wait_s=wait_s, max_hold_s=max_hold_s, for_whom=for_whom)
 
     def hold_many(
         self,
@@ -236,6 +240,7 @@ class Locker:
         wait_s: float | None = None,
         max_hold_s: float | None = None,
         request_id: str = "",
+        owner: str | None = None,
     ) -> HoldMany:
         """The same for several locks, all or none; the body gets their leases in the order of `names`.
 
@@ -243,7 +248,13 @@ class Locker:
         """
         check_max_hold_s(max_hold_s, lease_ttl_s=lease_ttl_s)
         return HoldMany(
-            self, names, lease_ttl_s=lease_ttl_s, wait_s=wait_s, max_hold_s=max_hold_s, request_id=request_id
+            self,
+            names,
+            lease_ttl_s=lease_ttl_s,
+            wait_s=wait_s,
+            max_hold_s=max_hold_s,
+            request_id=request_id,
+            owner=owner,
         )
 
     def acquire(
@@ -255,22 +266,30 @@ class Locker:
         keep_extended: bool = False,
         max_hold_s: float | None = None,
         request_id: str = "",
+        owner: str | None = None,
     ) -> Coroutine[Any, Any, Lease]:
         """A lease on `name`, which ends after lease_ttl_s unless it is extended or released.
 
         Kept extended, it is lost max_hold_s after the grant (expired). Raises LockBusy after wait_s (0: at once,
         None: never), HeldByCaller, LockStoreDown, TooManyWaiters, TooManyLeases, ValueError.
         """
-        acquiring = self._acquiring.acquire(name, lease_ttl_s, wait_s, keep_extended, request_id, begins_at_once=False)
+        for_whom = text_for(request_id, owner)
+        acquiring = self._acquiring.acquire(name, lease_ttl_s, wait_s, keep_extended, for_whom, begins_at_once=False)
         if max_hold_s is None:
             return acquiring
         return self._bounded(acquiring, max_hold_s, lease_ttl_s=lease_ttl_s, keep_extended=keep_extended)
 
     def acquire_for_body(
-        self, name: str, *, lease_ttl_s: float, wait_s: float | None, request_id: str
+        self, name: str, *, lease_ttl_s: float, wait_s: float | None, for_whom: str
     ) -> Coroutine[Any, Any, Lease]:
         """The same for the body of a hold, which begins under the claim of a handoff while its lease is confirmed."""
-        return self._acquiring.acquire(name, lease_ttl_s, wait_s, True, request_id, begins_at_once=True)
+        return self._acquiring.acquire(name, lease_ttl_s, wait_s, True, for_whom, begins_at_once=True)
+
+    def acquire_to_lend(
+        self, name: str, *, lease_ttl_s: float, wait_s: float, for_whom: str
+    ) -> Coroutine[Any, Any, Lease]:
+        """A lease that is to be handed out to a client outside."""
+        return self._acquiring.acquire(name, lease_ttl_s, wait_s, False, for_whom, begins_at_once=False)
 
     async def acquire_many(
         self,
@@ -281,6 +300,7 @@ class Locker:
         keep_extended: bool = False,
         max_hold_s: float | None = None,
         request_id: str = "",
+        owner: str | None = None,
     ) -> list[Lease]:
         """Leases on all of `names` or on none, in their order; callers of overlapping names cannot deadlock.
 
@@ -298,7 +318,12 @@ class Locker:
             for name in sorted(names):
                 left_s = None if ends_at_s is None else max(0.0, ends_at_s - clock.monotonic_s())
                 leases[name] = await self.acquire(
-                    name, lease_ttl_s=lease_ttl_s, wait_s=left_s, keep_extended=True, request_id=request_id
+                    name,
+                    lease_ttl_s=lease_ttl_s,
+                    wait_s=left_s,
+                    keep_extended=True,
+                    request_id=request_id,
+                    owner=owner,
                 )
             if not keep_extended:
                 await asyncio.gather(*[lease.extend(lease_ttl_s) for lease in leases.values()])
@@ -319,15 +344,22 @@ class Locker:
         return [leases[name] for name in names]
 
     async def adopt(
-        self, exported: str, *, keep_extended: bool = False, max_hold_s: float | None = None, request_id: str = ""
+        self,
+        exported: str,
+        *,
+        keep_extended: bool = False,
+        max_hold_s: float | None = None,
+        request_id: str = "",
+        owner: str | None = None,
     ) -> Lease:
         """The lease that Lease.export() gave this text for, ours with its whole time from now on.
 
-        Kept extended, it is lost max_hold_s after that. Raises LeaseLost when it has ended meanwhile or was adopted
-        before, LockStoreDown (then it is given back where it was adopted), TooManyLeases, ValueError for another text.
+        Kept extended, it is lost max_hold_s after that. It is shown with this request and owner, and not with those
+        that it had. Raises LeaseLost when it has ended meanwhile or was adopted before, LockStoreDown (then it is given
+        back where it was adopted), TooManyLeases, ValueError for another text.
         """
         lease = await self._adopting.adopt(
-            exported, keep_extended=keep_extended, max_hold_s=max_hold_s, request_id=request_id
+            exported, keep_extended=keep_extended, max_hold_s=max_hold_s, for_whom=text_for(request_id, owner)
         )
         self._raise_if_heard_late(lease)
         return lease
@@ -392,7 +424,7 @@ class Locker:
         self._store.check_loop()
         lease.raise_if_over()
         self.hand_out(lease)
-        self._emit(Exported(lease.name, lease.fencing_token, lease.held_s, lease.request_id))
+        self._emit(Exported(lease.name, lease.fencing_token, lease.held_s, lease.for_whom))
         return exported(lease)
 
     def hand_out(self, lease: Lease) -> None:

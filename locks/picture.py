@@ -24,7 +24,7 @@ class HeldLock(Protocol):
     @property
     def deadline_s(self) -> float: ...
     @property
-    def request_id(self) -> str: ...
+    def for_whom(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +66,27 @@ class Picture:
         return cls(**values)
 
 
+class Teller(NamedTuple):
+    """The instance that tells."""
+
+    instance_id: str
+    host: str
+    pid: int
+
+
 class ToldLock(NamedTuple):
     """A lock as one instance tells of it: held there (`fencing_token` is not 0), waited for there, or both.
 
     `expires_at_ms` is in unix milliseconds of the server's clock. The token is the time of the grant in microseconds.
+    `for_whom`: of locks.for_whom, where it is held.
     """
 
     name: str
     fencing_token: int
     expires_at_ms: int
     waiters: int
-    request_id: str
+    for_whom: str
+    teller: Teller
 
 
 def locks_text(
@@ -87,16 +97,16 @@ def locks_text(
     waiters = {name: count for name, count, _ in waited_for}
     lines = [
         f"{lease.name}\t{lease.fencing_token}\t{(lease.deadline_s + offset_s) * 1000:.0f}"
-        f"\t{waiters.pop(lease.name, 0)}\t{lease.request_id}"
+        f"\t{waiters.pop(lease.name, 0)}\t{lease.for_whom}"
         for lease in held
     ]
     lines += [f"{name}\t0\t0\t{count}\t" for name, count in waiters.items()]
     return "\n".join(lines)
 
 
-def read_locks(text: str) -> Iterable[ToldLock]:
+def read_locks(text: str, teller: Teller) -> Iterable[ToldLock]:
     """What locks_text has made."""
     for line in text.split("\n"):
         if line:
-            name, token, expires_ms, waiters, request_id = line.split("\t")
-            yield ToldLock(name, int(token), int(expires_ms), int(waiters), request_id)
+            name, token, expires_ms, waiters, for_whom = line.split("\t")
+            yield ToldLock(name, int(token), int(expires_ms), int(waiters), for_whom, teller)

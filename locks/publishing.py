@@ -224,7 +224,7 @@ def _add_hold(additions: Additions, past: NotedHold, instance_id: str, clock_off
         "began_at": past.began_at_s + clock_offset_s,
         "held_s": round(past.held_s, 6),
         "instance": instance_id,
-        "request_id": past.request_id,
+        "request_id": past.for_whom,
         "fencing_token": past.fencing_token,
         "end": past.end,
     }

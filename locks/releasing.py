@@ -47,7 +47,7 @@ class Releasing:
             return False
         lease.ended = True
         if self._emit is not ignore:
-            self._emit(events.Releasing(lease.name, lease.fencing_token, lease.request_id))
+            self._emit(events.Releasing(lease.name, lease.fencing_token, lease.for_whom))
         self._renewal.forget(lease)
         line = self._lines.by_name.get(lease.name)
         try:
@@ -85,7 +85,7 @@ class Releasing:
             return
         lease.ended = True
         if self._emit is not ignore:
-            self._emit(events.Releasing(lease.name, lease.fencing_token, lease.request_id))
+            self._emit(events.Releasing(lease.name, lease.fencing_token, lease.for_whom))
         self._renewal.forget(lease)
         line = self._lines.by_name.get(lease.name)
         try:
@@ -142,9 +142,7 @@ class Releasing:
 
     def _emit_released(self, lease: Lease, *, still_ours: bool, handed_over: bool) -> None:
         if self._emit is not ignore:
-            self._emit(
-                Released(lease.name, lease.fencing_token, lease.held_s, still_ours, handed_over, lease.request_id)
-            )
+            self._emit(Released(lease.name, lease.fencing_token, lease.held_s, still_ours, handed_over, lease.for_whom))
 
     async def _release_in_line(self, lease: Lease, line: Line, node: Node) -> Any:
         """The release that also says who here wants the lock next, so that a handoff to it is one command."""
@@ -161,7 +159,7 @@ class Releasing:
             age_us=first.age_us,
             later=line.later,
             waiter_count=len(line.waiters),
-            request_id=first.request_id,
+            for_whom=first.for_whom,
         )
         answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 

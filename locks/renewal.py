@@ -47,7 +47,7 @@ class Renewal:
         self.forget(lease)
         self._on_lost(lease, reason)
         lease.declare_lost(reason)
-        self._emit(Lost(lease.name, lease.fencing_token, lease.held_s, reason, lease.request_id))
+        self._emit(Lost(lease.name, lease.fencing_token, lease.held_s, reason, lease.for_whom))
 
     def look_at_all(self) -> None:
         """Timers are late: every lease is judged by the clock, once what Redis has answered meanwhile is read."""

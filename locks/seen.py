@@ -10,6 +10,7 @@ from typing import Any
 
 from locks import events
 from locks.events import LockEvent
+from locks.for_whom import read_for_whom
 from locks.histogram import LogHistogram, bucket_of
 
 # Bounds on what one instance remembers of one second; what is beyond them is counted, but not named.
@@ -55,7 +56,7 @@ class NotedHold:
     began_at_s: float  # time.time()
     held_s: float
     fencing_token: int
-    request_id: str
+    for_whom: str
     end: str
 
 
@@ -154,12 +155,14 @@ class Seen:
 
     def _lost(self, event: events.Lost) -> None:
         self.count(f"lost:{event.reason.value}")
+        owner = read_for_whom(event.for_whom).owner
         self.note(
             "lost",
             event.name,
             reason=event.reason.value,
             fencing_token=event.fencing_token,
             held_ms=round(event.held_s * 1000, 1),
+            **({"owner": owner} if owner is not None else {}),
         )
         self._held(event, f"lost:{event.reason.value}")
 
@@ -183,7 +186,7 @@ class Seen:
         name, held_s = event.name, event.held_s
         self._contended.pop(name, None)
         began_at_s = time.time() - held_s
-        self._now.holds.append(NotedHold(name, began_at_s, held_s, event.fencing_token, event.request_id, end))
+        self._now.holds.append(NotedHold(name, began_at_s, held_s, event.fencing_token, event.for_whom, end))
         self._name_in_cell(f"h{bucket}", name)
 
     def _name_in_cell(self, cell: str, name: str) -> None:

@@ -153,11 +153,11 @@ class Scripts:
         return packed("SCRIPT", "LOAD", self._sources[command[begin : command.index("\r\n", begin + 20) + 2]])
 
     def acquire_item(
-        self, node: Node, name: str, lease_id: str, *, lease_ms: int, request_id: str
+        self, node: Node, name: str, lease_id: str, *, lease_ms: int, for_whom: str
     ) -> tuple[str, str, str]:
         """The keys and arguments of one lock for acquire_free."""
         ms, kept_ms = str(lease_ms), str(lease_ms + self.limits.keep_ms)
-        tail = f"\t{ms}\t{lease_id}\t{node.channel}\t{self._holder}\t{request_id}"
+        tail = f"\t{ms}\t{lease_id}\t{node.channel}\t{self._holder}\t{for_whom}"
         return (
             *packed_acquire_keys(name),
             f"$32\r\n{lease_id}\r\n${len(ms)}\r\n{ms}\r\n${len(kept_ms)}\r\n{kept_ms}\r\n${len(tail)}\r\n{tail}\r\n",
@@ -198,18 +198,18 @@ class Scripts:
         later: str,
         waiter_count: int,
         stood: bool,
-        request_id: str,
+        for_whom: str,
     ) -> str:
         """Takes the lock, or takes a place in its queue; repeated, a sign of life. stood: it has had a place before."""
-        who = self._who(node, request_id)
+        who = self._who(node, for_whom)
         wish = _arguments(lease_id, lease_ms, who, seen_fence, age_us, waiter_count, later, int(stood))
         return self._acquire.head(8) + keys + wish
 
     def acquire_now(
-        self, node: Node, keys: str, lease_id: str, *, lease_ms: int, seen_fence: int, request_id: str
+        self, node: Node, keys: str, lease_id: str, *, lease_ms: int, seen_fence: int, for_whom: str
     ) -> str:
         """Takes the lock if it is free now, or if those who wait for it do not come; never queues."""
-        who = self._who(node, request_id)
+        who = self._who(node, for_whom)
         return self._acquire.head(4) + keys + _arguments(lease_id, lease_ms, who, seen_fence)
 
     def release(self, node: Node, keys: str, lease_id: str, *, grant_fence: int, fencing_token: int) -> str:
@@ -237,10 +237,10 @@ class Scripts:
         age_us: int,
         later: str,
         waiter_count: int,
-        request_id: str,
+        for_whom: str,
     ) -> str:
         """Gives the lock back; this process' first waiter wants it next."""
-        who = self._who(node, request_id)
+        who = self._who(node, for_whom)
         wish = _arguments(age_us, later, waiter_count, lease_ms, next_lease_id, who)
         return self._release.head(10) + keys + _arguments(lease_id, grant_fence, fencing_token, node.channel) + wish
 
@@ -254,10 +254,10 @@ class Scripts:
         lease_ms: int,
         last_fence: int,
         turns_left: int,
-        request_id: str,
+        for_whom: str,
     ) -> str:
         """Makes the next turn of a run the holder."""
-        who = self._who(node, request_id)
+        who = self._who(node, for_whom)
         return self._turn.head(6) + keys + _arguments(lease_id, next_lease_id, lease_ms, last_fence, turns_left, who)
 
     def extend(self, keys: str, lease_id: str, *, grant_fence: int, lease_ms: int, fencing_token: int) -> str:
@@ -274,10 +274,10 @@ class Scripts:
         fencing_token: int,
         grant_fence: int,
         lease_ms: int,
-        request_id: str,
+        for_whom: str,
     ) -> str:
         """Takes over what another process has exported, under an id of ours."""
-        who = self._who(node, request_id)
+        who = self._who(node, for_whom)
         return self._adopt.head(6) + keys + _arguments(lease_id, new_id, lease_ms, who, fencing_token, grant_fence)
 
     def lent_extend(self, node: Node, name: str, lease_id: str, *, lease_ms: int) -> str:
@@ -293,14 +293,14 @@ class Scripts:
         lease_id: str,
         *,
         lease_ms: int,
-        request_id: str,
+        for_whom: str,
         own_id: str = "",
         own_fence: int = 0,
     ) -> str:
         """The lease under an id that its client chose, where it was lent; lends under it what is held under our own."""
         keys = packed_keys(name) + packed_asked_key(name, lease_id)
         own_who = f"{node.channel}\t{self._holder}"
-        arguments = _arguments(lease_id, lease_ms, own_who, request_id, own_id, own_fence)
+        arguments = _arguments(lease_id, lease_ms, own_who, for_whom, own_id, own_fence)
         return self._lent_ask.head(6, KEY_COUNT + 1) + keys + arguments
 
     def lent_release(self, node: Node, name: str, lease_id: str, *, call_id: str, age_ms: int) -> str:
@@ -313,8 +313,8 @@ class Scripts:
         """How a lent lease stands."""
         return self._lent_look.head(2) + keys + _arguments(lease_id, node.channel)
 
-    def _who(self, node: Node, request_id: str) -> str:
-        return f"{node.channel}\t{self._holder}\t{request_id}"
+    def _who(self, node: Node, for_whom: str) -> str:
+        return f"{node.channel}\t{self._holder}\t{for_whom}"
 
     def force(self, keys: str, *, fencing_token: int, call_id: str) -> str:
         """Ends the lease with this fencing token, whoever holds it."""

@@ -66,9 +66,7 @@ class Trial:
         ask, scripts, keys, lease_id = self._store.ask, self._store.scripts, packed_keys(name), self._new_lease_id()
         taken = await ask(
             name,
-            lambda node: scripts.acquire_now(
-                node, keys, lease_id, lease_ms=LEASE_MS, seen_fence=0, request_id="health"
-            ),
+            lambda node: scripts.acquire_now(node, keys, lease_id, lease_ms=LEASE_MS, seen_fence=0, for_whom="health"),
         )
         if isinstance(taken, int):
             await ask(name, lambda node: scripts.give_back(node, keys, lease_id))

@@ -139,7 +139,7 @@ class _Telling:
             lease_ms=milliseconds(lease.lease_ttl_s),
             last_fence=self._last_fence,
             turns_left=self._turns_left,
-            request_id=lease.request_id,
+            for_whom=lease.for_whom,
         )
 
     def _answered(self, request: Request, reply: Any) -> None:

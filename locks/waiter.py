@@ -16,12 +16,12 @@ class Waiter:
     __slots__ = (
         "begins_at_once",
         "ends_at_s",
+        "for_whom",
         "future",
         "keep_extended",
         "lease",
         "lease_ms",
         "lease_ttl_s",
-        "request_id",
         "started_at_s",
         "timer",
     )
@@ -32,7 +32,7 @@ class Waiter:
         lease_ttl_s: float,
         lease_ms: int,
         keep_extended: bool,
-        request_id: str,
+        for_whom: str,
         started_at_s: float,
         wait_s: float | None,
         begins_at_once: bool,
@@ -41,7 +41,7 @@ class Waiter:
         self.lease_ms = lease_ms
         self.keep_extended = keep_extended
         self.begins_at_once = begins_at_once  # under the claim, while the whole lease is being confirmed
-        self.request_id = request_id
+        self.for_whom = for_whom
         self.started_at_s = started_at_s
         self.ends_at_s = None if wait_s is None else started_at_s + wait_s
         self.future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()

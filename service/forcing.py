@@ -14,6 +14,7 @@ from db import lock_audit
 from db.database import Database
 from db.errors import CommitUnknown, DatabaseDown, DatabaseError
 from locks import HolderChanged, Locker, LockStoreDown, LockView, Party
+from service.holder_words import audited_words
 from service.refusals import Overloaded
 
 log = structlog.get_logger("chargeonce")
@@ -73,6 +74,7 @@ class Forcing:
         return ForcedRelease(name, fencing_token, view.holder if view else None)
 
     async def _note(self, name: str, fencing_token: int, reason: str, actor: str, view: LockView | None) -> int:
+        holder = audited_words(view.holder) if view is not None and view.is_held else None
         try:
             return await self._books.write(
                 lambda database: lock_audit.note(
@@ -80,7 +82,7 @@ class Forcing:
                     actor=actor,
                     lock_name=name,
                     reason=reason,
-                    holder=holder_text(view),
+                    holder=holder,
                     fencing_token=fencing_token,
                 )
             )
@@ -92,13 +94,3 @@ class Forcing:
             await self._books.write(lambda database: mark(database, audit_id))
         except (DatabaseError, Overloaded) as error:
             log.error("lock audit not marked", audit_id=audit_id, mark=mark.__name__, reason=str(error))
-
-
-def holder_text(view: LockView | None) -> str | None:
-    """Who holds, in one line: instance, host, pid and request."""
-    if view is None or not view.is_held:
-        return None
-    holder = view.holder
-    if holder is None:
-        return "a python-redis-lock program"
-    return f"{holder.instance_id} {holder.host} {holder.pid} {holder.request_id}".rstrip()

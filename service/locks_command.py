@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
+import io
 import os
 import socket
 import sys
@@ -22,7 +23,7 @@ from service.settings import Settings, SettingsError, load_settings, take_out_li
 if TYPE_CHECKING:
     from db.database import Database
     from locks import Locker, LockView
-    from service.models import LockAnswer, LockListed, PartyAnswer
+    from locks.listing import ListedLock
 
 # What a command needs is imported when it runs, as in __main__.
 
@@ -31,10 +32,18 @@ COMMAND_TIMEOUT_S = 2.0
 
 Result = TypeVar("Result")
 
-locks = typer.Typer(help="Who holds which lock; and force release.", no_args_is_help=True)
+locks = typer.Typer(no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="as one JSON object, as the HTTP API answers")]
 Name = Annotated[str, typer.Argument(help="the lock's name: appointment:42")]
+
+
+@locks.callback()
+def show_what_can_be_shown() -> None:
+    """Who holds which lock; and force release."""
+    # An owner may have letters that this terminal has not.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class Sort(StrEnum):
@@ -61,9 +70,9 @@ def list_locks(
     )
     answer = locks_answer(page)
     if as_json:
-        print(answer.model_dump_json())
+        print(answer.model_dump_json(ensure_ascii=True))
     else:
-        _print_table(answer.locks)
+        _print_table([lock for lock in page.locks if lock.is_held])
         if page.next_cursor is not None:
             print(f"chargeonce: {answer.total} locks in all; --limit shows more", file=sys.stderr)
 
@@ -77,8 +86,7 @@ def show_lock(name: Name, as_json: AsJson = False) -> None:
     view = _with_locker(_settings(), lambda locker: locker.inspect(name))
     if view is None or not view.is_held:
         _fail(f"nobody holds the lock {name!r}", FREE)
-    answer = lock_answer(view)
-    print(answer.model_dump_json() if as_json else "\n".join(_lines(answer)))
+    print(lock_answer(view).model_dump_json(ensure_ascii=True) if as_json else "\n".join(_lines(view)))
 
 
 @locks.command("release")
@@ -112,16 +120,18 @@ def release_lock(
 async def _release(locker: Locker, database: Database, name: str, reason: str, fencing_token: int | None) -> int | None:
     """The token of the lease that was ended; None where none was asked for and nobody holds the lock."""
     from service.forcing import Forcing
+    from service.holder_words import holder_words, told_words
 
     view = await locker.inspect(name)
     if view is not None and view.is_held:
-        print(f"{name} is held by {_held_by(view)}")
+        print(f"{name} is held by {holder_words(view.holder)}, for {_seconds(view.held_s)}")
         if fencing_token is None:
             fencing_token = view.fencing_token or 0
     if fencing_token is None:
         return None
     forcing = Forcing(locker, _Threads(database))
-    await forcing.force_release(name, fencing_token=fencing_token, reason=reason, actor=f"cli:{_user()}")
+    forced = await forcing.force_release(name, fencing_token=fencing_token, reason=reason, actor=f"cli:{_user()}")
+    print(told_words(forced.holder))
     return fencing_token
 
 
@@ -190,14 +200,16 @@ def _check(name: str) -> None:
         _fail(str(error), COULD_NOT_LOOK)
 
 
-def _print_table(listed: Sequence[LockListed]) -> None:
+def _print_table(listed: Sequence[ListedLock]) -> None:
+    from service.holder_words import holder_words
+
     titles = ("name", "holder", "held", "expires in", "waiters", "fencing token")
     rows = [
         (
             lock.name,
-            _party(lock.holder),
-            _seconds(lock.held_ms),
-            _seconds(lock.expires_in_ms),
+            holder_words(lock.holder),
+            _seconds(lock.held_s),
+            _seconds(lock.expires_in_s),
             str(lock.waiters),
             str(lock.fencing_token or 0),
         )
@@ -216,33 +228,22 @@ def _print_table(listed: Sequence[LockListed]) -> None:
     Console().print(table)
 
 
-def _lines(lock: LockAnswer) -> Iterator[str]:
-    yield f"{lock.name} is held by {_party(lock.holder)}"
-    yield f"for {_seconds(lock.held_ms)}, expires in {_seconds(lock.expires_in_ms)}"
+def _lines(lock: LockView) -> Iterator[str]:
+    from service.holder_words import holder_words
+
+    yield f"{lock.name} is held by {holder_words(lock.holder)}"
+    yield f"for {_seconds(lock.held_s)}, expires in {_seconds(lock.expires_in_s)}"
     yield f"fencing token {lock.fencing_token or 0}"
-    yield f"{lock.waiters} waiting"
-    for number, waiter in enumerate(lock.waiting, 1):
+    yield f"{lock.waiter_count} waiting"
+    for number, waiter in enumerate(lock.waiters, 1):
         request = f", request {waiter.request_id}" if waiter.request_id else ""
-        place = f"{waiter.instance} (host {waiter.host}, pid {waiter.pid}{request})"
-        yield f"{number:3}. {place} for {_seconds(waiter.waited_ms)}"
+        owner = f"“{waiter.owner}”, " if waiter.owner else ""
+        place = f"{owner}{waiter.instance_id} (host {waiter.host}, pid {waiter.pid}{request})"
+        yield f"{number:3}. {place} for {_seconds(waiter.waited_s)}"
 
 
-def _held_by(view: LockView) -> str:
-    from service.handlers.contention import lock_answer
-
-    answer = lock_answer(view)
-    return f"{_party(answer.holder)}, for {_seconds(answer.held_ms)}"
-
-
-def _party(party: PartyAnswer | None) -> str:
-    if party is None:
-        return "a python-redis-lock program"
-    request = f", request {party.request_id}" if party.request_id else ""
-    return f"{party.instance} (host {party.host}, pid {party.pid}{request})"
-
-
-def _seconds(milliseconds: int | None) -> str:
-    return "-" if milliseconds is None else f"{milliseconds / 1000:.1f} s"
+def _seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.1f} s"
 
 
 def _readable(reason: str) -> str:

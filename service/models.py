@@ -18,6 +18,8 @@ from pydantic import (
 )
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from locks.for_whom import MAX_OWNER_LENGTH, check_owner
+
 MAX_ID = 2**63 - 1
 MAX_COUNT = 1_000_000_000
 
@@ -200,14 +202,32 @@ TtlMs = Annotated[int, Field(strict=True, ge=100, le=3_600_000, description="how
 LeaseId = Annotated[str, Field(strict=True, pattern="^[0-9a-f]{32}$")]
 
 
+Owner = Annotated[str, Field(strict=True, min_length=1, max_length=MAX_OWNER_LENGTH)]
+
+
 class NewLease(Body):
     """A lease for so long, to be had within wait_ms; at once or not at all when that is absent."""
 
     ttl_ms: TtlMs
     wait_ms: int = Field(0, strict=True, ge=0, le=60_000)
+    mode: Literal["exclusive"] = Field("exclusive", description="nobody else holds the lock meanwhile")
+    owner: Owner | None = Field(
+        None,
+        description=(
+            "who holds the lease, in the client's own words: printable, not blank, shown wherever the holder is; "
+            "asked again with the same lease_id, the first one stays"
+        ),
+    )
     lease_id: LeaseId | None = Field(
         None, description="random, chosen by the client: asked again with it after an answer was lost, the same lease"
     )
+
+    @field_validator("owner")
+    @classmethod
+    def _can_be_shown(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_owner(value)
+        return value
 
 
 class LeaseExtension(Body):
@@ -225,6 +245,8 @@ class LeaseAnswer(TypedDict):
     fencing_token: int
     ttl_ms: int
     expires_at: datetime
+    mode: Literal["exclusive"]
+    owner: str | None
 
 
 class ForceRelease(Body):
@@ -242,12 +264,16 @@ class ForceRelease(Body):
 
 
 class PartyAnswer(Answer):
-    """Who holds a lock: the instance, its process, and the request for which it does."""
+    """Who holds a lock: the instance, its process, the request for which it does, and the owner where one was named.
+
+    A lease over HTTP is held by a program outside: then the instance is the one that keeps the books of it.
+    """
 
     instance: str
     host: str
     pid: int
     request_id: str
+    owner: str | None = Field(description="who holds, in the words of whoever acquired; null where nothing was said")
 
 
 class ForceReleaseAnswer(Answer):
@@ -280,12 +306,13 @@ class LocksAnswer(Answer):
 
 
 class WaiterAnswer(Answer):
-    """A caller that waits. Of those that are not the first of their process the request is not known."""
+    """A caller that waits. Of those that are not the first of their process request and owner are not known."""
 
     instance: str
     host: str
     pid: int
     request_id: str | None
+    owner: str | None
     waited_ms: int | None
 
 

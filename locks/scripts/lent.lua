@@ -42,18 +42,18 @@ end
 -- Gives the lease that was granted the lock last lease_ms from now, and tells its keeper; where nobody listens any more, the asked
 -- process (own_who: channel, instance, host and pid) becomes the keeper. It has no less than before, for what is carried out late
 -- must not take away what was given since; and the grant says what it has, so that was_given_time_since() knows when it was given.
--- Returns {fencing token, us since its grant, 1 when the asked process is the keeper, request id, 1 when its client chose the id}.
+-- Returns {fencing token, us since its grant, 1 when the asked process is the keeper, for whom, 1 when its client chose the id}.
 local function extend_lent(lease_id, lease_ms, own_who)
   local fence, granted_ms, _, who, left = last_grant()
   local remaining_ms = call('PTTL', lock)
   if remaining_ms > tonumber(lease_ms) and remaining_ms <= granted_ms + RUN_MS then lease_ms = remaining_ms end
   local keeper, own_channel = keeper_in(who), keeper_in(own_who)
-  local request_id = string.match(who, '[^\t]*$')
+  local for_whom = string.match(who, '[^\t]*$')
   local is_keeper = keeper == own_channel or not tell(keeper, 'extended', lease_id, lease_ms)
-  if is_keeper then who = own_who .. '\t' .. request_id end
+  if is_keeper then who = own_who .. '\t' .. for_whom end
   give(fence, lease_id, lease_ms, lease_ms, who, left)
   local is_chosen = call('PEXPIRE', KEYS[6], lease_ms + KEEP_MS)
-  return {fence - left, now_us - (fence - left), is_keeper and 1 or 0, request_id, is_chosen}
+  return {fence - left, now_us - (fence - left), is_keeper and 1 or 0, for_whom, is_chosen}
 end
 
 -- Whether the lease that was granted the lock last was granted, extended or asked for again less than age_ms ago.

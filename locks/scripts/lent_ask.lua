@@ -4,7 +4,7 @@
 -- Returns what extend_lent does, and 1 when lent for own_id; or why the lease is over, or 'none' when nothing is known of it, and
 -- the lock is not held under own_id.
 local asked = KEYS[6]
-local lease_id, lease_ms, own_who, request_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local lease_id, lease_ms, own_who, for_whom = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local own_id, own_fence = ARGV[5], ARGV[6]
 
 local holder, lent_for = call('GET', lock), call('GET', asked)
@@ -17,10 +17,10 @@ end
 if lent_for or is_remembered(lease_id) then return tell_why_over(holder, lease_id) end
 local fence, _, _, _, left = held_grant(own_id, own_fence)
 if not fence then return 'none' end
-give(fence, lease_id, lease_ms, lease_ms, own_who .. '\t' .. request_id, left)
+give(fence, lease_id, lease_ms, lease_ms, own_who .. '\t' .. for_whom, left)
 call('SET', asked, own_id, 'PX', lease_ms + KEEP_MS)
 -- The client may wait in another process too, where its first request went.
 for _, channel in ipairs(call('ZRANGE', queue, 0, -1)) do
   call('PUBLISH', channel, string.format('lent %s %s', lease_id, string.sub(lock, 7, -2)))
 end
-return {fence - left, now_us - (fence - left), 1, request_id, 1, 1}
+return {fence - left, now_us - (fence - left), 1, for_whom, 1, 1}

@@ -1,7 +1,7 @@
 -- Gives the lock of a lent lease back, to the next in line where one stands, through whichever process its client asks; its
 -- keeper is told. Sent again after a lost answer, it remembers by call_id that it was the one that released; and it ends no
 -- lease that was given time since it was asked for, age_ms ago: its client has asked for more.
--- Returns {fencing token, us since its grant, 1 when no other process has booked its end, 1 when handed over, request id,
+-- Returns {fencing token, us since its grant, 1 when no other process has booked its end, 1 when handed over, for whom,
 -- 1 when its client chose the id}, 'again', 'kept', or why the lease is over. KEYS[6]: as for lent_ask, where it did.
 local lease_id, call_id, own_channel, age_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 

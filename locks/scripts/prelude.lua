@@ -8,7 +8,7 @@ local now_ms = math.floor(now_us / 1000)
 
 -- The last grant: 'seconds microseconds' of its fence, which is the time it was made unless the clock was set back, and how
 -- many smaller tokens of its run are still to be used before it; then tab-separated lease in ms, lease id, and who:
--- channel, instance, host, pid and request. Returns fence, lease in ms, lease id, who, turns left.
+-- channel, instance, host, pid and for whom. Returns fence, lease in ms, lease id, who, turns left.
 local function last_grant()
   local seconds, microseconds, left, lease_ms, lease_id, who =
     string.match(call('GET', grant) or '0 0', '^(%d+) (%d+) ?(%d*)\t?(%d*)\t?([^\t]*)\t?(.*)$')

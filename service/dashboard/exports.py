@@ -62,8 +62,8 @@ async def _locks(looking: Looking, asked: Asked) -> Table:
     sort, search = asked.choice("sort", locks.SORTS), asked.text("search")
     found = await looking.contention.all_locks(sort=sort, search=search)  # type: ignore[arg-type]
     columns = (
-        "name", "instance", "host", "pid", "request_id", "held_s", "expires_in_s", "fencing_token", "waiters",
-        "by_python_redis_lock",
+        "name", "instance", "host", "pid", "request_id", "owner", "kind", "held_s", "expires_in_s",
+        "fencing_token", "waiters", "by_python_redis_lock",
     )  # fmt: skip
     return Table(
         columns,
@@ -84,11 +84,9 @@ async def _locks(looking: Looking, asked: Asked) -> Table:
 
 async def _lock(looking: Looking, asked: Asked) -> Table:
     holds = await looking.contention.holds_of(locks.lock_name_of(asked))
-    columns = ("began_at", "held_s", "instance", "request_id", "fencing_token", "end")
-    rows = [
-        (iso(each.began_at), each.held_s, each.instance_id, each.request_id, each.fencing_token, each.end)
-        for each in holds
-    ]
+    columns = ("began_at", "held_s", "instance", "request_id", "owner", "fencing_token", "end")
+    told = ("held_s", "instance_id", "request_id", "owner", "fencing_token", "end")
+    rows = [(iso(each.began_at), *(getattr(each, name) for name in told)) for each in holds]
     return Table(columns, rows)
 
 
@@ -144,7 +142,9 @@ async def _audit_log(looking: Looking, asked: Asked) -> Table:
 
 
 def _party(party: Party | None) -> Row:
-    return (party.instance_id, party.host, party.pid, party.request_id) if party else (None, None, None, None)
+    if party is None:
+        return (None,) * 6
+    return (party.instance_id, party.host, party.pid, party.request_id, party.owner, party.kind.value)
 
 
 TABLES: Mapping[str, Callable[[Looking, Asked], Awaitable[Table]]] = {

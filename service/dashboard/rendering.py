@@ -11,6 +11,7 @@ import jinja2
 from service.dashboard import formatting
 from service.dashboard.assets import Assets
 from service.entering import appointment_of
+from service.holder_words import holder_words, told_words
 
 FOLDER = Path(__file__).parent / "templates"
 
@@ -37,6 +38,8 @@ class Templates:
             formatting.clock,
             formatting.iso,
             formatting.plural,
+            holder_words,
+            told_words,
         ):
             self._environment.filters[read.__name__] = read
         self._environment.globals.update(

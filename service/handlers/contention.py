@@ -57,7 +57,7 @@ class ContentionHandlers:
         return answer(locks_answer(page))
 
     async def show_lock(self, request: web.Request) -> web.Response:
-        """The holder, by instance, host, pid and request, and the waiters."""
+        """The holder, by instance, host, pid, request and owner, and the waiters."""
         caller_with(request, self._callers, MONITOR)
         name = path_name(request)
         view = await self._locker.inspect(name)
@@ -133,6 +133,7 @@ def lock_answer(view: LockView) -> models.LockAnswer:
             host=waiter.host,
             pid=waiter.pid,
             request_id=waiter.request_id,
+            owner=waiter.owner,
             waited_ms=_ms(waiter.waited_s),
         )
         for waiter in view.waiters
@@ -144,7 +145,9 @@ def party_answer(party: Party | None) -> models.PartyAnswer | None:
     """A holder as it is shown."""
     if party is None:
         return None
-    return models.PartyAnswer(instance=party.instance_id, host=party.host, pid=party.pid, request_id=party.request_id)
+    return models.PartyAnswer(
+        instance=party.instance_id, host=party.host, pid=party.pid, request_id=party.request_id, owner=party.owner
+    )
 
 
 def contention_answer(snapshot: Snapshot) -> models.ContentionAnswer:

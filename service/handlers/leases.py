@@ -87,9 +87,16 @@ class LeaseHandlers:
     def _asked(self, name: str, wanted: NewLease, request_id: str) -> Coroutine[Any, Any, Loan]:
         lease_ttl_s, wait_s = wanted.ttl_ms / 1000, wanted.wait_ms / 1000
         if wanted.lease_id is None:
-            return self._lending.lend(name, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id=request_id)
+            return self._lending.lend(
+                name, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id=request_id, owner=wanted.owner
+            )
         return self._lending.lend_as(
-            name, wanted.lease_id, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id=request_id
+            name,
+            wanted.lease_id,
+            lease_ttl_s=lease_ttl_s,
+            wait_s=wait_s,
+            request_id=request_id,
+            owner=wanted.owner,
         )
 
     async def _unless_stopping(self, lending: Coroutine[Any, Any, Loan]) -> Loan:
@@ -149,4 +156,6 @@ def _shown(loan: Loan) -> LeaseAnswer:
         "fencing_token": loan.fencing_token,
         "ttl_ms": round(loan.lease_ttl_s * 1000),
         "expires_at": datetime.fromtimestamp(time.time() + loan.ends_in_s(), UTC),
+        "mode": "exclusive",
+        "owner": loan.owner,
     }

@@ -164,7 +164,8 @@ def test_an_operator_releases_by_force_in_a_dialog_that_names_the_holder(window:
 
     page.locator("#force-button").click()
     dialog = page.locator("#force")
-    expect(dialog).to_contain_text("stage-")
+    expect(dialog).to_contain_text("is held by a client over HTTP, kept by stage-")
+    expect(dialog).to_contain_text("The client is not told: it works on")
     expect(dialog).to_contain_text(str(held["fencing_token"]))
     page.wait_for_timeout(1500)  # a message of the stream leaves the dialog alone
     expect(dialog.locator("[name=reason]")).to_be_focused()

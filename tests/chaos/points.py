@@ -18,6 +18,7 @@ from db import events as db
 from db.events import ChargeEvent
 from locks import events as locks
 from locks.events import LockEvent
+from locks.for_whom import read_for_whom
 from service.listeners import Listeners
 from tests.chaos.history import History, now_ns
 
@@ -57,11 +58,16 @@ _FACTS: dict[type, tuple[str, Callable[[Any], Facts]]] = {
     locks.Unknown: ("unknown_renewal", lambda event: {"name": event.name, "fence": event.fencing_token}),
     locks.Lost: (
         "lost",
-        lambda event: {"name": event.name, "fence": event.fencing_token, "reason": event.reason, "r": event.request_id},
+        lambda event: {
+            "name": event.name,
+            "fence": event.fencing_token,
+            "reason": event.reason,
+            "r": read_for_whom(event.for_whom).request_id,
+        },
     ),
     locks.Releasing: (
         "releasing",
-        lambda event: {"name": event.name, "fence": event.fencing_token, "r": event.request_id},
+        lambda event: {"name": event.name, "fence": event.fencing_token, "r": read_for_whom(event.for_whom).request_id},
     ),
     locks.Released: (
         "released",
@@ -70,7 +76,7 @@ _FACTS: dict[type, tuple[str, Callable[[Any], Facts]]] = {
             "fence": event.fencing_token,
             "still_ours": event.still_ours,
             "handed_over": event.handed_over,
-            "r": event.request_id,
+            "r": read_for_whom(event.for_whom).request_id,
         },
     ),
     locks.GaveUp: ("gave_up", lambda event: {"name": event.name, "outcome": event.outcome, "queued": event.queued}),

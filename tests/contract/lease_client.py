@@ -30,8 +30,8 @@ class LeaseClient:
         self.api = api
 
     def ask(self, name: str, *, ttl_ms: int = 60_000, scope: str = "locks", **more: Any) -> Answer:
-        """POST; `wait_ms` and `lease_id` among `more` are sent with it."""
-        wanted: dict[str, Any] = {field: more.pop(field) for field in ("wait_ms", "lease_id") if field in more}
+        """POST; `wait_ms`, `lease_id` and `owner` among `more` are sent with it."""
+        wanted: dict[str, Any] = {field: more.pop(field) for field in ("wait_ms", "lease_id", "owner") if field in more}
         return self.api.call("POST", leases_of(name), user=USER, scope=scope, send={"ttl_ms": ttl_ms, **wanted}, **more)
 
     def lease(self, name: str, **more: Any) -> dict[str, Any]:

@@ -56,13 +56,13 @@ def test_a_lease_is_had_extended_and_given_back_and_its_id_stands_nowhere_else(
     assert answer.status == 201
     assert answer.headers["cache-control"] == "no-store"
     lease = answer.json
-    assert lease.keys() == {"name", "lease_id", "fencing_token", "ttl_ms", "expires_at"}
+    assert lease.keys() == {"name", "lease_id", "fencing_token", "ttl_ms", "expires_at", "mode", "owner"}
     assert (lease["name"], lease["ttl_ms"]) == (name, 5000)
     assert re.fullmatch(r"[0-9a-f]{32}", lease["lease_id"])
 
     refusal = leases.ask(name)
     members = problem(refusal, "lock-busy")
-    assert members["holder"].keys() == {"instance", "host", "pid", "request_id"}
+    assert members["holder"].keys() == {"instance", "host", "pid", "request_id", "owner"}
     assert members["holder"]["request_id"] == "the-holder"
     assert members["holder"]["pid"] in world.service.worker_pids()
     assert 0 < members["expires_in_ms"] <= 5000

@@ -146,5 +146,5 @@ def lease_for(lease_ttl_s: float, *, waited_s: float = 0.0) -> Lease:
         waited_s=waited_s,
         stood_in_line=False,
         keep_extended=False,
-        request_id="",
+        for_whom="",
     )

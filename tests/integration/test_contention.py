@@ -8,11 +8,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import redis
+import redis_lock
 
-from locks import Locker, LockStoreDown
+from locks import Locker, LockStoreDown, PartyKind
 from locks.contention import Contention
 from locks.contention_store import PREFIX
 from locks.events import Acquired, LockEvent, Released
@@ -49,7 +51,7 @@ async def instance(url: str, instance_id: str) -> AsyncIterator[Instance]:
             held_s.append(event.held_s)
 
     async with Locker.connect(url, instance_id=instance_id, listener=listen) as locker:
-        publisher = Publisher(locker, seen, version="1", interval_s=0.1)
+        publisher = Publisher(locker, seen, version="1", also_held=lambda: locker.lending.all, interval_s=0.1)
         await publisher.start()
         yield Instance(locker, publisher, Contention(locker), seen, waited_s, held_s)
         await publisher.stop()
@@ -342,3 +344,75 @@ def test_a_histogram_tells_quantiles_within_one_bucket_and_adds_up() -> None:
         told = first.quantile(share)
         assert told / 2**0.5 - 1e-12 <= max(exact, BOUNDS_S[0] / 2**0.5) <= told + 1e-12
     assert LogHistogram().quantile(0.5) == 0.0
+
+
+async def test_a_list_of_all_locks_names_every_holder_without_looking_at_each(own_redis: OwnRedis) -> None:
+    async with instance(own_redis.url, "a") as a, instance(own_redis.url, "b") as b:
+        await a.locker.acquire("lock:a", lease_ttl_s=LONG_S, request_id="r-a", owner="nightly import")
+        await b.locker.acquire("lock:b", lease_ttl_s=LONG_S, request_id="r-b")
+        await b.locker.lending.lend("lock:lent", lease_ttl_s=LONG_S, wait_s=0, request_id="r-c", owner="a crawler")
+        with redis.Redis.from_url(own_redis.url) as client:
+            assert redis_lock.Lock(client, "{lock:untold}", expire=30).acquire()
+        waiting = [asyncio.create_task(b.locker.acquire(name)) for name in ("lock:a", "lock:untold")]
+
+        async def told() -> bool:
+            listed = await a.contention.all_locks(sort="name")
+            return len(listed) == 4 and sum(each.waiters for each in listed) == 2
+
+        await wait_until_async(told)
+        listed = await a.contention.all_locks(sort="name")
+        looked_at = (await a.contention.locks(sort="name", limit=10)).locks
+        assert [(each.name, each.holder, each.fencing_token, each.by_python_redis_lock) for each in listed] == [
+            (each.name, each.holder, each.fencing_token, each.by_python_redis_lock) for each in looked_at
+        ]
+        kinds = [each.holder and (each.holder.instance_id, each.holder.owner, each.holder.kind) for each in listed]
+        assert kinds == [
+            ("a", "nightly import", PartyKind.LOCKER),
+            ("b", None, PartyKind.LOCKER),
+            ("b", "a crawler", PartyKind.CLIENT),
+            None,
+        ]
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_list_of_25_000_locks_names_their_holders_without_a_command_for_each(own_redis: OwnRedis) -> None:
+    count = 25_000
+    async with instance(own_redis.url, "a") as a, instance(own_redis.url, "b") as b:
+        for at in range(0, count, 1000):
+            names = [f"lock:{number}" for number in range(at, at + 1000)]
+            await asyncio.gather(
+                *[a.locker.acquire(name, lease_ttl_s=600, request_id="r", owner="x") for name in names]
+            )
+
+        async def told() -> bool:
+            return len(await b.contention.all_locks(sort="name")) == count
+
+        await wait_until_async(told)
+        with redis.Redis.from_url(own_redis.url) as client:
+
+            def scripts_run() -> int:
+                told: Any = client.info("commandstats")
+                return int(told["cmdstat_evalsha"]["calls"])
+
+            before = scripts_run()
+            listed = await b.contention.all_locks(sort="held")
+            assert scripts_run() - before < 100, "a few for what instances tell meanwhile"
+        assert len(listed) == count
+        assert {(each.holder.instance_id, each.holder.owner) for each in listed if each.holder} == {("a", "x")}
+        assert all(each.holder for each in listed)
+
+
+async def test_past_holds_and_losses_name_the_owner(own_redis: OwnRedis) -> None:
+    async with instance(own_redis.url, "a") as a, instance(own_redis.url, "b") as b:
+        await a.locker.lending.lend("lock:x", lease_ttl_s=0.3, wait_s=0, request_id="doomed", owner="a crawler")
+
+        async def all_told() -> bool:
+            return bool(await b.contention.holds_of("lock:x"))
+
+        await wait_until_async(all_told)
+        [lost] = await b.contention.incidents(name="lock:x", kinds=frozenset({"lost"}))
+        assert lost.detail["owner"] == "a crawler"
+        [doomed] = await b.contention.holds_of("lock:x")
+        assert (doomed.request_id, doomed.owner, doomed.end) == ("doomed", "a crawler", "lost:expired")

@@ -11,6 +11,7 @@ import pytest
 
 from locks import Lease, Locker, LockStoreDown, LossReason, clock
 from locks.events import Acquired, Adopted, Exported, Lost, Released, Waiting
+from locks.for_whom import text_for_client
 from locks.lending import LeaseOver
 from locks.loan import Loan
 from tests.harness import PATIENCE_S, wait_until_async
@@ -56,6 +57,9 @@ async def other(redis_server: RedisServer, heard_elsewhere: Heard) -> AsyncItera
         yield locker
 
 
+R_1 = text_for_client("r-1")
+
+
 async def lend(locker: Locker, name: str, *, lease_ttl_s: float = 60.0, wait_s: float = 0.0) -> Loan:
     return await locker.lending.lend(name, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id="r-1")
 
@@ -73,7 +77,7 @@ async def test_the_keeper_books_what_other_processes_are_asked(
     extended = await other.lending.extend(name, loan.lease_id, lease_ttl_s=90)
     assert (extended.fencing_token, other.lending.all) == (loan.fencing_token, [])
     [kept] = keeper.lending.all
-    assert (kept.name, kept.fencing_token, kept.request_id) == (name, loan.fencing_token, "r-1")
+    assert (kept.name, kept.fencing_token, kept.for_whom) == (name, loan.fencing_token, R_1)
 
     async def moved() -> bool:
         return kept.deadline_s - clock.monotonic_s() > 61
@@ -86,7 +90,7 @@ async def test_the_keeper_books_what_other_processes_are_asked(
     await heard.count(Released, 1)
     assert (keeper.lending.all, held_by_books(heard, heard_elsewhere)) == ([], 0)
     [released] = heard.all(Released)
-    assert (released.fencing_token, released.still_ours, released.request_id) == (loan.fencing_token, True, "r-1")
+    assert (released.fencing_token, released.still_ours, released.for_whom) == (loan.fencing_token, True, R_1)
     assert loan.lease_id not in f"{loan!r} {kept!r} {heard.events} {heard_elsewhere.events}"
 
 
@@ -120,7 +124,7 @@ async def test_whoever_is_asked_after_the_keeper_is_gone_becomes_the_keeper(
         extended = await other.lending.extend(name, loan.lease_id, lease_ttl_s=60)
         assert extended.fencing_token == loan.fencing_token
     [kept] = other.lending.all
-    assert (kept.request_id, held_by_books(heard_elsewhere)) == ("r-1", 1)
+    assert (kept.for_whom, held_by_books(heard_elsewhere)) == (R_1, 1)
     view = await other.inspect(name)
     assert view is not None
     assert view.holder is not None
@@ -293,7 +297,7 @@ async def test_a_turn_that_the_server_has_not_heard_of_is_not_handed_out(
 async def test_a_lease_that_is_lost_just_as_it_is_granted_is_not_handed_out(
     keeper: Locker, other: Locker, heard: Heard, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    acquire = keeper.acquire
+    acquire = keeper.acquire_to_lend
 
     async def acquire_and_lose(*args: Any, **kwargs: Any) -> Lease:
         """Its caller goes on after the loss is heard of, as in a loop with much to do."""
@@ -302,7 +306,7 @@ async def test_a_lease_that_is_lost_just_as_it_is_granted_is_not_handed_out(
         await lease.lost.wait()
         return lease
 
-    monkeypatch.setattr(keeper, "acquire", acquire_and_lose)
+    monkeypatch.setattr(keeper, "acquire_to_lend", acquire_and_lose)
     with pytest.raises(LockStoreDown, match="lost before it could be handed out"):
         await lend(keeper, name)
     assert (keeper.lending.all, held_by_books(heard)) == ([], 0)

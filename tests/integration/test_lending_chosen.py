@@ -381,7 +381,7 @@ async def test_what_is_carried_out_late_takes_no_time_away_that_was_given_since(
     if late == "extend":
         await one.store.run(name, lambda node: scripts.lent_extend(node, name, lease_id, lease_ms=300))
     else:
-        await one.store.run(name, lambda node: scripts.lent_ask(node, name, lease_id, lease_ms=300, request_id=""))
+        await one.store.run(name, lambda node: scripts.lent_ask(node, name, lease_id, lease_ms=300, for_whom=""))
 
     assert 500 < int(keys.client.pttl(keys.lock)) / 1000 <= 600
     assert 500 < int(keys.client.pttl(asked_key(name, lease_id))) / 1000 <= 600 + KEEP_S

@@ -618,7 +618,7 @@ async def test_a_lock_that_is_asked_for_twice_at_once_is_given_once(own_redis: O
     async with slowly(own_redis.url) as locker:
         node, scripts = locker._store.node_of(name), locker._scripts
         items = [
-            scripts.acquire_item(node, each, f"{number:032x}", lease_ms=10_000, request_id="")
+            scripts.acquire_item(node, each, f"{number:032x}", lease_ms=10_000, for_whom="")
             for number, each in enumerate((name, f"{name}/other", name))
         ]
         tokens = await node.ask(scripts.acquire_free(items, seen_fence=0))

@@ -63,7 +63,7 @@ class Commands:
             later="",
             waiter_count=1,
             stood=False,
-            request_id="",
+            for_whom="",
         )
         fencing_token = self.run(look)
         assert isinstance(fencing_token, int)
@@ -200,10 +200,10 @@ def test_a_turn_of_an_older_grant_of_the_same_id_changes_nothing(keys: Keys, com
     later = granted_again(keys, commands, ID)
     scripts, node, packed = commands.scripts, commands.node, commands.keys
     turn = scripts.turn(
-        node, packed, ID, next_lease_id=OTHER_ID, lease_ms=LONG_MS, last_fence=first, turns_left=0, request_id=""
+        node, packed, ID, next_lease_id=OTHER_ID, lease_ms=LONG_MS, last_fence=first, turns_left=0, for_whom=""
     )
     adopt = scripts.adopt(
-        node, packed, ID, new_id=OTHER_ID, fencing_token=first, grant_fence=first, lease_ms=LONG_MS, request_id=""
+        node, packed, ID, new_id=OTHER_ID, fencing_token=first, grant_fence=first, lease_ms=LONG_MS, for_whom=""
     )
     assert [commands.run(command) for command in (turn, adopt)] == ["taken", "taken"]
     assert commands.run(scripts.finish(packed, ID, grant_fence=first, fencing_token=first)) == 0

@@ -114,6 +114,7 @@
     if (!button || !force || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     force.querySelector("[data-fill=holder]").textContent = button.dataset.holder;
+    force.querySelector("[data-fill=told]").textContent = button.dataset.told;
     force.querySelector("[data-fill=age]").textContent = button.dataset.held;
     force.querySelector("[data-fill=token]").textContent = button.dataset.token;
     force.querySelector("[name=fencing_token]").value = button.dataset.token;

@@ -80,7 +80,7 @@ def story_of(
             hold.began_at,
             "lock held",
             "calm" if hold.end in ("released", "exported") else "bad",
-            f"for {duration(hold.held_s)}, {hold.end}" + (f", request {hold.request_id}" if hold.request_id else ""),
+            _words(hold),
             hold.instance_id,
         )
         for hold in holds
@@ -95,3 +95,9 @@ def story_of(
     ]
     story += [Happened(each.at, each.kind.word, each.kind.tone, each.words, each.instance_id) for each in incidents]
     return sorted(story, key=lambda each: each.at)
+
+
+def _words(hold: PastHold) -> str:
+    request = f", request {hold.request_id}" if hold.request_id else ""
+    owner = f", owner {hold.owner}" if hold.owner else ""
+    return f"for {duration(hold.held_s)}, {hold.end}{request}{owner}"

@@ -84,7 +84,7 @@ LAYERS = (
                 +
                 +                lease_id, fence = self._new_lease_id(), time.time_ns() // 1000
                 +                return self._begin_at_once(
-                +                    name, lease_id, fence, lease_ttl_s, False, request_id, started_at_s, 0.0
+                +                    name, lease_id, fence, lease_ttl_s, False, for_whom, started_at_s, 0.0
                 +                )
                              if wait_s is not None and wait_s <= 0:
                 """,
