@@ -37,6 +37,7 @@ class Templates:
             formatting.clock,
             formatting.iso,
             formatting.plural,
+            formatting.parts,
         ):
             self._environment.filters[read.__name__] = read
         self._environment.globals.update(

@@ -190,8 +190,8 @@ def test_a_page_outlives_a_restart_of_the_service(
     command = f'exec "$0" -m service serve --port {unused_port()}'
     start = Start(command=("sh", "-c", command, sys.executable))
     with ExitStack() as stack:
-        settings = {"redis_url": redis_url, "database_url": stack.enter_context(migrated_database(cluster_url))}
-        first = stack.enter_context(service(tmp_path, start, **settings))
+        database_url = stack.enter_context(migrated_database(cluster_url))
+        first = stack.enter_context(service(tmp_path, start, redis_url=redis_url, database_url=database_url))
         looker = stack.enter_context(looking(browser, first.url, "monitor"))
         page = looker.open("/instances")
         before = _words(page)
@@ -204,7 +204,7 @@ def test_a_page_outlives_a_restart_of_the_service(
         assert _words(page) == before
         assert page.locator("#seen").evaluate("each => getComputedStyle(each).filter") == "grayscale(1)"
 
-        second = stack.enter_context(service(tmp_path, start, **settings))
+        second = stack.enter_context(service(tmp_path, start, redis_url=redis_url, database_url=database_url))
 
         assert second.url == first.url
         expect(page.locator("#pause")).to_have_attribute("data-state", "live")
