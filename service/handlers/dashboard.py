@@ -119,8 +119,9 @@ class DashboardHandlers:
         seen = await self._last_seen.look(
             ("series", asked.key), lambda: series(self._looking, asked), now_s=asked.now_s
         )
-        # Where nothing was seen yet there is nothing to draw; the page says why.
-        return secured(web.Response(body=orjson.dumps(seen.values), content_type="application/json"))
+        # null where nothing was seen yet: there is nothing to draw, and the page says why.
+        told = None if seen.values is None else {**seen.values, "as_of": seen.at_s if seen.problem else None}
+        return secured(web.Response(body=orjson.dumps(told), content_type="application/json"))
 
     async def _export(self, request: web.Request) -> web.Response:
         asked = self._asked_by_script(request)

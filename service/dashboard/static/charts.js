@@ -13,10 +13,11 @@
   const LOGARITHMIC = new Set(["waits"]);
   const TONES = { lost: "vermillion", fenced: "vermillion", "charge-unknown": "vermillion", takeover: "orange", forced: "purple", "instance-up": "green", "instance-down": "text", "instance-stopped": "text" };
   const utc = (seconds, withSeconds) => new Date(seconds * 1000).toISOString().slice(11, withSeconds ? 19 : 16);
+  const asOf = document.getElementById("charts-as-of");
   let plots = [], data = null, paused = false;
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
-  const figure = (value, unit) => value == null ? "–" : (value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2)) + unit;
+  const figure = (value, unit) => value == null ? "–" : value.toLocaleString("en", value < 100 ? { maximumSignificantDigits: 3 } : { maximumFractionDigits: 0 }) + unit;
 
   function drawMarks(plot) {
     if (!data) return;
@@ -53,7 +54,7 @@
       legend: { live: true },
       scales: { y: { distr: LOGARITHMIC.has(kind) ? 3 : 1, range: (plot, low, high) => { const ticks = ticksOf(kind, low, high); return [ticks[0], ticks.at(-1)]; } } },
       axes: [
-        { ...axis, size: 26, splits: (plot, index, from, until) => axes.times(from, until, Math.max(1, plot.bbox.width / devicePixelRatio / 75)), values: (plot, splits) => splits.map((each) => utc(each, splits.some((at) => at % 60))) },
+        { ...axis, size: 32, gap: 10, splits: (plot, index, from, until) => axes.times(from, until, Math.max(1, plot.bbox.width / devicePixelRatio / 75)), values: (plot, splits) => splits.map((each) => utc(each, splits.some((at) => at % 60))) },
         { ...axis, size: 52, splits: (plot, index, low, high) => ticksOf(kind, low, high), filter: (plot, splits) => splits, values: (plot, splits) => splits.map((each) => each.toLocaleString("en", { maximumSignificantDigits: 3 })) },
       ],
       series: [{ label: "", value: (plot, at) => at == null ? "" : utc(at, true) }, ...lines.map(([, label, name], index) => ({ label, stroke: colour(name), width: 1.75, dash: index ? [6, 3] : undefined, points: { show: false }, value: (plot, value) => figure(value, unit) }))],
@@ -100,7 +101,9 @@
       try {
         const answer = await fetch(box.dataset.series, { headers: { Accept: "application/json" } });
         const seen = answer.ok ? await answer.json() : null;
-        if (seen) { data = seen; draw(); }
+        // While Redis is away each instance tells what it saw last, which may be older than what is drawn already.
+        if (seen && !(seen.as_of && data)) { data = seen; draw(); }
+        asOf.textContent = data?.as_of ? `as of ${utc(data.as_of, true)}` : "";
       } catch { /* the next one may come through; the page says elsewhere that it is cut off */ }
     }
     setTimeout(load, EVERY_MS);
