@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -21,6 +21,11 @@ class Asked:
     values: Mapping[str, str]
     session: Session
     now_s: float
+
+    @property
+    def key(self) -> Hashable:
+        """The same for all who see the same."""
+        return tuple(sorted(self.values.items())), self.session.may_force
 
     def text(self, name: str, *, max_length: int = 200) -> str:
         """A parameter, "" where there is none. Raises InvalidRequest."""

@@ -11,7 +11,7 @@ from locks import HolderChanged
 from service.dashboard.access import check_same_origin, operator_of
 from service.dashboard.asked import Asked
 from service.dashboard.looking import Looking
-from service.dashboard.pages import Pages, see
+from service.dashboard.pages import SESSION, Pages, see
 from service.dashboard.rendering import lock_url
 from service.dashboard.views.locks import lock_name_of
 from service.dashboard.views.table import VIEWS
@@ -58,7 +58,7 @@ class ForcePages:
         return see(f"{lock_url(name)}?done=released")
 
     def _asked(self, request: web.Request) -> Asked:
-        session = operator_of(request, self._sessions)
+        request[SESSION] = session = operator_of(request, self._sessions)
         return Asked({"name": request.match_info["name"]}, session, time.time())
 
     async def _form(self, request: web.Request, asked: Asked, status: int, **values: str) -> web.Response:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 NOTHING = "–"
+MOST_RUN = 16
+_PART = re.compile(rf"[^:/._,@\s-]{{1,{MOST_RUN}}}[:/._,@\s-]*|[:/._,@\s-]+")
 
 
 def duration(seconds: float | None) -> str:
@@ -83,6 +86,11 @@ def moment(at: datetime | float) -> datetime:
 def plural(count: int, one: str, many: str | None = None) -> str:
     """1 lock, 2 locks."""
     return f"{number(count)} {one if count == 1 else many or one + 's'}"
+
+
+def parts(text: str) -> list[str]:
+    """The text in pieces between which a line may break: after separators, and nowhere later than MOST_RUN."""
+    return _PART.findall(text)
 
 
 def _three(value: float) -> str:

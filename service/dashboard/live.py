@@ -78,7 +78,7 @@ class Live:
 
     async def _fragment(self, view: View, asked: Asked, *, at_most_s: float) -> str:
         """The part that changes, at most so old."""
-        key = (view.key, tuple(sorted(asked.values.items())), asked.session.may_force)
+        key = (view.key, asked.key)
         now_s = time.monotonic()
         known = self._fragments.get(key)
         if known is None or now_s - known.at_s > at_most_s:

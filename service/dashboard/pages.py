@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
 
 from aiohttp import web
 
 from service.dashboard.access import PATH, NotLoggedIn, secured
+from service.dashboard.asked import Asked
+from service.dashboard.last_seen import Seen
 from service.dashboard.rendering import Templates
-from service.dashboard.views.table import VIEWS
-from service.problems import detail_of, is_bug, problem_of
+from service.dashboard.views.table import VIEWS, View
+from service.problems import Problem, detail_of, is_bug, problem_of
 from service.refusals import Forbidden
 from service.sessions import Session
 
+SESSION = "session"  # of a request: whose menu a refusal keeps
 THEMES = ("auto", "light", "dark")
 THEME_COOKIE = "chargeonce_theme"
 
@@ -64,6 +68,16 @@ class Pages:
         )
         return web.Response(text=text, status=status, content_type="text/html")
 
+    def view(self, request: web.Request, view: View, asked: Asked, seen: Seen) -> web.Response:
+        """The page of a view, as much of it as is known; 503 where that is not of now."""
+        template = "away.html" if seen.values is None else f"{view.key}.html"
+        status = HTTPStatus.OK if seen.problem is None else seen.problem.status
+        values = {"title": view.title, **(seen.values or {})}
+        response = self.html(
+            request, template, asked.session, status=status, view=view, asked=asked, seen=seen, **values
+        )
+        return _to_be_asked_again(response, seen.problem)
+
     def login_form(self, request: web.Request, *, status: int, reason: str | None, back: str) -> web.Response:
         """Where an access token is pasted; `back` is where to go then."""
         return self.html(request, "login.html", None, status=status, title="Log in", reason=reason, back=back)
@@ -73,16 +87,20 @@ class Pages:
         response = self.html(
             request,
             "refused.html",
-            None,
+            request.get(SESSION),
             status=int(problem.status),
             title=problem.title,
             problem=problem,
             detail=detail_of(error),
             scope=error.scope if isinstance(error, Forbidden) else "",
         )
-        if problem.retry_after_s is not None:
-            response.headers["Retry-After"] = str(problem.retry_after_s)
-        return response
+        return _to_be_asked_again(response, problem)
+
+
+def _to_be_asked_again(response: web.Response, problem: Problem | None) -> web.Response:
+    if problem is not None and problem.retry_after_s is not None:
+        response.headers["Retry-After"] = str(problem.retry_after_s)
+    return response
 
 
 def see(address: str) -> web.Response:

@@ -40,6 +40,7 @@ class Templates:
             formatting.plural,
             holder_words,
             told_words,
+            formatting.parts,
         ):
             self._environment.filters[read.__name__] = read
         self._environment.globals.update(

@@ -17,9 +17,10 @@ from service.dashboard.assets import Assets
 from service.dashboard.door import Door
 from service.dashboard.exports import FORMATS, TABLES
 from service.dashboard.force import ForcePages
+from service.dashboard.last_seen import LastSeen, Seen
 from service.dashboard.live import Live
 from service.dashboard.looking import Looking
-from service.dashboard.pages import Handler, Pages, see
+from service.dashboard.pages import SESSION, Handler, Pages, see
 from service.dashboard.rendering import Templates
 from service.dashboard.views.series import series
 from service.dashboard.views.table import VIEWS, View
@@ -48,6 +49,7 @@ class DashboardHandlers:
         self._pages = Pages(self._templates, instance_id=looking.instance_id)
         self._door = Door(sessions, self._pages)
         self._force = ForcePages(looking, sessions, forcing, self._pages)
+        self._last_seen = LastSeen(looking.dependencies)
         self._live = Live(self._fragment, max_streams=max_streams, stopping=stopping)
 
     def routes(self) -> list[Route]:
@@ -76,8 +78,8 @@ class DashboardHandlers:
         async def show(request: web.Request) -> web.Response:
             session = session_of(request, self._sessions)
             asked = Asked({**request.query, **request.match_info}, session, time.time())
-            values = {"title": view.title, **await view.read(self._looking, asked)}
-            return self._pages.html(request, f"{view.key}.html", session, view=view, asked=asked, **values)
+            request[SESSION] = session
+            return self._pages.view(request, view, asked, await self._look(view, asked))
 
         return show
 
@@ -96,19 +98,30 @@ class DashboardHandlers:
             raise NotFound("there is no such view")
         return await self._live.stream(request, view, asked)
 
+    async def _look(self, view: View, asked: Asked) -> Seen:
+        """What the view shows: what is read now, or was last. Raises refusals, but none for what is away."""
+        return await self._last_seen.look(
+            (view.key, asked.key), lambda: view.read(self._looking, asked), now_s=asked.now_s
+        )
+
     async def _fragment(self, view: View, asked: Asked) -> str:
-        """The part of a view that changes. What cannot be read says so in its place, and the stream goes on."""
+        """The part of a view that changes. What is refused is told in its place, and the stream goes on."""
         try:
-            values = await view.read(self._looking, asked)
+            seen = await self._look(view, asked)
         except Exception as error:
             if is_bug(error):
                 raise
             return self._templates.render("_problem.html", problem=problem_of(error), detail=detail_of(error))
-        return self._templates.render(f"_{view.key}.html", view=view, **values)
+        return self._templates.render("_seen.html", view=view, seen=seen, **(seen.values or {}))
 
     async def _series(self, request: web.Request) -> web.Response:
-        body = orjson.dumps(await series(self._looking, self._asked_by_script(request)))
-        return secured(web.Response(body=body, content_type="application/json"))
+        asked = self._asked_by_script(request)
+        seen = await self._last_seen.look(
+            ("series", asked.key), lambda: series(self._looking, asked), now_s=asked.now_s
+        )
+        # null where nothing was seen yet: there is nothing to draw, and the page says why.
+        told = None if seen.values is None else {**seen.values, "as_of": seen.at_s if seen.problem else None}
+        return secured(web.Response(body=orjson.dumps(told), content_type="application/json"))
 
     async def _export(self, request: web.Request) -> web.Response:
         asked = self._asked_by_script(request)

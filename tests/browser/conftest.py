@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from service.dashboard.views.table import VIEWS
 from tests.browser import load
 from tests.contract.api import Api
 from tests.contract.conftest import migrated_database
@@ -101,21 +104,40 @@ def window(browser: Browser, stage: Stage) -> Iterator[OpenWindow]:
         lookers = []
 
         def open_window(scope: str, **options: object) -> Looker:
-            context: BrowserContext = browser.new_context(viewport={"width": 1280, "height": 800}, **options)  # type: ignore[arg-type]
-            stack.callback(context.close)
-            context.set_default_timeout(PATIENCE_MS)
-            context.add_cookies(
-                [{"name": "chargeonce_session", "value": token(17, scope), "url": f"{stage.api.url}/dashboard"}]
-            )
-            looker = Looker(context.new_page(), stage.api.url)
-            context.on("console", lambda line: _note(looker, line.type, line.text))
-            context.on("weberror", lambda error: looker.complaints.append(str(error.error)))
-            lookers.append(looker)
-            return looker
+            lookers.append(stack.enter_context(looking(browser, stage.api.url, scope, **options)))
+            return lookers[-1]
 
         yield open_window
         complaints = [line for looker in lookers for line in looker.complaints]
     assert complaints == []
+
+
+@contextmanager
+def looking(browser: Browser, url: str, scope: str, **options: object) -> Iterator[Looker]:
+    """A window of somebody with a session at this service."""
+    context: BrowserContext = browser.new_context(viewport={"width": 1280, "height": 800}, **options)  # type: ignore[arg-type]
+    context.set_default_timeout(PATIENCE_MS)
+    context.add_cookies([{"name": "chargeonce_session", "value": token(17, scope), "url": f"{url}/dashboard"}])
+    looker = Looker(context.new_page(), url)
+    context.on("console", lambda line: _note(looker, line.type, line.text))
+    context.on("weberror", lambda error: looker.complaints.append(str(error.error)))
+    yield looker
+    context.close()
+
+
+def paths_of_views(*, lock: str, appointment_id: int) -> dict[str, str]:
+    """Every view's address below /dashboard, by its key."""
+    return {
+        view.key: view.path.format(name=quote(lock, safe=""), appointment_id=appointment_id) for view in VIEWS.values()
+    }
+
+
+def faults_of(page: Page) -> list[str]:
+    """What axe-core finds wrong with the page, however slight."""
+    return [
+        f"{found['impact']} {found['id']}: {[node['html'] for node in found['nodes']][:3]}"
+        for found in Axe().run(page).response["violations"]
+    ]
 
 
 def _note(looker: Looker, kind: str, text: str) -> None:

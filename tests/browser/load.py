@@ -7,7 +7,7 @@ import contextlib
 import random
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 
 import aiohttp
@@ -42,18 +42,10 @@ class Load:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Begins in a thread of its own, and ends with the block."""
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=lambda: loop.run_until_complete(self._all()), daemon=True)
-        self._stop = asyncio.Event()
-        thread.start()
-        try:
+        with _beside(self._all):
             yield
-        finally:
-            loop.call_soon_threadsafe(self._stop.set)
-            thread.join(30)
-            loop.close()
 
-    async def _all(self) -> None:
+    async def _all(self, stop: asyncio.Event) -> None:
         async with aiohttp.ClientSession(self._url, connector=aiohttp.TCPConnector(limit=0)) as client:
             for person in PEOPLE:
                 await self._grant(client, person)
@@ -65,10 +57,7 @@ class Load:
             callers = [
                 asyncio.ensure_future(each) for each in [*programs, *(self._crowd(client) for _ in range(self._crowds))]
             ]
-            await self._stop.wait()
-            for each in callers:
-                each.cancel()
-            await asyncio.gather(*callers, return_exceptions=True)
+            await _until(stop, callers)
 
     async def _grant(self, client: aiohttp.ClientSession, person: int) -> None:
         wanted = {"coupon_id": 1, "count": COUPONS, "reference": f"load:{uuid.uuid4().hex}"}
@@ -108,6 +97,47 @@ class Load:
         with contextlib.suppress(aiohttp.ClientError, OSError):
             async with client.post(f"/v1/appointments/{appointment_id}/entries", headers=bearer(person)) as answer:
                 await answer.read()
+
+
+@contextmanager
+def queue(url: str, name: str, *, waiters: int) -> Iterator[None]:
+    """Somebody holds this lock, and so many others wait for it, for a minute at most."""
+
+    async def ask(client: aiohttp.ClientSession, person: int, wait_ms: int) -> None:
+        wanted = {"ttl_ms": 600_000, "wait_ms": wait_ms}
+        path = f"/v1/locks/{name.replace('/', '%2F')}/leases"
+        async with client.post(path, json=wanted, headers=bearer(person, "locks")) as answer:
+            await answer.read()
+
+    async def crowd(stop: asyncio.Event) -> None:
+        async with aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0)) as client:
+            await ask(client, OPERATOR_ID, 0)
+            people = range(OPERATOR_ID + 1, OPERATOR_ID + 1 + waiters)
+            await _until(stop, [asyncio.ensure_future(ask(client, person, 60_000)) for person in people])
+
+    with _beside(crowd):
+        yield
+
+
+@contextmanager
+def _beside(work: Callable[[asyncio.Event], Coroutine[None, None, None]]) -> Iterator[None]:
+    """The work in a thread and an event loop of its own; it is told to stop when the block ends."""
+    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(work(stop)), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(30)
+        loop.close()
+
+
+async def _until(stop: asyncio.Event, callers: Sequence[asyncio.Future[None]]) -> None:
+    await stop.wait()
+    for each in callers:
+        each.cancel()
+    await asyncio.gather(*callers, return_exceptions=True)
 
 
 def light(url: str) -> Load:

@@ -10,20 +10,17 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Route, expect
 
 from service.sessions import new_login_code
-from tests.browser.conftest import OpenWindow, Stage
+from tests.browser.conftest import OpenWindow, Stage, faults_of, paths_of_views
 from tests.conftest import ReportFigures
 from tests.contract.api import held_row
 from tests.contract.page import lease
 from tests.harness import SECRET, bearer, wait_until
 
-GRAVE = ("serious", "critical")
 HOT = "report:daily/2026-11"
 SOON_S = 10.0  # within 2 s where a core is free for it, which a noisy machine with a browser on it has not always
 
@@ -33,19 +30,8 @@ def views(stage: Stage) -> dict[str, str]:
     """Every view's address, each with something to show."""
     wait_until(lambda: stage.load.appointments, what="an appointment of the load")
     appointment_id = stage.load.appointments[0]
-    return {
-        "overview": "",
-        "locks": "/locks",
-        "lock": f"/locks/{quote(HOT, safe='')}",
-        "lock of an appointment": f"/locks/appointment%3A{appointment_id}",
-        "hot": "/hot",
-        "heatmap": "/heatmap",
-        "incidents": "/incidents",
-        "instances": "/instances",
-        "charges": "/charges",
-        "appointment": f"/appointments/{appointment_id}",
-        "audit log": "/audit-log",
-    }
+    of_appointment = {"lock of an appointment": f"/locks/appointment%3A{appointment_id}"}
+    return paths_of_views(lock=HOT, appointment_id=appointment_id) | of_appointment
 
 
 def test_every_view_is_live_and_bears_the_strict_policy(window: OpenWindow, views: dict[str, str]) -> None:
@@ -213,20 +199,20 @@ def test_an_address_from_the_terminal_logs_in_once(window: OpenWindow, stage: St
     expect(looker.page.locator(".notice")).to_contain_text("works once")
 
 
+@pytest.mark.parametrize("width", [375, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious_on_any_view(window: OpenWindow, views: dict[str, str], scheme: str) -> None:
+def test_axe_finds_nothing_on_any_view(window: OpenWindow, views: dict[str, str], scheme: str, width: int) -> None:
     looker = window("operator", color_scheme=scheme, bypass_csp=True)  # axe is injected by the test
+    looker.page.set_viewport_size({"width": width, "height": 800})
     for name, path in views.items():
         page = looker.open(path)
         page.keyboard.press("p")
-        assert _grave(page) == [], name
+        assert faults_of(page) == [], name
     looker.page.keyboard.press("?")
-    assert _grave(looker.page) == [], "help"
-    looker.page.goto(f"{looker.url}/dashboard/locks/browser%3Afree/force-release")
-    assert _grave(looker.page) == [], "force"
-    looker.page.context.clear_cookies()
-    looker.page.goto(f"{looker.url}/dashboard/login")
-    assert _grave(looker.page) == [], "log in"
+    assert faults_of(looker.page) == [], "help"
+    for path in ("/locks/browser%3Afree/force-release", "/login"):
+        looker.page.goto(f"{looker.url}/dashboard{path}")
+        assert faults_of(looker.page) == [], path
 
 
 def test_a_killed_holder_shows_as_takeover_soon_after_its_leases_end(
@@ -282,14 +268,6 @@ def _stuck_row(stage: Stage, appointment_id: int) -> Iterator[tuple[dict[str, An
 def _enter(stage: Stage, appointment_id: int, person: int) -> None:
     with contextlib.suppress(OSError):
         stage.api.enter(appointment_id, person)
-
-
-def _grave(page: Page) -> list[str]:
-    return [
-        f"{found['id']}: {[node['html'] for node in found['nodes']][:3]}"
-        for found in Axe().run(page).response["violations"]
-        if found["impact"] in GRAVE
-    ]
 
 
 def _ground(page: Page) -> str:

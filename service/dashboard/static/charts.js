@@ -13,10 +13,11 @@
   const LOGARITHMIC = new Set(["waits"]);
   const TONES = { lost: "vermillion", fenced: "vermillion", "charge-unknown": "vermillion", takeover: "orange", forced: "purple", "instance-up": "green", "instance-down": "text", "instance-stopped": "text" };
   const utc = (seconds, withSeconds) => new Date(seconds * 1000).toISOString().slice(11, withSeconds ? 19 : 16);
+  const asOf = document.getElementById("charts-as-of");
   let plots = [], data = null, paused = false;
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
-  const figure = (value, unit) => value == null ? "–" : (value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2)) + unit;
+  const figure = (value, unit) => value == null ? "–" : value.toLocaleString("en", value < 100 ? { maximumSignificantDigits: 3 } : { maximumFractionDigits: 0 }) + unit;
 
   function drawMarks(plot) {
     if (!data) return;
@@ -38,19 +39,29 @@
     ctx.restore();
   }
 
+  const ticksOf = (kind, low, high) => LOGARITHMIC.has(kind) ? axes.logarithmic(low || 0.1, high || 1) : axes.linear(high || 0);
+
+  // A legend without a cursor over its chart says how it stands now.
+  function showLast(plot) { if (data?.at.length) plot.setLegend({ idx: data.at.length - 1 }, false); }
+
   function make(element) {
     const kind = element.dataset.chart, lines = CHARTS[kind], unit = kind === "waits" ? " ms" : kind === "contention" ? " %" : "";
     const axis = { stroke: colour("soft"), grid: { stroke: colour("line"), width: .5 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
     element.replaceChildren();
-    return new uPlot({
+    const plot = new uPlot({
       width: Math.max(200, element.clientWidth), height: HEIGHT,
       cursor: { sync: { key: "overview" }, points: { size: 6 }, drag: { x: false, y: false } },
       legend: { live: true },
-      scales: { y: LOGARITHMIC.has(kind) ? { distr: 3, range: (plot, low, high) => [Math.max(0.05, (low || 0.1) / 1.5), Math.max(1, (high || 1) * 1.5)] } : { range: (plot, low, high) => [0, Math.max(1, (high || 0) * 1.1)] } },
-      axes: [{ ...axis, size: 26, values: (plot, splits) => splits.map((each) => utc(each, splits[splits.length - 1] - splits[0] < 300)), space: 70 }, { ...axis, size: 52, values: (plot, splits) => splits.map((each) => each == null ? "" : each >= 1 ? each.toLocaleString("en") : String(+each.toPrecision(2))) }],
+      scales: { y: { distr: LOGARITHMIC.has(kind) ? 3 : 1, range: (plot, low, high) => { const ticks = ticksOf(kind, low, high); return [ticks[0], ticks.at(-1)]; } } },
+      axes: [
+        { ...axis, size: 32, gap: 10, splits: (plot, index, from, until) => axes.times(from, until, Math.max(1, plot.bbox.width / devicePixelRatio / 75)), values: (plot, splits) => splits.map((each) => utc(each, splits.some((at) => at % 60))) },
+        { ...axis, size: 52, splits: (plot, index, low, high) => ticksOf(kind, low, high), filter: (plot, splits) => splits, values: (plot, splits) => splits.map((each) => each.toLocaleString("en", { maximumSignificantDigits: 3 })) },
+      ],
       series: [{ label: "", value: (plot, at) => at == null ? "" : utc(at, true) }, ...lines.map(([, label, name], index) => ({ label, stroke: colour(name), width: 1.75, dash: index ? [6, 3] : undefined, points: { show: false }, value: (plot, value) => figure(value, unit) }))],
-      hooks: { draw: [drawMarks] },
+      hooks: { draw: [drawMarks], setCursor: [(plot) => { if (plot.cursor.idx == null) showLast(plot); }], setData: [showLast] },
     }, columns(kind), element);
+    showLast(plot);
+    return plot;
   }
 
   const columns = (kind) => [data?.at ?? [], ...CHARTS[kind].map(([key]) => data?.[key] ?? [])];
@@ -89,7 +100,10 @@
     if (!paused && !document.hidden) {
       try {
         const answer = await fetch(box.dataset.series, { headers: { Accept: "application/json" } });
-        if (answer.ok) { data = await answer.json(); draw(); }
+        const seen = answer.ok ? await answer.json() : null;
+        // While Redis is away each instance tells what it saw last, which may be older than what is drawn already.
+        if (seen && !(seen.as_of && data)) { data = seen; draw(); }
+        asOf.textContent = data?.as_of ? `as of ${utc(data.as_of, true)}` : "";
       } catch { /* the next one may come through; the page says elsewhere that it is cut off */ }
     }
     setTimeout(load, EVERY_MS);

@@ -1,11 +1,12 @@
 // What a page does beyond links and forms: live, pause, ages that count, keys, theme, dialogs. No framework, no eval.
 "use strict";
 (() => {
-  const RETRY_MS = 3000, TICK_MS = 200, QUIET_MS = 8000;
+  const RETRY_MS = 3000, TICK_MS = 200, CUT_OFF_MS = 4000, QUIET_MS = 12000;
   const live = document.getElementById("live");
   const pauseButton = document.getElementById("pause");
   const liveWord = document.getElementById("live-word");
-  let paused = false, heardAt = Date.now(), state = "connecting";
+  const cutOff = document.getElementById("cut-off");
+  let paused = false, heardAt = Date.now(), reachedAt = heardAt, state = "connecting", connection = null;
 
   // Live: htmx swaps each message in; here only what is shown of it, and what happens when it ends.
   function show(next) {
@@ -14,7 +15,7 @@
     const shown = paused ? "paused" : next;
     pauseButton.dataset.state = shown;
     pauseButton.setAttribute("aria-pressed", String(paused));
-    const word = { live: "live", paused: "paused", lost: "reconnecting", connecting: "connecting", full: "too many watch" }[shown];
+    const word = { live: "live", paused: "paused", lost: "reconnecting", connecting: "connecting", full: "too many watch", old: "not current" }[shown];
     if (liveWord.textContent !== word) liveWord.textContent = word;
   }
 
@@ -29,9 +30,14 @@
     live.addEventListener("htmx:sse:before:message", (event) => {
       heardAt = Date.now();
       if (paused) event.preventDefault();
-      else show("live");
     });
-    live.addEventListener("htmx:sse:after:connection", () => { heardAt = Date.now(); show("live"); });
+    live.addEventListener("htmx:sse:after:message", () => {
+      show(isOld() ? "old" : "live");
+      // What stands around the view could not be rendered either, when the page was loaded.
+      if ("empty" in live.dataset && state === "live") location.reload();
+    });
+    live.addEventListener("htmx:sse:after:connection", (event) => { connection = event.detail.connection; reachedAt = Date.now(); });
+    document.addEventListener("visibilitychange", () => { heardAt = Date.now(); });
     live.addEventListener("htmx:sse:error", (event) => {
       if (event.detail.status === 401) signedOut();
       show("lost");
@@ -63,11 +69,31 @@
     retrying = setTimeout(() => live.dispatchEvent(new CustomEvent("retry")), RETRY_MS);
   }
 
+  const isOld = () => document.querySelector("#seen.old") !== null;
+
+  // Cut off from the service: what is shown stays, as of its time. A connection that only says nothing is made anew.
+  function watchOver() {
+    if (!live || paused || document.hidden) return;
+    const now = Date.now();
+    const isCutOff = now - heardAt > (state === "live" || state === "old" ? QUIET_MS : CUT_OFF_MS);
+    if (now - Math.max(heardAt, reachedAt) > QUIET_MS) { reachedAt = now; connection?.reader?.cancel(); }
+    if (isCutOff === live.hasAttribute("data-cut-off")) return;
+    live.toggleAttribute("data-cut-off", isCutOff);
+    cutOff.hidden = !isCutOff;
+    if (!isCutOff) return;
+    show("lost");
+    const seen = document.getElementById("seen"), time = cutOff.querySelector("time");
+    const at = new Date(seen ? Number(seen.dataset.at) * 1000 : heardAt).toISOString();
+    time.dateTime = at;
+    time.textContent = at.slice(11, 19);
+  }
+
   // Between two messages ages grow and leases run down by this clock.
   const begun = new WeakMap();
   function tick() {
     const now = performance.now();
-    if (!paused) for (const element of document.querySelectorAll("[data-age], [data-left]")) {
+    watchOver();
+    if (!paused && !isOld() && !live?.hasAttribute("data-cut-off")) for (const element of document.querySelectorAll("[data-age], [data-left]")) {
       const told = element.dataset.age ?? element.dataset.left;
       let known = begun.get(element);
       if (!known || known.told !== told) begun.set(element, known = { told, at: now });
@@ -75,7 +101,6 @@
       const text = duration(element.dataset.age !== undefined ? value + passed : Math.max(0, value - passed));
       if (element.textContent !== text) element.textContent = text;
     }
-    if (!paused && state === "live" && Date.now() - heardAt > QUIET_MS && !document.hidden) show("lost");
   }
   setInterval(tick, TICK_MS);
 

@@ -8,22 +8,28 @@ from typing import Any
 from db import lock_audit
 from service.dashboard.asked import Asked
 from service.dashboard.looking import Looking
+from service.dashboard.views.incident_groups import grouped
 from service.dashboard.views.kinds import KINDS, lost_in, rows_of
 from service.dashboard.views.overview import ENTERED
 
-SHOWN_INCIDENTS = 200
+LOOKED_AT_INCIDENTS = 1000
+SHOWN_GROUPS = 100
 ENTRIES_A_PAGE = 50
 
 
 async def incidents(looking: Looking, asked: Asked) -> Mapping[str, Any]:
     """The newest of a day, all or of one kind."""
     kind = asked.choice("kind", ("", *KINDS))
-    found = await looking.contention.incidents(kinds=frozenset({kind}) if kind else None, limit=SHOWN_INCIDENTS)
+    found = await looking.contention.incidents(kinds=frozenset({kind}) if kind else None, limit=LOOKED_AT_INCIDENTS)
+    rows = rows_of(found, now_s=asked.now_s)
+    groups = grouped(rows)
     return {
-        "incidents": rows_of(found, now_s=asked.now_s),
+        "incidents": rows,
+        "groups": groups[:SHOWN_GROUPS],
+        "group_count": len(groups),
         "kind": kind,
         "kinds": KINDS,
-        "limit": SHOWN_INCIDENTS,
+        "limit": LOOKED_AT_INCIDENTS,
         "export": {"kind": kind},
     }
 

@@ -15,6 +15,7 @@ from locks.keys import check_name
 from locks.listing import ListedLock
 from service.dashboard.asked import Asked
 from service.dashboard.looking import Looking
+from service.dashboard.views.incident_groups import grouped
 from service.dashboard.views.kinds import rows_of
 from service.entering import appointment_of
 from service.models import MAX_ID
@@ -24,7 +25,8 @@ PAGE_SIZE = 100
 SORTS = {"waiters": "most waiters", "held": "held longest", "name": "name"}
 SHOWN_HOLDS = 20
 SHOWN_WAITERS = 100
-SHOWN_INCIDENTS = 10
+SHOWN_INCIDENTS = 10  # when those that say the same are one
+LOOKED_AT_INCIDENTS = 200
 # Pages are cut by what instances have told; each lock is then looked at, so a page is put in order again.
 _ORDERS: Mapping[str, Callable[[ListedLock], Any]] = {
     "waiters": lambda lock: (-lock.waiters, lock.name),
@@ -59,7 +61,7 @@ async def one_lock(looking: Looking, asked: Asked) -> Mapping[str, Any]:
     name = lock_name_of(asked)
     view = await looking.locker.inspect(name)
     holds = (await looking.contention.holds_of(name))[:SHOWN_HOLDS]
-    incidents = await looking.contention.incidents(name=name, limit=SHOWN_INCIDENTS)
+    incidents = await looking.contention.incidents(name=name, limit=LOOKED_AT_INCIDENTS)
     appointment_id = appointment_of(name)
     if appointment_id is not None and not 1 <= appointment_id <= MAX_ID:
         appointment_id = None
@@ -71,7 +73,7 @@ async def one_lock(looking: Looking, asked: Asked) -> Mapping[str, Any]:
         "unshown_waiters": max(0, view.waiter_count - SHOWN_WAITERS) if view else 0,
         "holds": holds,
         "strip": strip_of(holds, view, now_s=asked.now_s),
-        "incidents": rows_of(incidents, now_s=asked.now_s),
+        "incidents": grouped(rows_of(incidents, now_s=asked.now_s))[:SHOWN_INCIDENTS],
         "appointment_id": appointment_id,
         "row_locks": None if appointment_id is None else await _row_locks(looking, appointment_id),
         "may_force": asked.session.may_force,

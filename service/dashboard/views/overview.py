@@ -8,11 +8,13 @@ from typing import Any
 from locks.contention import Snapshot
 from service.dashboard.asked import Asked
 from service.dashboard.looking import Looking
+from service.dashboard.views.incident_groups import grouped
 from service.dashboard.views.kinds import lost_in, rows_of
 from service.observe import LAYERS
 
 RANGES = {"15m": "15 minutes", "1h": "1 hour", "6h": "6 hours", "24h": "24 hours"}
-SHOWN_INCIDENTS = 6
+SHOWN_INCIDENTS = 6  # when those that say the same are one
+LOOKED_AT_INCIDENTS = 200
 SHOWN_HOT = 6
 # A waiter that was dismissed has not given up: it learnt that its charge was done.
 GAVE_UP = ("busy", "cancelled", "store-down")
@@ -30,7 +32,7 @@ assert LAYER_WORDS.keys() == set(LAYERS)
 async def overview(looking: Looking, asked: Asked) -> Mapping[str, Any]:
     """Held, waiting, waits, charges, duplicates prevented, lost leases, health; the newest incidents."""
     snapshot = await looking.contention.snapshot()
-    incidents = await looking.contention.incidents(limit=SHOWN_INCIDENTS)
+    incidents = await looking.contention.incidents(limit=LOOKED_AT_INCIDENTS)
     return {
         "snapshot": snapshot,
         "ranges": RANGES,
@@ -43,7 +45,7 @@ async def overview(looking: Looking, asked: Asked) -> Mapping[str, Any]:
         "layers": _layers(snapshot),
         "dependencies": looking.dependencies(),
         "hottest": snapshot.hottest[:SHOWN_HOT],
-        "incidents": rows_of(incidents, now_s=asked.now_s),
+        "incidents": grouped(rows_of(incidents, now_s=asked.now_s))[:SHOWN_INCIDENTS],
         "instance_count": len(snapshot.instances),
         "draining_count": sum(1 for each in snapshot.instances if each.picture.draining),
     }
