@@ -25,11 +25,20 @@ class LogHistogram:
         self.counts = [0] * BUCKET_COUNT
 
     @classmethod
+    def of(cls, times_s: Iterable[float]) -> Self:
+        """Of these times."""
+        histogram = cls()
+        counts = histogram.counts
+        for seconds in times_s:
+            counts[bisect_left(BOUNDS_S, seconds)] += 1
+        return histogram
+
+    @classmethod
     def from_sparse(cls, counts: Mapping[int, int] | Iterable[tuple[int, int]]) -> Self:
-        """From the buckets that are not empty; numbers that no bucket has are left out."""
+        """From the buckets that are not empty; numbers that no bucket has, and counts below 0, are left out."""
         histogram = cls()
         for bucket, count in counts.items() if isinstance(counts, Mapping) else counts:
-            if 0 <= bucket < BUCKET_COUNT:
+            if 0 <= bucket < BUCKET_COUNT and count > 0:
                 histogram.counts[bucket] += count
         return histogram
 
@@ -44,6 +53,12 @@ class LogHistogram:
     def merge(self, other: LogHistogram) -> None:
         """All of another's times too."""
         self.counts = [own + others for own, others in zip(self.counts, other.counts, strict=True)]
+
+    def __or__(self, other: LogHistogram) -> LogHistogram:
+        """Both together."""
+        both = LogHistogram()
+        both.counts = [own + others for own, others in zip(self.counts, other.counts, strict=True)]
+        return both
 
     @property
     def count(self) -> int:
