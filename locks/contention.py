@@ -203,14 +203,12 @@ class Contention:
     ) -> Sequence[tuple[str, int]]:
         """Locks whose wait or hold fell into this bucket in that minute, and how often as far as it was noted.
 
-        Noted are up to three locks a second, bucket and instance: all waits, those that went on at the minute's end
-        included, and holds of locks that were waited for or that took long.
+        Noted are up to three locks a second, bucket and instance: all waits, where they ended and once in each bucket
+        that they were seen in before, and holds of locks that were waited for or that took long.
         """
         cell = f"{kind[0]}{bucket} "
         found = await self._store.highest(cell_key(int(at_s)), limit=MOST_CELL_NAMES)
-        return [
-            (member.removeprefix(cell), int(count)) for member, count in found if member.startswith(cell) and count > 0
-        ]
+        return [(member.removeprefix(cell), int(count)) for member, count in found if member.startswith(cell)]
 
     async def incidents(
         self, *, kinds: frozenset[str] | None = None, limit: int = 200, name: str | None = None

@@ -71,11 +71,17 @@ class LogHistogram:
         Times beyond the last bound are told as the last bound.
         """
         rank = share * self.count
-        if rank <= 0:
-            return 0.0
+        return BOUNDS_S[min(self._bucket_at(rank), len(BOUNDS_S) - 1)] if rank > 0 else 0.0
+
+    def is_beyond(self, share: float) -> bool:
+        """Whether the time at this share is longer than any bound."""
+        rank = share * self.count
+        return rank > 0 and self._bucket_at(rank) == len(BOUNDS_S)
+
+    def _bucket_at(self, rank: float) -> int:
         seen = 0
         for bucket, count in enumerate(self.counts):
             seen += count
             if seen >= rank:
-                return BOUNDS_S[min(bucket, len(BOUNDS_S) - 1)]
+                return bucket
         raise AssertionError("a rank is not above the count")

@@ -199,9 +199,11 @@ class Publisher:
                 additions.add("ZINCRBY", cells, count, f"{cell} {name}")
         hottest = sorted(lines, key=lambda name: -lines[name].total_s)[:HOTTEST]
         so_far_ms = {name: round(lines[name].total_s * 1000) for name in hottest}
-        for kind, key, state in (("hot", hot, so_far_ms), ("cells", cells, cells_of(hottest, waits))):
-            for member, by in self._levels.changes(kind, key, state).items():
-                additions.add("ZINCRBY", key, by, member)
+        for name, by in self._levels.changes("hot", hot, so_far_ms).items():
+            additions.add("ZINCRBY", hot, by, name)
+        # A wait that has gone on to the next bucket stays named where it was: a picture of that moment leads there.
+        for member, by in self._levels.rises("cells", cells, cells_of(hottest, waits)).items():
+            additions.add("ZINCRBY", cells, by, member)
         for key, most in ((hot, MOST_HOT_A_MINUTE), (cells, MOST_CELL_NAMES)):
             if key in additions.keys:
                 _bound(additions, key, most)

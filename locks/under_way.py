@@ -55,17 +55,26 @@ def cells_of(names: Iterable[str], waits: Waits) -> Mapping[str, int]:
 class Levels:
     """States told at keys to which all instances add: what is added is what has changed since this one told last.
 
-    So a key holds the sum of the last states of all, and whoever begins with the next key begins from nothing there.
+    Whoever begins with the next key begins from nothing there.
     """
 
     def __init__(self) -> None:
         self._told: dict[str, tuple[str, Mapping[str, int]]] = {}
 
     def changes(self, kind: str, key: str, state: Mapping[str, int]) -> Mapping[str, int]:
-        """What to add there; one key of each kind is remembered."""
-        told_at, told = self._told.get(kind, ("", {}))
-        if told_at != key:
-            told = {}
+        """What to add there, so that the key has the sum of the last states of all. One key of a kind is remembered."""
+        told = self._told_at(kind, key)
         self._told[kind] = (key, dict(state))
         changes = {field: state.get(field, 0) - told.get(field, 0) for field in (*state, *told)}
         return {field: by for field, by in changes.items() if by}
+
+    def rises(self, kind: str, key: str, state: Mapping[str, int]) -> Mapping[str, int]:
+        """What to add there, so that the key has the sum of the highest of each field; nothing is taken back."""
+        told = self._told_at(kind, key)
+        rises = {field: now - told.get(field, 0) for field, now in state.items() if now > told.get(field, 0)}
+        self._told[kind] = (key, {**told, **{field: state[field] for field in rises}})
+        return rises
+
+    def _told_at(self, kind: str, key: str) -> Mapping[str, int]:
+        at, told = self._told.get(kind, ("", {}))
+        return told if at == key else {}

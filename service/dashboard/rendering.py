@@ -29,6 +29,7 @@ class Templates:
         )
         for read in (
             formatting.duration,
+            formatting.at_most,
             formatting.ago,
             formatting.number,
             formatting.rate,
