@@ -16,9 +16,9 @@ WAITERS = 30
 
 async def stuck(holder: Instance, *waiting: Instance) -> tuple[Lease, list[asyncio.Task[Lease]]]:
     """A lock that one holds and the others wait for, until they have told so."""
-    lease = await holder.locker.acquire("jobs:x", lease_ttl_s=LONG_S, request_id="nightly-1")
+    lease = await holder.locker.acquire("jobs:x", lease_ttl_s=10 * LONG_S, request_id="nightly-1")
     tasks = [
-        asyncio.create_task(waiting[number % len(waiting)].locker.acquire("jobs:x", lease_ttl_s=LONG_S))
+        asyncio.create_task(waiting[number % len(waiting)].locker.acquire("jobs:x", lease_ttl_s=10 * LONG_S))
         for number in range(WAITERS)
     ]
 
