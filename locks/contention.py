@@ -46,13 +46,17 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class HotLock:
-    """A lock that was waited for: `waits` that ended, and how many callers wait for it now."""
+    """A lock that was waited for: `waits` that have ended or go on, and for how long, so far.
+
+    Of them go on: `waiting`, the oldest for `oldest_wait_s`.
+    """
 
     name: str
     waits: int
     total_wait_s: float
     longest_wait_s: float
-    waiting: int
+    waiting: int = 0
+    oldest_wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +71,10 @@ class InstanceSeen:
 class Snapshot:
     """All instances together at one moment, `at` by the server's clock (unix seconds).
 
-    `counts`, `wait`, `hold` and `hottest` cover the last `window_s` seconds, `totals` all since the living instances
-    began. The keys of counts: acquired, contended (attempts that had to wait), released, gave_up:<outcome>,
-    lost:<reason>, takeovers, forced; and what Seen.count was given.
+    `counts` and `hold` are of what ended within the last `window_s` seconds; `wait`, `hottest` and the contention ratio
+    also of the waits that go on, each at its present age; `totals` of all since the living instances began. `lines`:
+    the locks that are waited for now, who has waited longest first. The keys of counts: acquired, contended (attempts
+    that had to wait), released, gave_up:<outcome>, lost:<reason>, takeovers, forced; and what Seen.count was given.
     """
 
     at: float
@@ -84,6 +89,7 @@ class Snapshot:
     wait: LogHistogram
     hold: LogHistogram
     hottest: tuple[HotLock, ...]
+    lines: tuple[HotLock, ...]
 
     def per_s(self, key: str) -> float:
         """How often a second."""
@@ -91,8 +97,8 @@ class Snapshot:
 
     @property
     def contention_ratio(self) -> float:
-        """Of the attempts to acquire, the share that had to wait; 0.0 without any."""
-        return contention_ratio(self.counts)
+        """Of the attempts to acquire, the share that had to wait or does; 0.0 without any."""
+        return contention_ratio(self.counts, self.waiting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +131,29 @@ class PastHold:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What all instances saw in one stretch of time. `held` and `waiting`: on average, in all."""
+    """What all instances saw in one stretch of time. `held` and `waiting`: on average, in all.
+
+    `ended_wait`, `hold`: of what ended within it; `under_way`: how long those had waited who waited on at its end.
+    """
 
     at: float
     length_s: float
     counts: Mapping[str, int]
-    wait: LogHistogram
+    ended_wait: LogHistogram
+    under_way: LogHistogram
     hold: LogHistogram
     held: float
     waiting: float
+
+    @property
+    def wait(self) -> LogHistogram:
+        """Every attempt of this time once: as long as it took, or has taken by its end."""
+        return self.ended_wait | self.under_way
+
+    @property
+    def contention_ratio(self) -> float:
+        """Of the attempts of this time, the share that had to wait or waited on at its end; 0.0 without any."""
+        return contention_ratio(self.counts, self.under_way.count)
 
 
 class Contention:
@@ -192,15 +212,15 @@ class Contention:
     async def hot_in(self, *, at_s: float) -> Sequence[HotLock]:
         """The locks that were waited for longest, all waits together, in the minute of this moment."""
         found = await self._store.highest(hot_key(int(at_s)), limit=50)
-        return [HotLock(name, 0, total_ms / 1000, 0.0, 0) for name, total_ms in found]
+        return [HotLock(name, 0, total_ms / 1000, 0.0) for name, total_ms in found if total_ms > 0]
 
     async def locks_in_cell(
         self, *, at_s: float, kind: Literal["wait", "hold"], bucket: int
     ) -> Sequence[tuple[str, int]]:
         """Locks whose wait or hold fell into this bucket in that minute, and how often as far as it was noted.
 
-        Noted are up to three locks a second, bucket and instance: all waits, and holds of locks that were waited for
-        or that took long.
+        Noted are up to three locks a second, bucket and instance: all waits, where they ended and once in each bucket
+        that they were seen in before, and holds of locks that were waited for or that took long.
         """
         cell = f"{kind[0]}{bucket} "
         found = await self._store.highest(cell_key(int(at_s)), limit=MOST_CELL_NAMES)
@@ -267,22 +287,26 @@ def merged(at: float, instances: Iterable[InstanceSeen]) -> Snapshot:
     pictures = [each.picture for each in instances]
     counts: Counter[str] = Counter()
     totals: Counter[str] = Counter()
-    waiting: Counter[str] = Counter()
     wait, hold, hot = LogHistogram(), LogHistogram(), dict[str, HotSeen]()
+    waiting, oldest_s = Counter[str](), dict[str, float]()
     for picture in pictures:
         counts.update(picture.counts)
         totals.update(picture.totals)
-        waiting.update(picture.waited_for)
-        wait.merge(picture.wait)
+        wait.merge(picture.all_waits)
         hold.merge(picture.hold)
         for name, (waits, total_s, longest_s) in picture.hot.items():
             hot.setdefault(name, HotSeen()).add(waits, total_s, longest_s)
-    for name in waiting:
-        hot.setdefault(name, HotSeen())
-    hottest = [
-        HotLock(name, seen.waits, seen.total_wait_s, seen.longest_wait_s, waiting[name]) for name, seen in hot.items()
+        for name, count in picture.waited_for.items():
+            total_s, longest_s = picture.waited_so_far.get(name, (0.0, 0.0))
+            hot.setdefault(name, HotSeen()).add(count, total_s, longest_s)
+            waiting[name] += count
+            oldest_s[name] = max(oldest_s.get(name, 0.0), longest_s)
+    locks = [
+        HotLock(name, seen.waits, seen.total_wait_s, seen.longest_wait_s, waiting[name], oldest_s.get(name, 0.0))
+        for name, seen in hot.items()
     ]
-    hottest.sort(key=lambda each: (-each.total_wait_s, -each.waiting, each.name))
+    hottest = sorted(locks, key=lambda each: (-each.total_wait_s, -each.waiting, each.name))
+    lines = sorted([each for each in locks if each.waiting], key=lambda each: (-each.oldest_wait_s, each.name))
     return Snapshot(
         at=at,
         window_s=WINDOW_SECONDS,
@@ -296,13 +320,15 @@ def merged(at: float, instances: Iterable[InstanceSeen]) -> Snapshot:
         wait=wait,
         hold=hold,
         hottest=tuple(hottest[:HOTTEST]),
+        lines=tuple(lines),
     )
 
 
-def contention_ratio(counts: Mapping[str, int]) -> float:
-    """Of the attempts to acquire that have ended, the share that had to wait; 0.0 without any."""
+def contention_ratio(counts: Mapping[str, int], waiting: int) -> float:
+    """Of the attempts to acquire, the share that had to wait: those that ended, and the `waiting`; 0.0 without any."""
     ended = counts.get("acquired", 0) + sum(count for key, count in counts.items() if key.startswith("gave_up:"))
-    return counts.get("contended", 0) / ended if ended else 0.0
+    attempts = ended + waiting
+    return (counts.get("contended", 0) + waiting) / attempts if attempts else 0.0
 
 
 def _past_hold(told: Mapping[str, Any]) -> PastHold:
@@ -313,17 +339,22 @@ def _past_hold(told: Mapping[str, Any]) -> PastHold:
 
 
 def _slot(at_s: int, length_s: int, fields: Mapping[str, int]) -> Slot:
-    parts: dict[str, dict[str, int]] = {"c": {}, "w": {}, "h": {}}
+    parts: dict[str, dict[str, int]] = {"c": {}, "w": {}, "u": {}, "h": {}}
     for field, value in fields.items():
         kind, _, key = field.partition(":")
         if key and kind in parts:
             parts[kind][key] = value
+
+    def histogram(kind: str) -> LogHistogram:
+        return LogHistogram.from_sparse({int(bucket): count for bucket, count in parts[kind].items()})
+
     return Slot(
         float(at_s),
         float(length_s),
         parts["c"],
-        LogHistogram.from_sparse({int(bucket): count for bucket, count in parts["w"].items()}),
-        LogHistogram.from_sparse({int(bucket): count for bucket, count in parts["h"].items()}),
+        histogram("w"),
+        histogram("u"),
+        histogram("h"),
         fields.get("held", 0) / length_s,
         fields.get("waiting", 0) / length_s,
     )

@@ -43,12 +43,14 @@ def list_key(token: str) -> str:
 
 
 def slot_key(at_s: int, length_s: int) -> str:
-    """Hash: what all saw in this stretch of time, c:<count>, w:<bucket>, h:<bucket>, held and waiting."""
+    """Hash: what all saw in this stretch of time: c:<count>, w:<bucket>, h:<bucket>, held and waiting; and u:<bucket>,
+    the ages of the waits that went on when each instance told last.
+    """
     return f"{PREFIX}{length_s}s:{at_s - at_s % length_s}"
 
 
 def hot_key(at_s: int) -> str:
-    """Sorted set: lock -> milliseconds waited for it in this minute."""
+    """Sorted set: lock -> milliseconds waited for it: waits that ended in this minute, or went on at its end."""
     return f"{PREFIX}hot:{at_s - at_s % MINUTE_S}"
 
 

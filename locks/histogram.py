@@ -25,11 +25,20 @@ class LogHistogram:
         self.counts = [0] * BUCKET_COUNT
 
     @classmethod
+    def of(cls, times_s: Iterable[float]) -> Self:
+        """Of these times."""
+        histogram = cls()
+        counts = histogram.counts
+        for seconds in times_s:
+            counts[bisect_left(BOUNDS_S, seconds)] += 1
+        return histogram
+
+    @classmethod
     def from_sparse(cls, counts: Mapping[int, int] | Iterable[tuple[int, int]]) -> Self:
-        """From the buckets that are not empty; numbers that no bucket has are left out."""
+        """From the buckets that are not empty; numbers that no bucket has, and counts below 0, are left out."""
         histogram = cls()
         for bucket, count in counts.items() if isinstance(counts, Mapping) else counts:
-            if 0 <= bucket < BUCKET_COUNT:
+            if 0 <= bucket < BUCKET_COUNT and count > 0:
                 histogram.counts[bucket] += count
         return histogram
 
@@ -45,6 +54,12 @@ class LogHistogram:
         """All of another's times too."""
         self.counts = [own + others for own, others in zip(self.counts, other.counts, strict=True)]
 
+    def __or__(self, other: LogHistogram) -> LogHistogram:
+        """Both together."""
+        both = LogHistogram()
+        both.counts = [own + others for own, others in zip(self.counts, other.counts, strict=True)]
+        return both
+
     @property
     def count(self) -> int:
         """How many times."""
@@ -56,11 +71,17 @@ class LogHistogram:
         Times beyond the last bound are told as the last bound.
         """
         rank = share * self.count
-        if rank <= 0:
-            return 0.0
+        return BOUNDS_S[min(self._bucket_at(rank), len(BOUNDS_S) - 1)] if rank > 0 else 0.0
+
+    def is_beyond(self, share: float) -> bool:
+        """Whether the time at this share is longer than any bound."""
+        rank = share * self.count
+        return rank > 0 and self._bucket_at(rank) == len(BOUNDS_S)
+
+    def _bucket_at(self, rank: float) -> int:
         seen = 0
         for bucket, count in enumerate(self.counts):
             seen += count
             if seen >= rank:
-                return BOUNDS_S[min(bucket, len(BOUNDS_S) - 1)]
+                return bucket
         raise AssertionError("a rank is not above the count")

@@ -7,7 +7,7 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Self
 
 from locks import clock
@@ -197,13 +197,14 @@ class Locker:
         return self._store
 
     @property
-    def waited_for(self) -> Sequence[tuple[str, int, float]]:
-        """The locks that callers of this process wait for: name, how many, seconds that the longest has waited."""
-        return [
-            (line.name, len(line.waiters), max(waiter.waited_s for waiter in line.waiters))
+    def waits(self) -> Mapping[str, Sequence[float]]:
+        """The locks that callers of this process wait for, and how many seconds each caller has waited so far."""
+        now_s = clock.monotonic_s()
+        return {
+            line.name: [now_s - waiter.started_at_s for waiter in line.waiters]
             for line in self._lines.by_name.values()
             if line.waiters
-        ]
+        }
 
     @property
     def held(self) -> Sequence[Lease]:

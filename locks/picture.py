@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from locks.histogram import LogHistogram
+
+# The fields that are histograms, told by their buckets that are not empty.
+_HISTOGRAMS = frozenset({"wait", "hold", "under_way"})
 
 
 class HeldLock(Protocol):
@@ -29,9 +32,12 @@ class HeldLock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One instance within its window. `counts`, `wait`, `hold` and `hot` cover the window, `totals` all since it began.
+    """One instance within its window. `counts`, `wait`, `hold` and `hot` are of what ended within it, `totals` of all
+    since it began.
 
-    `hot`: lock -> waits, seconds waited in all, the longest wait. `waited_for`: lock -> callers that wait now.
+    `hot`: lock -> waits, seconds waited in all, the longest wait. Of the waits that go on `under_way` has the present
+    ages, `waited_for` how many wait for a lock, and `waited_so_far` lock -> seconds in all, the longest. An instance of
+    an older version tells of neither ages nor seconds.
     """
 
     instance_id: str
@@ -50,18 +56,26 @@ class Picture:
     hold: LogHistogram
     hot: Mapping[str, tuple[int, float, float]]
     waited_for: Mapping[str, int]
+    under_way: LogHistogram = field(default_factory=LogHistogram)
+    waited_so_far: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def all_waits(self) -> LogHistogram:
+        """How long attempts took that ended within the window, and those under way so far."""
+        return self.wait | self.under_way
 
     def text(self) -> str:
         """For Redis."""
         values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        values["wait"], values["hold"] = self.wait.sparse(), self.hold.sparse()
+        for name in _HISTOGRAMS:
+            values[name] = values[name].sparse()
         return json.dumps(values, separators=(",", ":"))
 
     @classmethod
     def read(cls, text: str) -> Picture:
-        """What `text` has made; fields of a newer version are left out."""
+        """What `text` has made; fields of a newer version are left out, those that an older one lacks are empty."""
         values = {name: value for name, value in json.loads(text).items() if name in cls.__slots__}
-        for name in ("wait", "hold"):
+        for name in _HISTOGRAMS & values.keys():
             values[name] = LogHistogram.from_sparse({int(bucket): n for bucket, n in values[name].items()})
         return cls(**values)
 

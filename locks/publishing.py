@@ -10,7 +10,7 @@ import secrets
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from locks import clock
 from locks.contention_store import (
@@ -35,11 +35,11 @@ from locks.histogram import LogHistogram
 from locks.locker import Locker
 from locks.picture import HeldLock, Picture, locks_text
 from locks.seen import HotSeen, NotedHold, NotedIncident, Second, Seen
+from locks.under_way import Levels, LineSeen, Waits, ages_of, cells_of, lines_of
 
 INTERVAL_S = 1.0
 WINDOW_SECONDS = 10
 HOTTEST = 20
-MOST_WAITED_FOR = 50
 # The list of locks is made at most as often as costs a fiftieth of this process' time.
 LIST_SHARE = 50
 
@@ -72,6 +72,7 @@ class Publisher:
         self._who = "\t".join((self._token, *map(_plain, (locker.instance_id, self._host, str(self._pid)))))
         self._window: deque[Second] = deque(maxlen=WINDOW_SECONDS)
         self._totals: Counter[str] = Counter()
+        self._levels = Levels()
         self._number = 0
         self._pending: Additions | None = None
         self._clock_offset_s = 0.0  # the server's clock less ours
@@ -109,27 +110,27 @@ class Publisher:
             await self._publish_once()
 
     async def _publish_once(self) -> None:
-        held = [*self._locker.held, *self._also_held()]
+        # Looked at in the moment in which `take` is: an attempt has ended or is under way, and never counts as both.
+        held, waits = [*self._locker.held, *self._also_held()], self._locker.waits
+        lines = lines_of(waits)
         if self._pending is None:
             second = self._seen.take()
             self._window.append(second)
             self._totals.update(second.counts)
-            self._pending = self._additions(second, held_count=len(held))
+            self._pending = self._additions(second, waits, lines, held_count=len(held))
             self._number += 1
-        waited_for = self._locker.waited_for
         now_s = await self._store.publish(
             who=self._who,
             token=self._token,
             number=str(self._number),
-            picture=self._picture(held, waited_for).text(),
-            locks=self._locks(held, waited_for),
+            picture=self._picture(held, waits, lines).text(),
+            locks=self._locks(held, [(name, len(ages_s), max(ages_s)) for name, ages_s in waits.items()]),
             additions=self._pending,
         )
         self._pending = None
         self._clock_offset_s = now_s - time.time()
 
-    def _picture(self, held: list[HeldLock], waited_for: Iterable[tuple[str, int, float]]) -> Picture:
-        waited_for = list(waited_for)
+    def _picture(self, held: list[HeldLock], waits: Waits, lines: Mapping[str, LineSeen]) -> Picture:
         counts: Counter[str] = Counter()
         wait, hold, hot = LogHistogram(), LogHistogram(), dict[str, HotSeen]()
         for second in self._window:
@@ -139,7 +140,6 @@ class Publisher:
             for name, seen in second.hot.items():
                 hot.setdefault(name, HotSeen()).add(seen.waits, seen.total_wait_s, seen.longest_wait_s)
         hottest = sorted(hot.items(), key=lambda each: -each[1].total_wait_s)[:HOTTEST]
-        most = sorted(waited_for, key=lambda each: -each[1])[:MOST_WAITED_FOR]
         now_s = clock.monotonic_s()
         return Picture(
             instance_id=self._locker.instance_id,
@@ -149,15 +149,17 @@ class Publisher:
             started_at=self._started_at + self._clock_offset_s,
             draining=self._is_draining(),
             held=len(held),
-            waiting=sum(count for _, count, _ in waited_for),
-            oldest_wait_s=max((waited_s for _, _, waited_s in waited_for), default=0.0),
+            waiting=sum(map(len, waits.values())),
+            oldest_wait_s=max((line.oldest_s for line in lines.values()), default=0.0),
             oldest_held_s=max((now_s - lease.acquired_at_s for lease in held), default=0.0),
             counts=counts,
             totals=self._totals,
             wait=wait,
             hold=hold,
             hot={name: (seen.waits, seen.total_wait_s, seen.longest_wait_s) for name, seen in hottest},
-            waited_for={name: count for name, count, _ in most},
+            waited_for={name: line.waiting for name, line in lines.items()},
+            under_way=ages_of(waits),
+            waited_so_far={name: (line.total_s, line.oldest_s) for name, line in lines.items()},
         )
 
     def _locks(self, held: list[HeldLock], waited_for: Iterable[tuple[str, int, float]]) -> str:
@@ -170,25 +172,41 @@ class Publisher:
         self._next_list_at_s = began_at_s + LIST_SHARE * (clock.monotonic_s() - began_at_s)
         return text or "\n"
 
-    def _additions(self, second: Second, *, held_count: int) -> Additions:
+    def _additions(self, second: Second, waits: Waits, lines: Mapping[str, LineSeen], *, held_count: int) -> Additions:
         additions, at_s = Additions(), int(time.time() + self._clock_offset_s)
-        waiting = self._locker.waiter_count
+        ages = {f"u:{bucket}": count for bucket, count in ages_of(waits).sparse().items()}
+        sums = {"held": held_count, "waiting": sum(map(len, waits.values()))}
         for length_s, kept_ms in ((FINE_S, QUARTER_MS), (MINUTE_S, DAY_MS)):
-            _add_to_slot(additions, slot_key(at_s, length_s), second, held_count, waiting, kept_ms)
-        for name, seen in sorted(second.hot.items(), key=lambda each: -each[1].total_wait_s)[:HOTTEST]:
-            additions.add("ZINCRBY", hot_key(at_s), round(seen.total_wait_s * 1000, 3), name)
-        if second.hot:
-            _bound(additions, hot_key(at_s), MOST_HOT_A_MINUTE)
-        for cell, names in second.cells.items():
-            for name, count in names.items():
-                additions.add("ZINCRBY", cell_key(at_s), count, f"{cell} {name}")
-        if second.cells:
-            _bound(additions, cell_key(at_s), MOST_CELL_NAMES)
+            key = slot_key(at_s, length_s)
+            fields = {**_fields(second), **sums, **self._levels.changes(f"{length_s}s", key, ages)}
+            _add_to_slot(additions, key, fields, kept_ms)
+        self._name(additions, at_s, second, waits, lines)
         for incident in second.incidents:
             additions.add("LPUSH", INCIDENTS, self._incident_text(incident))
         for past in second.holds:
             _add_hold(additions, past, self._locker.instance_id, self._clock_offset_s)
         return additions
+
+    def _name(
+        self, additions: Additions, at_s: int, second: Second, waits: Waits, lines: Mapping[str, LineSeen]
+    ) -> None:
+        """The minute's hot locks, and the examples for its cells: of what has ended, and of the waits that go on."""
+        hot, cells = hot_key(at_s), cell_key(at_s)
+        for name, seen in sorted(second.hot.items(), key=lambda each: -each[1].total_wait_s)[:HOTTEST]:
+            additions.add("ZINCRBY", hot, round(seen.total_wait_s * 1000, 3), name)
+        for cell, names in second.cells.items():
+            for name, count in names.items():
+                additions.add("ZINCRBY", cells, count, f"{cell} {name}")
+        hottest = sorted(lines, key=lambda name: -lines[name].total_s)[:HOTTEST]
+        so_far_ms = {name: round(lines[name].total_s * 1000) for name in hottest}
+        for name, by in self._levels.changes("hot", hot, so_far_ms).items():
+            additions.add("ZINCRBY", hot, by, name)
+        # A wait that has gone on to the next bucket stays named where it was: a picture of that moment leads there.
+        for member, by in self._levels.rises("cells", cells, cells_of(hottest, waits)).items():
+            additions.add("ZINCRBY", cells, by, member)
+        for key, most in ((hot, MOST_HOT_A_MINUTE), (cells, MOST_CELL_NAMES)):
+            if key in additions.keys:
+                _bound(additions, key, most)
 
     def _incident_text(self, incident: NotedIncident) -> str:
         return json.dumps(
@@ -202,11 +220,15 @@ class Publisher:
         )
 
 
-def _add_to_slot(additions: Additions, key: str, second: Second, held: int, waiting: int, kept_ms: int) -> None:
-    fields = {f"c:{name}": count for name, count in second.counts.items()}
-    fields |= {f"w:{bucket}": count for bucket, count in second.wait.sparse().items()}
-    fields |= {f"h:{bucket}": count for bucket, count in second.hold.sparse().items()}
-    fields |= {"held": held, "waiting": waiting}
+def _fields(second: Second) -> Mapping[str, int]:
+    return {
+        **{f"c:{name}": count for name, count in second.counts.items()},
+        **{f"w:{bucket}": count for bucket, count in second.wait.sparse().items()},
+        **{f"h:{bucket}": count for bucket, count in second.hold.sparse().items()},
+    }
+
+
+def _add_to_slot(additions: Additions, key: str, fields: Mapping[str, int], kept_ms: int) -> None:
     for field, by in fields.items():
         if by:
             additions.add("HINCRBY", key, field, by)

@@ -227,7 +227,7 @@ def _application(
             locker,
             reading,
             audit=lambda: auditing.last,
-            dependencies=lambda: health.dependencies,
+            down_since=lambda: health.down_since,
             instance_id=instance_id,
             entry_limit=settings.max_listed_entries,
         ),

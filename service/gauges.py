@@ -169,7 +169,7 @@ class Sampling:
         held: list[HeldLock] = [*locker.held, *locker.lending.all]
         self._gauges.set_locks(
             held_s=[(label_of(lease.name), lease.held_s) for lease in held],
-            waited_s=[(label_of(name), waited_s) for name, _, waited_s in locker.waited_for],
+            waited_s=[(label_of(name), max(ages_s)) for name, ages_s in locker.waits.items()],
         )
 
     def _queues(self) -> Mapping[str, QueueSeen]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Mapping
 from concurrent.futures import Executor
 
@@ -34,6 +35,7 @@ class Health:
         self._metrics = metrics
         self._interval_s = interval_s
         self._up = dict.fromkeys(DEPENDENCIES, False)
+        self._down_since: dict[str, float] = {}
         self._database_look: asyncio.Future[str | None] | None = None
         self._database_lost = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -43,6 +45,11 @@ class Health:
     def dependencies(self) -> Mapping[str, bool]:
         """Each dependency's name, and whether it answers; the database: whether it takes writes."""
         return {**self._up, "lock_store": self.lock_store.is_up}
+
+    @property
+    def down_since(self) -> Mapping[str, float | None]:
+        """Each dependency that does not answer, and since when as far as a look has told; unix time."""
+        return {name: self._down_since.get(name) for name, is_up in self.dependencies.items() if not is_up}
 
     async def start(self) -> None:
         """Looks once, then goes on looking."""
@@ -84,6 +91,10 @@ class Health:
         self._up["database"] = reason is None
         for dependency, up in self.dependencies.items():
             self._metrics.dependency_up.labels(dependency).set(up)
+            if up:
+                self._down_since.pop(dependency, None)
+            else:
+                self._down_since.setdefault(dependency, time.time())
 
     def _log_lost(self, reason: str) -> None:
         """One line, however many connections go, until it is back."""

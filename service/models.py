@@ -330,7 +330,9 @@ class BucketAnswer(Answer):
 
 
 class TimesAnswer(Answer):
-    """Times within the window. A percentile is the upper bound of the bucket that it lies in."""
+    """Times within the window. A percentile is an upper bound: that of the bucket that it lies in, which is a factor of
+    1.41 wide. Of times above the last bound, 104,857.6 ms, it is that bound.
+    """
 
     count: int
     p50_ms: float
@@ -340,7 +342,7 @@ class TimesAnswer(Answer):
 
 
 class RatesAnswer(Answer):
-    """How often a second, within the window."""
+    """How often a second, of what ended within the window: who waits now is in none of them."""
 
     acquired_per_s: float
     contended_per_s: float
@@ -369,17 +371,23 @@ class InstanceAnswer(Answer):
 
 
 class HotLockAnswer(Answer):
-    """A lock that was waited for within the window. `waiting`: callers that wait now."""
+    """A lock that was waited for: `waits` that ended within the window or go on, and how long, so far.
+
+    `waiting`: those that go on, the oldest of them for `oldest_wait_ms`.
+    """
 
     name: str
     waits: int
     total_wait_ms: float
     longest_wait_ms: float
     waiting: int
+    oldest_wait_ms: int
 
 
 class ContentionAnswer(Answer):
-    """All instances together. `lost_leases`, `takeovers`, `forced_releases` and `duplicates_prevented` count since the
+    """All instances together. `wait`, `hottest` and `contention_ratio` are of the attempts to acquire that ended within
+    the window and of those that go on (`waiting`), each counted once, at the time that it has waited so far; `rates`
+    and `hold` of what ended. `lost_leases`, `takeovers`, `forced_releases` and `duplicates_prevented` count since the
     living instances began.
     """
 

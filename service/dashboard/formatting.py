@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
+from locks.histogram import BOUNDS_S, LogHistogram
+
 NOTHING = "–"
 MOST_RUN = 16
 _PART = re.compile(rf"[^:/._,@\s-]{{1,{MOST_RUN}}}[:/._,@\s-]*|[:/._,@\s-]+")
@@ -28,6 +30,13 @@ def duration(seconds: float | None) -> str:
     if whole < 86400:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def at_most(times: LogHistogram, share: float) -> str:
+    """≤ 3.28 s: the upper bound of the bucket that a percentile lies in, as such; – where there is none."""
+    if not times.count:
+        return NOTHING
+    return f"> {duration(BOUNDS_S[-1])}" if times.is_beyond(share) else f"≤ {duration(times.quantile(share))}"
 
 
 def ago(seconds: float) -> str:

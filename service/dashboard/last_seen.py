@@ -37,8 +37,9 @@ class Seen:
 class LastSeen:
     """Reads, and remembers what it has read. Who is away takes nothing from the page, but that it is of now."""
 
-    def __init__(self, dependencies: Callable[[], Mapping[str, bool]]) -> None:
-        self._dependencies = dependencies
+    def __init__(self, down_since: Callable[[], Mapping[str, float | None]]) -> None:
+        """`down_since`: the dependencies that do not answer."""
+        self._down_since = down_since
         self._kept: dict[Hashable, Seen] = {}  # the one that was read longest ago first
 
     async def look(self, key: Hashable, read: Read, *, now_s: float) -> Seen:
@@ -62,5 +63,5 @@ class LastSeen:
 
     def _away(self, known: str | None) -> tuple[str, ...]:
         """The names of the servers that do not answer: the one that has just not, and those that health knows of."""
-        up = self._dependencies()
-        return tuple(word for name, word in SERVERS.items() if name == known or not up[name])
+        down = self._down_since()
+        return tuple(word for name, word in SERVERS.items() if name == known or name in down)

@@ -19,6 +19,6 @@ class Looking:
     locker: Locker
     reading: Reading
     audit: Callable[[], AuditDone | None]
-    dependencies: Callable[[], Mapping[str, bool]]
+    down_since: Callable[[], Mapping[str, float | None]]  # of each dependency that does not answer, unix time
     instance_id: str
     entry_limit: int

@@ -30,6 +30,7 @@ class Templates:
         )
         for read in (
             formatting.duration,
+            formatting.at_most,
             formatting.ago,
             formatting.number,
             formatting.rate,

@@ -171,6 +171,7 @@ def contention_answer(snapshot: Snapshot) -> models.ContentionAnswer:
                 total_wait_ms=round(hot.total_wait_s * 1000, 3),
                 longest_wait_ms=round(hot.longest_wait_s * 1000, 3),
                 waiting=hot.waiting,
+                oldest_wait_ms=round(hot.oldest_wait_s * 1000),
             )
             for hot in snapshot.hottest
         ],

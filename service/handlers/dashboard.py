@@ -49,7 +49,7 @@ class DashboardHandlers:
         self._pages = Pages(self._templates, instance_id=looking.instance_id)
         self._door = Door(sessions, self._pages)
         self._force = ForcePages(looking, sessions, forcing, self._pages)
-        self._last_seen = LastSeen(looking.dependencies)
+        self._last_seen = LastSeen(looking.down_since)
         self._live = Live(self._fragment, max_streams=max_streams, stopping=stopping)
 
     def routes(self) -> list[Route]:

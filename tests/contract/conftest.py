@@ -14,7 +14,8 @@ import pytest
 
 from tests.conftest import SEQUENCES, TEMPLATE, _beside, _run
 from tests.contract.api import Api
-from tests.harness import Rows, Service, service
+from tests.harness import OwnRedis, Rows, Service, service
+from tests.servers.kinds import server_binary
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,18 @@ def a_world(folder: Path, database_url: str, redis_url: str, settings: dict[str,
         people = itertools.count(random.randrange(10**6, 10**12))
         yield World(Api(running.url), running, rows, database_url, redis_url, people)
     rows.close()
+
+
+@contextmanager
+def a_world_apart(folder: Path, database_url: str, settings: dict[str, str]) -> Iterator[World]:
+    """One with a Valkey of its own: what instances tell, they tell to all who share one."""
+    server = OwnRedis(server_binary("valkey"), folder)
+    server.start()
+    try:
+        with a_world(folder, database_url, server.url, settings) as world:
+            yield world
+    finally:
+        server.kill()
 
 
 @pytest.fixture(scope="module")

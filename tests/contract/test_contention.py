@@ -18,10 +18,9 @@ import redis
 from redis_lock import Lock
 
 from tests.contract.api import Answer, Api, held_row, in_background, problem, waits_for_row
-from tests.contract.conftest import World, a_world
+from tests.contract.conftest import World, a_world, a_world_apart
 from tests.contract.conftest import module_database_url as module_database_url
-from tests.harness import OwnRedis, bearer, wait_until
-from tests.servers.kinds import server_binary
+from tests.harness import bearer, wait_until
 from tests.servers.processes import unused_port
 
 MONITOR = "monitor"
@@ -30,10 +29,7 @@ ROUTES = ("/v1/locks", "/v1/locks/a", "/v1/contention", "/v1/contention/stream")
 
 @pytest.fixture(scope="module")
 def own_world(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A service with a Valkey of its own: what instances tell, they tell to all who share one."""
-    folder = tmp_path_factory.mktemp("contention")
-    server = OwnRedis(server_binary("valkey"), folder)
-    server.start()
+    """A service with a Valkey of its own."""
     settings = {
         "lock_wait_s": "40",
         "lease_ttl_s": "1",
@@ -42,11 +38,8 @@ def own_world(module_database_url: str, tmp_path_factory: pytest.TempPathFactory
         "charge_timeout_s": "50",
         "max_streams": "2",
     }
-    try:
-        with a_world(folder, module_database_url, server.url, settings) as world:
-            yield world
-    finally:
-        server.kill()
+    with a_world_apart(tmp_path_factory.mktemp("contention"), module_database_url, settings) as world:
+        yield world
 
 
 def get(world: World, path: str) -> Any:

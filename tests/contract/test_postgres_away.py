@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.contract.api import (
     statuses,
 )
 from tests.contract.conftest import World
+from tests.contract.page import Page
 from tests.contract.postgres_proxy import CommitCut, PostgresProxy
 from tests.harness import service, wait_until
 
@@ -65,6 +67,8 @@ def test_without_postgres_everything_is_refused_and_it_comes_back_by_itself(worl
     members = problem(world.api.get("/readyz"), "database-down")
     assert members["dependencies"] == {"database": "down", "lock_store": "up"}
     assert world.api.get("/livez").status == 200
+    overview = Page(world.api, "monitor").get("").body.decode()
+    assert re.search(r"Postgres does not answer this instance: [^<]*<span[^>]*>Since <time", overview)
     assert everything(world.rows) == before
 
     proxy.come_back()

@@ -46,7 +46,8 @@ async def instances(looking: Looking, asked: Asked) -> Mapping[str, Any]:
             "acquired_per_s": each.picture.counts.get("acquired", 0) / window_s,
             "contended_per_s": each.picture.counts.get("contended", 0) / window_s,
             "entered_per_s": sum(each.picture.counts.get(f"charges:{outcome}", 0) for outcome in ENTERED) / window_s,
-            "wait_p99_s": each.picture.wait.quantile(0.99),
+            "waits": each.picture.all_waits,
+            "wait_p99_s": each.picture.all_waits.quantile(0.99),
             "lost": lost_in(each.picture.totals),
             "is_here": each.picture.instance_id == looking.instance_id,
         }

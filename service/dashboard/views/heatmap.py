@@ -27,6 +27,8 @@ SHADES = 6
 FEWEST_ROWS = 8
 SHOWN_LOCKS = 100
 MINUTE_S = 60
+# Instances tell once a second: a stretch of time that began less than this ago is not told of by all of them yet.
+TOLD_BY_ALL_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One stretch of time: where it begins, how many times, and their middle and worst."""
+    """One stretch of time: where it begins, and its times."""
 
     at: float
-    count: int
-    p50_s: float
-    p99_s: float
+    times: LogHistogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,13 @@ async def heatmap(looking: Looking, asked: Asked) -> Mapping[str, Any]:
         "chosen_range": name,
         "ranges": {key: words for key, (words, _, _) in RANGES.items()},
         "length_s": length_s,
-        "grid": grid_of(slots, kind=kind, from_s=from_s, length_s=length_s, columns=columns),
+        "grid": grid_of(
+            [slot for slot in slots if slot.at + TOLD_BY_ALL_S <= asked.now_s],
+            kind=kind,
+            from_s=from_s,
+            length_s=length_s,
+            columns=columns,
+        ),
         "shades": SHADES,
         "chosen": chosen,
         "export": {"kind": kind, "range": name},
@@ -99,12 +105,16 @@ async def heatmap(looking: Looking, asked: Asked) -> Mapping[str, Any]:
 
 
 def grid_of(slots: Sequence[Slot], *, kind: str, from_s: float, length_s: float, columns: int) -> Grid:
-    """The minutes as a grid."""
-    merged = [LogHistogram() for _ in range(columns)]
+    """Slots, oldest first, as a grid. A wait is in the column it ended in, and in those at whose end it went on."""
+    merged, last = [LogHistogram() for _ in range(columns)], dict[int, Slot]()
     for slot in slots:
         at = math.floor((slot.at - from_s) / length_s)
         if 0 <= at < columns:
-            merged[at].merge(slot.wait if kind == "wait" else slot.hold)
+            merged[at].merge(slot.ended_wait if kind == "wait" else slot.hold)
+            last[at] = slot
+    if kind == "wait":
+        for at, slot in last.items():
+            merged[at].merge(slot.under_way)
     top, bottom = _shown(merged)
     most = max((max(each.counts) for each in merged), default=0)
     cells = [
@@ -113,10 +123,7 @@ def grid_of(slots: Sequence[Slot], *, kind: str, from_s: float, length_s: float,
         for bucket, count in sorted(histogram.sparse().items(), reverse=True)
     ]
     return Grid(
-        columns=[
-            Column(from_s + at * length_s, each.count, each.quantile(0.5), each.quantile(0.99))
-            for at, each in enumerate(merged)
-        ],
+        columns=[Column(from_s + at * length_s, each) for at, each in enumerate(merged)],
         rows=[bound_words(bucket) for bucket in range(top, bottom - 1, -1)],
         cells=cells,
         most=most,

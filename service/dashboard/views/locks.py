@@ -62,9 +62,7 @@ async def one_lock(looking: Looking, asked: Asked) -> Mapping[str, Any]:
     view = await looking.locker.inspect(name)
     holds = (await looking.contention.holds_of(name))[:SHOWN_HOLDS]
     incidents = await looking.contention.incidents(name=name, limit=LOOKED_AT_INCIDENTS)
-    appointment_id = appointment_of(name)
-    if appointment_id is not None and not 1 <= appointment_id <= MAX_ID:
-        appointment_id = None
+    appointment_id = appointment_of_lock(name)
     return {
         "title": name,
         "name": name,
@@ -75,11 +73,17 @@ async def one_lock(looking: Looking, asked: Asked) -> Mapping[str, Any]:
         "strip": strip_of(holds, view, now_s=asked.now_s),
         "incidents": grouped(rows_of(incidents, now_s=asked.now_s))[:SHOWN_INCIDENTS],
         "appointment_id": appointment_id,
-        "row_locks": None if appointment_id is None else await _row_locks(looking, appointment_id),
+        "row_locks": None if appointment_id is None else await row_locks_of(looking, appointment_id),
         "may_force": asked.session.may_force,
         "now_s": asked.now_s,
         "done": asked.choice("done", ("", "released")),
     }
+
+
+def appointment_of_lock(name: str) -> int | None:
+    """The appointment that a lock is for, if there can be such a one."""
+    appointment_id = appointment_of(name)
+    return appointment_id if appointment_id is not None and 1 <= appointment_id <= MAX_ID else None
 
 
 def lock_name_of(asked: Asked) -> str:
@@ -142,7 +146,7 @@ def _tone(end: str) -> str:
     return "calm" if end in ("released", "exported") else "bad"
 
 
-async def _row_locks(looking: Looking, appointment_id: int) -> RowLocks | str:
+async def row_locks_of(looking: Looking, appointment_id: int) -> RowLocks | str:
     """What Postgres says, or why it says nothing: the lock itself is shown either way."""
     try:
         return await looking.reading.run(lambda database: row_locks(database, appointment_id))

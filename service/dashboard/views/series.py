@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from locks.contention import Slot, contention_ratio
+from locks.contention import Slot
 from service.dashboard.asked import Asked
 from service.dashboard.looking import Looking
 from service.dashboard.views.kinds import KINDS, lost_in
@@ -62,7 +62,7 @@ def _columns(slots: Sequence[Slot]) -> dict[str, list[float | None]]:
         "hold_p99_ms": [_ms(slot.hold.quantile(0.99)) for slot in slots],
         "charged_per_s": [_per_s(slot, ("charges:charged",)) for slot in slots],
         "entered_per_s": [_per_s(slot, [f"charges:{outcome}" for outcome in ENTERED]) for slot in slots],
-        "contended_percent": [round(contention_ratio(slot.counts) * 100, 2) for slot in slots],
+        "contended_percent": [round(slot.contention_ratio * 100, 2) for slot in slots],
         "lost": [lost_in(slot.counts) for slot in slots],
     }
 
