@@ -11,7 +11,7 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import jwt
@@ -49,10 +49,11 @@ class Unauthenticated(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A user, and what the token lets this user do beyond entering their own appointments."""
+    """A user, and what the token grants beyond entering their own appointments, until it expires (unix seconds)."""
 
     user_id: int
     scopes: frozenset[str]
+    expires_at: float = field(default=math.inf, compare=False)
 
     def may(self, scope: str) -> bool:
         """Whether the scope was granted; an operator may also do what a monitor may."""
@@ -173,8 +174,9 @@ def _judged(claims: Mapping[str, Any]) -> _Verified:
         raise Unauthenticated("the access token is meant for another audience")
     if "exp" not in claims:
         raise Unauthenticated("the access token has no exp")
-    caller = Caller(int(subject), frozenset(filter(None, scope.split(" "))))
-    return _Verified(caller, not_before=_time(claims.get("nbf", 0), "nbf"), expires_at=_time(claims["exp"], "exp"))
+    expires_at = _time(claims["exp"], "exp")
+    caller = Caller(int(subject), frozenset(filter(None, scope.split(" "))), expires_at)
+    return _Verified(caller, not_before=_time(claims.get("nbf", 0), "nbf"), expires_at=expires_at)
 
 
 def _time(value: object, claim: str) -> float:

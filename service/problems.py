@@ -18,6 +18,7 @@ from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, IdTa
 from locks import HolderChanged, LockStoreDown, TooManyLeases, TooManyWaiters
 from locks.lending import LeaseOver
 from service.callers import Unauthenticated
+from service.handlers.security_headers import add_to
 from service.random_bytes import RandomBytes
 from service.refusals import (
     ChargeInProgress,
@@ -141,7 +142,7 @@ def problem_answer(error: BaseException, request_id: str, **more: Any) -> web.Re
     return web.Response(
         status=problem.status,
         body=orjson.dumps(body),
-        headers={"Content-Type": "application/problem+json", "Cache-Control": "no-store", **_headers(error, problem)},
+        headers={"Content-Type": "application/problem+json", **_headers(error, problem)},
     )
 
 
@@ -217,6 +218,7 @@ class _Connection(web.RequestHandler):
             log.error("request failed", request_id=request_id, exc_info=error)
         response = problem_answer(error, request_id)
         response.headers["X-Request-Id"] = request_id
+        add_to(response.headers, request)
         response.force_close()
         return response
 

@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 
 from service.callers import Unauthenticated
-from service.dashboard.access import PATH, NotLoggedIn, secured, session_of
+from service.dashboard.access import PATH, NotLoggedIn, session_of
 from service.dashboard.asked import Asked
 from service.dashboard.assets import Assets
 from service.dashboard.door import Door
@@ -48,7 +48,7 @@ class DashboardHandlers:
         self._pages = Pages(self._templates, instance_id=looking.instance_id)
         self._door = Door(sessions, self._pages)
         self._force = ForcePages(looking, sessions, forcing, self._pages)
-        self._live = Live(self._fragment, max_streams=max_streams, stopping=stopping)
+        self._live = Live(self._fragment, sessions, max_streams=max_streams, stopping=stopping)
 
     def routes(self) -> list[Route]:
         """Every address of the page. None answers HEAD: some do something, and none is worth a probe."""
@@ -74,7 +74,7 @@ class DashboardHandlers:
 
     def _show(self, view: View) -> Handler:
         async def show(request: web.Request) -> web.Response:
-            session = session_of(request, self._sessions)
+            session = await session_of(request, self._sessions)
             asked = Asked({**request.query, **request.match_info}, session, time.time())
             values = {"title": view.title, **await view.read(self._looking, asked)}
             return self._pages.html(request, f"{view.key}.html", session, view=view, asked=asked, **values)
@@ -83,14 +83,14 @@ class DashboardHandlers:
 
     async def _find_appointment(self, request: web.Request) -> web.Response:
         """From the form's number to the appointment's own address."""
-        asked = Asked(dict(request.query), session_of(request, self._sessions), time.time())
+        asked = Asked(dict(request.query), await session_of(request, self._sessions), time.time())
         appointment_id = asked.integer("id")
         if not appointment_id:
             raise InvalidRequest("id", "must be an appointment's number")
         return see(f"{PATH}/appointments/{appointment_id}")
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        asked = self._asked_by_script(request)
+        asked = await self._asked_by_script(request)
         view = VIEWS.get(request.match_info["view"])
         if view is None:
             raise NotFound("there is no such view")
@@ -107,11 +107,11 @@ class DashboardHandlers:
         return self._templates.render(f"_{view.key}.html", view=view, **values)
 
     async def _series(self, request: web.Request) -> web.Response:
-        body = orjson.dumps(await series(self._looking, self._asked_by_script(request)))
-        return secured(web.Response(body=body, content_type="application/json"))
+        body = orjson.dumps(await series(self._looking, await self._asked_by_script(request)))
+        return web.Response(body=body, content_type="application/json")
 
     async def _export(self, request: web.Request) -> web.Response:
-        asked = self._asked_by_script(request)
+        asked = await self._asked_by_script(request)
         name, _, kind = request.match_info["table"].rpartition(".")
         if name not in TABLES or kind not in FORMATS:
             raise NotFound("there is no such table, or not in this format")
@@ -119,12 +119,12 @@ class DashboardHandlers:
         body = written(await TABLES[name](self._looking, asked))
         file = f"chargeonce-{name.replace('_', '-')}.{kind}"
         headers = {"Content-Type": media_type, "Content-Disposition": f'attachment; filename="{file}"'}
-        return secured(web.Response(body=body, headers=headers))
+        return web.Response(body=body, headers=headers)
 
-    def _asked_by_script(self, request: web.Request) -> Asked:
+    async def _asked_by_script(self, request: web.Request) -> Asked:
         """What is asked where no person reads a refusal. Raises Unauthenticated, Forbidden."""
         try:
-            session: Session = session_of(request, self._sessions)
+            session: Session = await session_of(request, self._sessions)
         except NotLoggedIn as error:
             raise Unauthenticated(str(error)) from error
         return Asked(dict(request.query), session, time.time())

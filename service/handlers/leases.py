@@ -62,7 +62,7 @@ class LeaseHandlers:
         """The lock is free, or the next waiter's."""
         caller_with(request, self._callers, LOCKS)
         await self._lending.release(path_name(request), request.match_info["lease_id"])
-        return web.Response(status=204, headers={"Cache-Control": "no-store"})
+        return web.Response(status=204)
 
     async def _lent(self, name: str, wanted: NewLease, request_id: str) -> Loan:
         if wanted.wait_ms == 0:
@@ -124,7 +124,7 @@ class _NewLease(web.Response):
         super().__init__(
             body=shown.model_dump_json().encode(),
             status=201,
-            headers={"Content-Type": JSON, "Cache-Control": "no-store"},
+            headers={"Content-Type": JSON},
         )
         self._give_back = give_back
 

@@ -7,11 +7,14 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http_writer import StreamWriter
 
+from service.handlers.security_headers import API_LINES, HTTPS_LINES, is_https
+
 
 class QuickAnswer(web.Response):
     """With a body. A client that is not to be kept, or speaks HTTP/1.0, gets aiohttp's own way of answering."""
 
     _writer: StreamWriter | None = None
+    _security = API_LINES
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Only notes where the answer goes."""
@@ -24,6 +27,8 @@ class QuickAnswer(web.Response):
         ):
             return await super().prepare(request)
         self._keep_alive = True
+        if is_https(request):
+            self._security = HTTPS_LINES
         self._writer = self._payload_writer = writer
         return writer
 
@@ -38,7 +43,7 @@ class QuickAnswer(web.Response):
         head = (
             f"HTTP/1.1 {self._status} {self._reason}\r\n"
             f"{''.join([f'{name}: {value}{_END}' for name, value in self._headers.items()])}"
-            f"Content-Length: {len(body)}\r\nDate: {rfc822_formatted_time()}\r\n\r\n"
+            f"{self._security}Content-Length: {len(body)}\r\nDate: {rfc822_formatted_time()}\r\n\r\n"
         )
         writer._write(head.encode("latin-1") + body)
         self._eof_sent = True
