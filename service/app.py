@@ -299,9 +299,7 @@ def _edge(
             if isinstance(error, LockStoreDown):
                 lock_store.failed(error)
             response = _refused(_translated(error), request_id, request.method, path, tracing)
-        headers = response.headers
-        headers["X-Request-Id"] = request_id
-        headers["Server"] = "chargeonce"  # and not which versions of what
+        response.headers["X-Request-Id"] = request_id
         if traffic.draining:
             response.force_close()
         # Only routes and methods that are ours become labels, not what a client makes up.

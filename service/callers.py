@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import secrets
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -135,6 +136,7 @@ def sign_token(secret: str, *, user_id: int, scopes: Iterable[str], ttl_s: float
         "scope": " ".join(scopes),
         "iat": math.floor(now),
         "exp": math.ceil(now + ttl_s),
+        "jti": secrets.token_urlsafe(12),  # two of one second are two: signed out, each ends alone
     }
     return jwt.encode(claims, _secret(secret), algorithm="HS256")
 

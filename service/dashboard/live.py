@@ -57,7 +57,6 @@ class Live:
                     "Content-Type": "text/event-stream",
                     "X-Accel-Buffering": "no",
                     "X-Request-Id": request["id"],
-                    "Server": "chargeonce",
                 }
             )
             await response.prepare(request)

@@ -81,7 +81,6 @@ class ContentionHandlers:
             headers={
                 "Content-Type": "text/event-stream",
                 "X-Request-Id": request["id"],
-                "Server": "chargeonce",
             }
         )
         await response.prepare(request)

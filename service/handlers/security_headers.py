@@ -11,6 +11,7 @@ PAGE_PATH: Final = "/dashboard"
 HTTPS_FOR_S: Final = 365 * 24 * 3600
 
 _ALL: Final = {
+    "Server": "chargeonce",  # and not which versions of what
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -62,5 +63,6 @@ def add_to(headers: CIMultiDict[str], request: web.BaseRequest) -> None:
     is_page = request.path == PAGE_PATH or request.path.startswith(f"{PAGE_PATH}/")
     for name, value in (PAGE if is_page else API).items():
         headers.setdefault(name, value)
+    headers["Server"] = API["Server"]  # aiohttp has put its own there
     if is_https(request):
         headers.update(HTTPS)

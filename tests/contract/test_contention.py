@@ -20,7 +20,7 @@ from redis_lock import Lock
 from tests.contract.api import Answer, Api, held_row, in_background, problem, waits_for_row
 from tests.contract.conftest import World, a_world
 from tests.contract.conftest import module_database_url as module_database_url
-from tests.harness import OwnRedis, bearer, wait_until
+from tests.harness import OwnRedis, bearer, token, wait_until
 from tests.servers.kinds import server_binary
 from tests.servers.processes import unused_port
 
@@ -165,6 +165,18 @@ def test_the_stream_tells_the_same_once_a_second_and_is_bounded(own_world: World
             return connection.getresponse().status == 200
 
     wait_until(has_room)
+
+
+def test_the_stream_ends_with_its_token_and_says_so(own_world: World) -> None:
+    with own_world.api.connection_closing() as connection:
+        expires_at = time.time() + 3
+        headers = {"Authorization": f"Bearer {token(1, MONITOR, ttl_s=3)}"}
+        connection.request("GET", "/v1/contention/stream", headers=headers)
+        lines = connection.getresponse().read().decode().splitlines()  # to its end
+
+    assert lines[0] == "event: contention"
+    assert lines[-3:] == ["event: problem", 'data: {"code":"unauthenticated"}', ""]
+    assert time.time() >= expires_at - 0.5
 
 
 @pytest.mark.parametrize(
