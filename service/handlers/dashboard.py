@@ -60,7 +60,7 @@ class DashboardHandlers:
             _route("POST", "/locks/{name}/force-release", page(force.force), {303: HTML, 409: HTML, **SHOWN}),
             _route("GET", "/login", page(door.show_or_log_in_by_code), {200: HTML, 303: HTML, 503: HTML}),
             _route("POST", "/login", page(door.log_in), {303: HTML, 400: HTML, 401: HTML, 403: HTML}),
-            _route("POST", "/logout", page(door.log_out), {303: HTML, 403: HTML}),
+            _route("POST", "/logout", page(door.log_out), {303: HTML, 403: HTML, 503: HTML}),
             _route("POST", "/theme", page(door.choose_theme), {303: HTML, 400: HTML, 403: HTML}),
             _route("GET", "/streams/{view}", self._stream, {200: STREAM}, (*TOLD, "overloaded")),
             _route("GET", "/exports/{table}", self._export, {200: "text/csv"}, (*TOLD, "database-down")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from redis_lock import Lock
 from tests.contract.api import Answer, Api, held_row, in_background, problem, waits_for_row
 from tests.contract.conftest import World, a_world
 from tests.contract.conftest import module_database_url as module_database_url
+from tests.contract.page import next_message
 from tests.harness import OwnRedis, bearer, token, wait_until
 from tests.servers.kinds import server_binary
 from tests.servers.processes import unused_port
@@ -172,10 +174,11 @@ def test_the_stream_ends_with_its_token_and_says_so(own_world: World) -> None:
         expires_at = time.time() + 3
         headers = {"Authorization": f"Bearer {token(1, MONITOR, ttl_s=3)}"}
         connection.request("GET", "/v1/contention/stream", headers=headers)
-        lines = connection.getresponse().read().decode().splitlines()  # to its end
+        stream = connection.getresponse()
+        messages = list(itertools.islice(iter(lambda: next_message(stream), ""), 30))
 
-    assert lines[0] == "event: contention"
-    assert lines[-3:] == ["event: problem", 'data: {"code":"unauthenticated"}', ""]
+    assert messages[0].startswith("event: contention\n")
+    assert messages[-1] == 'event: problem\ndata: {"code":"unauthenticated"}\n'
     assert time.time() >= expires_at - 0.5
 
 

@@ -6,13 +6,14 @@ import asyncio
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import psycopg2
 import pytest
 import sqlalchemy as sa
 
 from db.database import Database, DatabaseLimits
-from db.errors import DatabaseError
+from db.errors import DatabaseDown, DatabaseError
 from db.spent_tokens import spend, spent_among
 from service.reading import Reading
 from service.spent import SpentTokens
@@ -103,3 +104,22 @@ def test_what_is_known_to_be_spent_is_so_without_postgres_and_all_else_is_unknow
                 await spent.is_spent(b"another", at_most_s=0)
 
     asyncio.run(ask())
+
+
+def test_a_postgres_that_hangs_has_one_look_at_most_and_each_asker_waits_for_a_moment(database_url: str) -> None:
+    async def ask(stuck: psycopg2.extensions.connection) -> None:
+        with ThreadPoolExecutor(4) as threads:
+            reading = Reading(database, threads, max_waiting=10, timeout_s=60)
+            spent = SpentTokens(reading)
+            for digest in (b"one", b"two", b"three"):
+                with pytest.raises(DatabaseDown):
+                    await spent.is_spent(digest, at_most_s=0)
+                assert reading.under_way_count == 1
+            stuck.rollback()
+            assert not await spent.is_spent(b"four", at_most_s=0)
+
+    database = Database(database_url, limits=DatabaseLimits(statement_timeout_s=60, row_lock_timeout_s=60))
+    with closing(psycopg2.connect(database_url)) as stuck:
+        stuck.cursor().execute("LOCK TABLE spent_token")
+        asyncio.run(ask(stuck))
+    database.close()
