@@ -213,7 +213,9 @@ class _Connection(web.RequestHandler):
             raise ConnectionError("an answer is on its way already") from exc
         request_id = new_request_id()
         error: BaseException = InvalidRequest("request", "is not HTTP that can be read")
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        # Where there is no route, aiohttp would repeat what is expected, and cannot if that is no text.
+        unreadable = isinstance(exc, UnicodeEncodeError) and "Expect" in request.headers
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not unreadable:
             error = exc or RuntimeError(message)
             log.error("request failed", request_id=request_id, exc_info=error)
         response = problem_answer(error, request_id)

@@ -187,6 +187,8 @@ def test_entries_static_files_and_what_is_no_route_have_them_too(world: World) -
         world.api.post("/nowhere", headers={"Expect": "nonsense"}),
     ):
         assert missing(answer, "") == {}, answer
+    unreadable = world.api.post("/nowhere", headers={"Expect": HIGH_BYTES})
+    assert (unreadable.status, missing(unreadable, "")) == (400, {})
     entered = world.api.enter(appointment_id, inviter, headers={"X-Forwarded-Proto": "https"})
     assert entered.headers["strict-transport-security"] == "max-age=31536000"
     file = world.api.get(static)
