@@ -18,6 +18,7 @@ from sqlalchemy import (
     DateTime,
     Identity,
     Index,
+    LargeBinary,
     SmallInteger,
     Text,
 )
@@ -150,4 +151,13 @@ lock_audit = sa.Table(
     Column("reason", Text, nullable=False),
     Column("holder", Text),
     Column("fencing_token", BigInteger),
+)
+
+# Digests of sessions that are signed out and of codes that were used: never what they are digests of.
+spent_token = sa.Table(
+    "spent_token",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("spent_at", DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
 )

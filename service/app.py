@@ -13,7 +13,7 @@ from importlib.metadata import version
 
 import orjson
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Middleware
 from prometheus_client import Histogram
 
@@ -41,6 +41,7 @@ from service.handlers.forcing import ForcingHandlers
 from service.handlers.http import BODY_WAIT_S
 from service.handlers.leases import LeaseHandlers
 from service.handlers.running import ReadMetrics, RunningHandlers
+from service.handlers.security_headers import secure
 from service.health import Health
 from service.listeners import NOBODY, Listeners
 from service.lock_store_health import LockStoreHealth
@@ -56,6 +57,7 @@ from service.routes import Route, routes
 from service.rtc_token import RoomTokenMint
 from service.sessions import Sessions
 from service.settings import Settings
+from service.spent import SpentTokens
 from service.tracing import Tracing
 
 log = structlog.get_logger("chargeonce.http")
@@ -231,7 +233,7 @@ def _application(
             instance_id=instance_id,
             entry_limit=settings.max_listed_entries,
         ),
-        Sessions(known_callers, locker, secret=_jwt_secret(settings)),
+        Sessions(known_callers, SpentTokens(reading), secret=_jwt_secret(settings)),
         forcing,
         max_streams=settings.max_streams,
         stopping=traffic.stopping,
@@ -244,13 +246,14 @@ def _application(
         client_max_size=settings.max_body_bytes,
     )
     app[BODY_WAIT_S] = settings.body_wait_s
+    app.on_response_prepare.append(secure)
     for route in (*table, *pages):
         # aiohttp's own pattern takes no braces: a name with one is malformed, and not a route that is missing.
         path = re.sub(r"{(\w+)}", r"{\1:[^/]+}", route.path)
         if route.method == "GET" and route.has_head:
-            app.router.add_get(path, route.handler)  # and HEAD
+            app.router.add_get(path, route.handler, expect_handler=_expected)  # and HEAD
         else:
-            app.router.add_route(route.method, path, route.handler)
+            app.router.add_route(route.method, path, route.handler, expect_handler=_expected)
     return app
 
 
@@ -296,9 +299,7 @@ def _edge(
             if isinstance(error, LockStoreDown):
                 lock_store.failed(error)
             response = _refused(_translated(error), request_id, request.method, path, tracing)
-        headers = response.headers
-        headers["X-Request-Id"] = request_id
-        headers["Server"] = "chargeonce"  # and not which versions of what
+        response.headers["X-Request-Id"] = request_id
         if traffic.draining:
             response.force_close()
         # Only routes and methods that are ours become labels, not what a client makes up.
@@ -361,6 +362,13 @@ def _show_from_the_start(metrics: Metrics, table: Iterable[Route]) -> None:
                 metrics.request_seconds.labels(method, route.path, status)
     for status in (404, 405, 413):
         metrics.request_seconds.labels("other", "other", status)
+
+
+async def _expected(request: web.Request) -> None:
+    """Tells a client that waits for it to send its body; whatever else is expected is not refused, as aiohttp would."""
+    if request.version == HttpVersion11 and request.headers["Expect"].lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer has not begun
 
 
 def _request_id(request: web.Request) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import re
+import secrets
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import jwt
@@ -49,10 +50,11 @@ class Unauthenticated(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A user, and what the token lets this user do beyond entering their own appointments."""
+    """A user, and what the token grants beyond entering their own appointments, until it expires (unix seconds)."""
 
     user_id: int
     scopes: frozenset[str]
+    expires_at: float = field(default=math.inf, compare=False)
 
     def may(self, scope: str) -> bool:
         """Whether the scope was granted; an operator may also do what a monitor may."""
@@ -134,6 +136,7 @@ def sign_token(secret: str, *, user_id: int, scopes: Iterable[str], ttl_s: float
         "scope": " ".join(scopes),
         "iat": math.floor(now),
         "exp": math.ceil(now + ttl_s),
+        "jti": secrets.token_urlsafe(12),  # two of one second are two: signed out, each ends alone
     }
     return jwt.encode(claims, _secret(secret), algorithm="HS256")
 
@@ -173,8 +176,9 @@ def _judged(claims: Mapping[str, Any]) -> _Verified:
         raise Unauthenticated("the access token is meant for another audience")
     if "exp" not in claims:
         raise Unauthenticated("the access token has no exp")
-    caller = Caller(int(subject), frozenset(filter(None, scope.split(" "))))
-    return _Verified(caller, not_before=_time(claims.get("nbf", 0), "nbf"), expires_at=_time(claims["exp"], "exp"))
+    expires_at = _time(claims["exp"], "exp")
+    caller = Caller(int(subject), frozenset(filter(None, scope.split(" "))), expires_at)
+    return _Verified(caller, not_before=_time(claims.get("nbf", 0), "nbf"), expires_at=expires_at)
 
 
 def _time(value: object, claim: str) -> float:

@@ -18,6 +18,7 @@ from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, IdTa
 from locks import HolderChanged, LockStoreDown, TooManyLeases, TooManyWaiters
 from locks.lending import LeaseOver
 from service.callers import Unauthenticated
+from service.handlers.security_headers import add_to
 from service.random_bytes import RandomBytes
 from service.refusals import (
     ChargeInProgress,
@@ -141,7 +142,7 @@ def problem_answer(error: BaseException, request_id: str, **more: Any) -> web.Re
     return web.Response(
         status=problem.status,
         body=orjson.dumps(body),
-        headers={"Content-Type": "application/problem+json", "Cache-Control": "no-store", **_headers(error, problem)},
+        headers={"Content-Type": "application/problem+json", **_headers(error, problem)},
     )
 
 
@@ -212,11 +213,14 @@ class _Connection(web.RequestHandler):
             raise ConnectionError("an answer is on its way already") from exc
         request_id = new_request_id()
         error: BaseException = InvalidRequest("request", "is not HTTP that can be read")
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        # Where there is no route, aiohttp would repeat what is expected, and cannot if that is no text.
+        unreadable = isinstance(exc, UnicodeEncodeError) and "Expect" in request.headers
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not unreadable:
             error = exc or RuntimeError(message)
             log.error("request failed", request_id=request_id, exc_info=error)
         response = problem_answer(error, request_id)
         response.headers["X-Request-Id"] = request_id
+        add_to(response.headers, request)
         response.force_close()
         return response
 

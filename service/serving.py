@@ -161,7 +161,7 @@ def _demo_hints(settings: Settings, port: int) -> list[str]:
     """Seeds, and says what to try: the page, and a line that enters an appointment which is still to be charged."""
     address = _address(settings, port)
     curl = _demo_curl(settings, address)
-    hints = [f"dashboard: {_dashboard(settings, address)}"]
+    hints = _dashboard(settings, address)
     if curl is not None:
         hints += ["enter an appointment's room, charged once however often you paste it:", "", curl, ""]
     return hints
@@ -192,12 +192,16 @@ def _greet(settings: Settings, port: int, hints: list[str]) -> None:
     print("\n".join([line, *hints]), flush=True)
 
 
-def _dashboard(settings: Settings, address: str) -> str:
-    """An address that logs an operator in once, where we can sign one."""
+def _dashboard(settings: Settings, address: str) -> list[str]:
+    """An address that lets somebody look, once, where we can sign one; and how to do more than look."""
     if settings.jwt_secret is None:
-        return f"{address}/dashboard"
+        return [f"dashboard: {address}/dashboard"]
     code = new_login_code(settings.jwt_secret.get_secret_value(), now=time.time())
-    return f"{address}/dashboard/login?code={code} (logs in once, within {LOGIN_CODE_TTL_S // 60} minutes)"
+    minutes = LOGIN_CODE_TTL_S // 60
+    return [
+        f"dashboard: {address}/dashboard/login?code={code} (logs in once, within {minutes} minutes, to look)",
+        "to release locks by force, log in with what this prints: chargeonce token --user 1 --scope operator",
+    ]
 
 
 def _address(settings: Settings, port: int) -> str:

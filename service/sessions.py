@@ -1,7 +1,7 @@
-"""Who is looking at the page: an access token that a browser keeps, and addresses that log in once.
+"""Who is looking at the page: an access token that a browser keeps, or what an address that logs in once has begun.
 
-The token is the session: it ends when the token does, no worker has to remember anything, and what it may do is what
-its scopes say. An address to log in carries a code that the service has signed; a lock remembers that it was used.
+What the browser keeps is the session: it says itself what it may do and when it ends, and no worker has to remember it.
+Only what is over sooner is remembered, in a table: sessions that are signed out, and codes that were used.
 """
 
 from __future__ import annotations
@@ -15,20 +15,18 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Final
 
-import jwt
-
-from locks import LockBusy, Locker
-from service.callers import MONITOR, OPERATOR, Caller, Callers, sign_token
+from service.callers import MONITOR, OPERATOR, Callers
+from service.spent import SpentTokens
 
 LOGIN_CODE_TTL_S: Final = 600
-# A session that began with a code. Its user is the one that demo data gives coupons to first.
 CODE_SESSION_TTL_S: Final = 8 * 3600
-CODE_USER_ID: Final = 1
 # What browsers keep in one cookie, less its name and attributes (RFC 6265, 6.1).
 MAX_TOKEN_LENGTH: Final = 3800
 
-_CODE: Final = re.compile(r"([0-9]{1,12})\.([A-Za-z0-9_-]{22})\.([A-Za-z0-9_-]{43})")
-_PURPOSE: Final = b"chargeonce: log in once: "
+# What we sign besides access tokens: when it ends, and a number that is random. No access token looks like it.
+_SIGNED: Final = re.compile(r"([0-9]{1,12})\.([A-Za-z0-9_-]{22})\.([A-Za-z0-9_-]{43})")
+_CODE: Final = b"chargeonce: log in once: "
+_SESSION: Final = b"chargeonce: look at the page: "
 
 
 class LoginRefused(Exception):
@@ -39,76 +37,101 @@ class LoginRefused(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """Somebody who has logged in, until `expires_at` (unix seconds)."""
+    """Somebody who has logged in, until `expires_at` (unix seconds). `user_id`: None where a code began it."""
 
-    caller: Caller
+    user_id: int | None
+    may_look: bool
+    may_force: bool
     expires_at: float
     token: str = field(repr=False)
 
     @property
-    def may_look(self) -> bool:
-        """Whether the page may be seen."""
-        return self.caller.may(MONITOR)
+    def who(self) -> str:
+        """As the page shows it."""
+        return "by address" if self.user_id is None else f"user {self.user_id}"
 
     @property
-    def may_force(self) -> bool:
-        """Whether locks may be released by force."""
-        return self.caller.may(OPERATOR)
+    def digest(self) -> bytes:
+        """What is written down at sign-out: of what is signed, because one signature can be spelt in several ways."""
+        return _digest(_SESSION, self.token.rpartition(".")[0])
 
 
 class Sessions:
-    """Begins sessions, and knows them again."""
+    """Begins sessions, knows them again, and ends them."""
 
-    def __init__(self, callers: Callers, locker: Locker, *, secret: str | None) -> None:
+    def __init__(self, callers: Callers, spent: SpentTokens, *, secret: str | None) -> None:
         """Without a secret (where tokens are only verified, with a public key) no code logs in."""
         self._callers = callers
-        self._locker = locker
+        self._spent = spent
         self._secret = secret
 
     def of_token(self, token: str, *, now: float) -> Session:
-        """The session that this access token is. Raises Unauthenticated, LoginRefused."""
+        """The session that this token is, unless it is signed out. Raises Unauthenticated, LoginRefused."""
         token = token.strip()
         if len(token) > MAX_TOKEN_LENGTH:
             raise LoginRefused(f"the access token is longer than the {MAX_TOKEN_LENGTH} bytes that a browser keeps")
+        if self._secret is not None and (expires_at := _end_of(token, _SESSION, self._secret)) is not None:
+            if now >= expires_at:
+                raise LoginRefused("the session has expired")
+            return Session(user_id=None, may_look=True, may_force=False, expires_at=expires_at, token=token)
         caller = self._callers.identify(f"Bearer {token}", now=now)
-        # It has just been verified, and this is only to learn when it ends.
-        claims = jwt.decode(token, options={"verify_signature": False})
-        return Session(caller, float(claims["exp"]), token)
+        return Session(
+            user_id=caller.user_id,
+            may_look=caller.may(MONITOR),
+            may_force=caller.may(OPERATOR),
+            expires_at=caller.expires_at,
+            token=token,
+        )
 
     async def of_code(self, code: str, *, now: float) -> Session:
-        """A new session for the first who comes with this code. Raises LoginRefused, LockStoreDown."""
+        """A new session, which may only look, for the first who comes with this code.
+
+        Raises LoginRefused; DatabaseError or Overloaded where it could not be written that the code is used.
+        """
         if self._secret is None:
             raise LoginRefused("log in with an access token: this service has only a public key")
-        expires_at = _verified(code, self._secret, now=now)
-        name = f"chargeonce:login:{hashlib.sha256(code.encode()).hexdigest()}"
-        try:
-            lease = await self._locker.acquire(name, lease_ttl_s=expires_at - now + 60.0, wait_s=0)
-        except LockBusy:
-            raise LoginRefused("this address has logged somebody in already; it works once") from None
-        lease.export()  # nobody extends or releases it: it says that the code was used for as long as it would work
-        token = sign_token(self._secret, user_id=CODE_USER_ID, scopes=(OPERATOR,), ttl_s=CODE_SESSION_TTL_S, now=now)
-        return self.of_token(token, now=now)
+        expires_at = _end_of(code, _CODE, self._secret)
+        if expires_at is None:
+            raise LoginRefused("this address is not one that logs in")
+        if now >= expires_at:
+            raise LoginRefused(f"this address worked for {LOGIN_CODE_TTL_S // 60} minutes, which are over")
+        if not await self._spent.spend(_digest(_CODE, code.rpartition(".")[0]), expires_at=expires_at):
+            raise LoginRefused("this address has logged somebody in already; it works once")
+        return self.of_token(_signed(_SESSION, self._secret, ends_at=now + CODE_SESSION_TTL_S), now=now)
+
+    async def sign_out(self, session: Session) -> None:
+        """The session is none any more, in any worker or instance. Raises DatabaseError, Overloaded."""
+        await self._spent.spend(session.digest, expires_at=session.expires_at)
+
+    async def is_signed_out(self, session: Session, *, at_most_s: float = 0.0) -> bool:
+        """Whether it was, as of so long ago at most. Raises DatabaseError or Overloaded where nobody can say."""
+        return await self._spent.is_spent(session.digest, at_most_s=at_most_s)
 
 
 def new_login_code(secret: str, *, now: float) -> str:
-    """A code that logs an operator in, once, within ten minutes, at any worker that has the same secret."""
-    statement = f"{math.ceil(now) + LOGIN_CODE_TTL_S}.{secrets.token_urlsafe(16)}"
-    return f"{statement}.{_signature(statement, secret)}"
+    """A code that lets somebody look, once, within ten minutes, at any worker that has the same secret."""
+    return _signed(_CODE, secret, ends_at=now + LOGIN_CODE_TTL_S)
 
 
-def _verified(code: str, secret: str, *, now: float) -> float:
-    """When the code ends. Raises LoginRefused."""
-    found = _CODE.fullmatch(code)
-    if found is None or not hmac.compare_digest(found[3], _signature(f"{found[1]}.{found[2]}", secret)):
-        raise LoginRefused("this address is not one that logs in")
-    expires_at = float(found[1])
-    if now >= expires_at:
-        raise LoginRefused(f"this address worked for {LOGIN_CODE_TTL_S // 60} minutes, which are over")
-    return expires_at
+def _signed(purpose: bytes, secret: str, *, ends_at: float) -> str:
+    statement = f"{math.ceil(ends_at)}.{secrets.token_urlsafe(16)}"
+    return f"{statement}.{_signature(purpose, statement, secret)}"
 
 
-def _signature(statement: str, secret: str) -> str:
-    digest = hmac.digest(secret.encode(), _PURPOSE + statement.encode(), "sha256")
+def _end_of(text: str, purpose: bytes, secret: str) -> float | None:
+    """When what _signed has made ends; None for anything else."""
+    found = _SIGNED.fullmatch(text)
+    if found is None or not hmac.compare_digest(found[3], _signature(purpose, f"{found[1]}.{found[2]}", secret)):
+        return None
+    return float(found[1])
+
+
+def _signature(purpose: bytes, statement: str, secret: str) -> str:
+    digest = hmac.digest(secret.encode(), purpose + statement.encode(), "sha256")
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def _digest(purpose: bytes, statement: str) -> bytes:
+    return hashlib.sha256(purpose + statement.encode()).digest()

@@ -1,44 +1,20 @@
-"""Who may see the page, and what every answer of it tells a browser to refuse."""
+"""Who may see the page, and which forms are its own."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from typing import TypeVar
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from db.errors import DatabaseError
 from service.callers import MONITOR, OPERATOR, Unauthenticated
-from service.refusals import Forbidden
+from service.handlers.security_headers import PAGE_PATH, is_https
+from service.refusals import Forbidden, Overloaded
 from service.sessions import LoginRefused, Session, Sessions
 
 COOKIE = "chargeonce_session"
-PATH = "/dashboard"
-
-POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data:",
-        "connect-src 'self'",
-        "font-src 'self'",
-        "form-action 'self'",
-        "frame-ancestors 'none'",
-        "base-uri 'none'",
-    )
-)
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-
-Response = TypeVar("Response", bound=web.StreamResponse)
+PATH = PAGE_PATH
 
 
 class NotLoggedIn(Exception):
@@ -57,26 +33,40 @@ class CrossSite(Forbidden):
         self.args = ("this was not sent from a page of this service",)
 
 
-def session_of(request: web.Request, sessions: Sessions) -> Session:
-    """The session of whoever may look at the page. Raises NotLoggedIn, Forbidden."""
-    token = request.cookies.get(COOKIE)
-    if not token:
-        raise NotLoggedIn
-    try:
-        session = sessions.of_token(token, now=time.time())
-    except (Unauthenticated, LoginRefused) as error:
-        raise NotLoggedIn(f"You were signed out: {error.reason}.") from error
+async def session_of(request: web.Request, sessions: Sessions) -> Session:
+    """The session of whoever may look at the page. Raises NotLoggedIn, Forbidden.
+
+    While Postgres is away nobody can say who has signed out meanwhile, and the page is there to show that it is away.
+    """
+    session = presented(request, sessions)
+    with contextlib.suppress(DatabaseError, Overloaded):
+        await _check_not_signed_out(session, sessions)
     if not session.may_look:
         raise Forbidden(MONITOR)
     return session
 
 
-def operator_of(request: web.Request, sessions: Sessions) -> Session:
-    """The same, of whoever may release by force. Raises NotLoggedIn, Forbidden."""
-    session = session_of(request, sessions)
+async def operator_of(request: web.Request, sessions: Sessions) -> Session:
+    """The session of whoever may release by force, for certain.
+
+    Raises NotLoggedIn, Forbidden, DatabaseError, Overloaded.
+    """
+    session = presented(request, sessions)
+    await _check_not_signed_out(session, sessions)
     if not session.may_force:
         raise Forbidden(OPERATOR)
     return session
+
+
+def presented(request: web.Request, sessions: Sessions) -> Session:
+    """The session that the browser has shown, signed out or not. Raises NotLoggedIn."""
+    token = _cookie(request)
+    if not token:
+        raise NotLoggedIn
+    try:
+        return sessions.of_token(token, now=time.time())
+    except (Unauthenticated, LoginRefused) as error:
+        raise NotLoggedIn(f"You were signed out: {error.reason}.") from error
 
 
 def check_same_origin(request: web.Request) -> None:
@@ -89,8 +79,10 @@ def check_same_origin(request: web.Request) -> None:
         if site != "same-origin":
             raise CrossSite
         return
+    # Both are compared as a browser writes them: what is nonsense is not ours, and nothing is parsed.
+    scheme, host = "https" if is_https(request) else "http", request.headers.get("Host")
     origin = request.headers.get("Origin")
-    if origin is None or urlsplit(origin).netloc != request.host:
+    if not host or origin is None or origin.lower() != f"{scheme}://{host.lower()}":
         raise CrossSite
 
 
@@ -112,13 +104,15 @@ def end_session(request: web.Request, response: web.Response) -> None:
     response.del_cookie(COOKIE, path=PATH, httponly=True, samesite="Strict", secure=is_https(request))
 
 
-def is_https(request: web.Request) -> bool:
-    """Whether the browser spoke HTTPS, with us or with the proxy in front of us."""
-    return request.secure or request.headers.get("X-Forwarded-Proto", "").split(",")[0].strip() == "https"
+async def _check_not_signed_out(session: Session, sessions: Sessions) -> None:
+    if await sessions.is_signed_out(session):
+        raise NotLoggedIn("You were signed out.")
 
 
-def secured(response: Response) -> Response:
-    """The answer with the headers that every answer of the page has."""
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
-    return response
+def _cookie(request: web.Request) -> str | None:
+    """What the browser keeps for us. Raises NotLoggedIn for two: another site has set one of them."""
+    pairs = [pair.partition("=") for line in request.headers.getall("Cookie", ()) for pair in line.split(";")]
+    values = {value.strip().strip('"') for name, _, value in pairs if name.strip() == COOKIE}
+    if len(values) > 1:
+        raise NotLoggedIn("This browser has sent two sessions: clear its cookies of this site.")
+    return values.pop() if values else None

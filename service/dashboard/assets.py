@@ -55,7 +55,6 @@ class Assets:
         headers = {
             "Cache-Control": KEPT,
             "ETag": asset.etag,
-            "X-Content-Type-Options": "nosniff",
             "Vary": "Accept-Encoding",
         }
         if asset.etag in request.headers.get("If-None-Match", ""):

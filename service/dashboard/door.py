@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
+import structlog
 from aiohttp import web
 
+from db.errors import DatabaseError
 from service.callers import Unauthenticated
-from service.dashboard.access import PATH, check_same_origin, end_session, keep_session
+from service.dashboard.access import PATH, NotLoggedIn, check_same_origin, end_session, keep_session, presented
 from service.dashboard.pages import THEME_COOKIE, THEMES, Pages, back_to, see
 from service.handlers.http import form_fields
-from service.refusals import InvalidRequest
+from service.refusals import InvalidRequest, Overloaded
 from service.sessions import LoginRefused, Session, Sessions
 
 THEME_KEPT_S = 365 * 24 * 3600
 # Why somebody is at the form, by a word in the address: an address brings no sentences of its own.
 BECAUSE = {
     "code": "That address does not log in: it works once, within ten minutes.",
-    "out": "You are signed out.",
+    "out": "You are signed out, in every browser that kept this session. An access token logs nobody in any more"
+    " after that; at the API it is good until it expires.",
 }
+NOT_SIGNED_OUT = (
+    "You are not signed out everywhere: the database could not be told. This browser has forgotten your session, but"
+    " whoever has a copy of it may look with it until it expires."
+)
+
+log = structlog.get_logger("chargeonce.sessions")
 
 
 class Door:
-    """Begins and ends sessions. The session is a cookie with the access token."""
+    """Begins and ends sessions. The session is a cookie with the access token, or what a code has begun."""
 
     def __init__(self, sessions: Sessions, pages: Pages) -> None:
         self._sessions = sessions
@@ -38,6 +48,9 @@ class Door:
             token = token[7:].strip()
         try:
             session = self._sessions.of_token(token, now=time.time())
+            with contextlib.suppress(DatabaseError, Overloaded):  # every page looks again
+                if await self._sessions.is_signed_out(session):
+                    raise LoginRefused("this access token was signed out")
         except (Unauthenticated, LoginRefused) as error:
             reason = f"That did not work: {error.reason if token else 'no access token was given'}."
             return self._pages.login_form(request, status=401, reason=reason, back=back)
@@ -59,9 +72,17 @@ class Door:
         return response
 
     async def log_out(self, request: web.Request) -> web.Response:
-        """The browser forgets the token, which goes on being valid elsewhere until it expires."""
+        """The session is over everywhere; where that could not be written, this browser forgets it, and is told so."""
         check_same_origin(request)
         response = see(f"{PATH}/login?because=out")
+        try:
+            session = presented(request, self._sessions)
+            await self._sessions.sign_out(session)
+        except NotLoggedIn:
+            pass
+        except (DatabaseError, Overloaded) as error:
+            log.warning("a sign-out could not be written", reason=str(error))
+            response = self._pages.login_form(request, status=503, reason=NOT_SIGNED_OUT, back=PATH)
         end_session(request, response)
         return response
 

@@ -33,12 +33,12 @@ class ForcePages:
 
     async def ask(self, request: web.Request) -> web.Response:
         """Names the holder and its age, and asks why."""
-        return await self._form(request, self._asked(request), 200)
+        return await self._form(request, await self._asked(request), 200)
 
     async def force(self, request: web.Request) -> web.Response:
         """Ends the lease that was shown, and no other one."""
         check_same_origin(request)
-        asked = self._asked(request)
+        asked = await self._asked(request)
         name = lock_name_of(asked)
         fields = await form_fields(request)
         token, reason = fields.get("fencing_token", ""), fields.get("reason", "")
@@ -49,7 +49,7 @@ class ForcePages:
         except InvalidRequest as error:
             return await self._form(request, asked, 400, problem=str(error), reason=reason)
         try:
-            actor = str(asked.session.caller.user_id)
+            actor = str(asked.session.user_id)
             await self._forcing.force_release(
                 name, fencing_token=wanted.fencing_token, reason=wanted.reason, actor=actor
             )
@@ -57,8 +57,8 @@ class ForcePages:
             return await self._form(request, asked, 409, changed_from=token, reason=wanted.reason)
         return see(f"{lock_url(name)}?done=released")
 
-    def _asked(self, request: web.Request) -> Asked:
-        request[SESSION] = session = operator_of(request, self._sessions)
+    async def _asked(self, request: web.Request) -> Asked:
+        request[SESSION] = session = await operator_of(request, self._sessions)
         return Asked({"name": request.match_info["name"]}, session, time.time())
 
     async def _form(self, request: web.Request, asked: Asked, status: int, **values: str) -> web.Response:

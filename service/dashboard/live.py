@@ -10,13 +10,15 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from service.dashboard.access import secured
+from db.errors import DatabaseError
 from service.dashboard.asked import Asked
 from service.dashboard.views.table import View
+from service.handlers.http import write_event
 from service.refusals import Overloaded
+from service.sessions import Session, Sessions
 
-# Whoever reads nothing for so long is gone, or as good as gone.
-WRITE_WAIT_S = 20.0
+# A session that is signed out anywhere ends its streams within twice this.
+SESSION_LOOK_S = 0.5
 KEPT_FRAGMENTS = 200
 
 Render = Callable[[View, Asked], Awaitable[str]]
@@ -31,8 +33,9 @@ class _Fragment:
 class Live:
     """All open streams of this instance. Those who look at the same thing share its rendering."""
 
-    def __init__(self, render: Render, *, max_streams: int, stopping: asyncio.Event) -> None:
+    def __init__(self, render: Render, sessions: Sessions, *, max_streams: int, stopping: asyncio.Event) -> None:
         self._render = render
+        self._sessions = sessions
         self._max_streams = max_streams
         self._stopping = stopping
         self._fragments: dict[object, _Fragment] = {}
@@ -49,32 +52,32 @@ class Live:
         try:
             # A page was rendered a moment ago: its stream must not begin with what is older than that.
             first = await self._fragment(view, asked, at_most_s=0.1)
-            response = secured(
-                web.StreamResponse(
-                    headers={
-                        "Content-Type": "text/event-stream",
-                        "X-Accel-Buffering": "no",
-                        "X-Request-Id": request["id"],
-                        "Server": "chargeonce",
-                    }
-                )
+            response = web.StreamResponse(
+                headers={
+                    "Content-Type": "text/event-stream",
+                    "X-Accel-Buffering": "no",
+                    "X-Request-Id": request["id"],
+                }
             )
             await response.prepare(request)
-            with contextlib.suppress(ConnectionResetError, TimeoutError):
-                await self._follow(response, view, asked, first)
+            with contextlib.suppress(ConnectionResetError):
+                await self._follow(request, response, view, asked, first)
         finally:
             self.open_count -= 1
         return response
 
-    async def _follow(self, response: web.StreamResponse, view: View, asked: Asked, first: str) -> None:
-        await _write(response, message(first))
-        while not await self._stopped_within(view.period_s):
-            if time.time() >= asked.session.expires_at:
-                await _write(response, b"event: signed-out\ndata: \n\n")
-                return
+    async def _follow(
+        self, request: web.Request, response: web.StreamResponse, view: View, asked: Asked, first: str
+    ) -> None:
+        await write_event(request, response, message(first))
+        while not await self._stopped_or_signed_out(asked.session, view.period_s):
             # The next rendering waits until the last one has left: a slow reader gets fewer, never a backlog.
             now = Asked(asked.values, asked.session, time.time())
-            await _write(response, message(await self._fragment(view, now, at_most_s=view.period_s * 0.8)))
+            await write_event(
+                request, response, message(await self._fragment(view, now, at_most_s=view.period_s * 0.8))
+            )
+        if not self._stopping.is_set():
+            await write_event(request, response, b"event: signed-out\ndata: \n\n")
 
     async def _fragment(self, view: View, asked: Asked, *, at_most_s: float) -> str:
         """The part that changes, at most so old."""
@@ -92,18 +95,25 @@ class Live:
     async def _rendered(self, view: View, asked: Asked) -> str:
         return await self._render(view, asked)
 
-    async def _stopped_within(self, wait_s: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), wait_s)
-        return self._stopping.is_set()
+    async def _stopped_or_signed_out(self, session: Session, period_s: float) -> bool:
+        """Waits for the period; True as soon as this instance stops or the session is over."""
+        end_s = time.monotonic() + period_s
+        while (left_s := end_s - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), min(left_s, SESSION_LOOK_S))
+            if self._stopping.is_set() or await self._is_over(session):
+                return True
+        return False
+
+    async def _is_over(self, session: Session) -> bool:
+        if time.time() >= session.expires_at:
+            return True
+        with contextlib.suppress(DatabaseError, Overloaded):  # nobody can say, and the page shows that Postgres is away
+            return await self._sessions.is_signed_out(session, at_most_s=SESSION_LOOK_S)
+        return False
 
 
 def message(html: str) -> bytes:
     """One message of a stream, which htmx swaps in."""
     lines = "".join(f"data: {line}\n" for line in html.splitlines() if line.strip())
     return f"{lines or 'data:'}\n".encode()
-
-
-async def _write(response: web.StreamResponse, data: bytes) -> None:
-    async with asyncio.timeout(WRITE_WAIT_S):
-        await response.write(data)

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from service.dashboard.access import PATH, NotLoggedIn, secured
+from service.dashboard.access import PATH, NotLoggedIn
 from service.dashboard.asked import Asked
 from service.dashboard.last_seen import Seen
 from service.dashboard.rendering import Templates
@@ -33,18 +33,17 @@ class Pages:
         self._instance_id = instance_id
 
     def guarded(self, handler: Handler) -> Handler:
-        """The handler with its refusals as pages, and the headers that every page has."""
+        """The handler with its refusals as pages."""
 
         async def page(request: web.Request) -> web.StreamResponse:
             try:
-                response = await handler(request)
+                return await handler(request)
             except NotLoggedIn as error:
-                response = self.login_form(request, status=401, reason=error.reason, back=_address_of(request))
+                return self.login_form(request, status=401, reason=error.reason, back=_address_of(request))
             except Exception as error:
                 if is_bug(error):
                     raise
-                response = self._refusal(request, error)
-            return secured(response)
+                return self._refusal(request, error)
 
         return page
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import cast
@@ -17,7 +18,7 @@ from locks.inspection import LockView, Party
 from locks.listing import ListedLock, LockPage, Sort, listed
 from service import models
 from service.callers import MONITOR, Callers
-from service.handlers.http import answer, caller_with, page_limit, path_name, query_value
+from service.handlers.http import answer, caller_with, page_limit, path_name, query_value, write_event
 from service.observe import LAYERS
 from service.refusals import InvalidRequest, LockFree, Overloaded
 
@@ -71,17 +72,15 @@ class ContentionHandlers:
         return answer(contention_answer(await self._contention.snapshot()))
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        """The same once a second, until the client goes or this instance stops."""
-        caller_with(request, self._callers, MONITOR)
+        """The same once a second, until the client goes, its token expires or this instance stops."""
+        caller = caller_with(request, self._callers, MONITOR)
         if self._streams >= self._max_streams:
             raise Overloaded(f"{self._streams} streams are open already")
         first = await self._contention.snapshot()
         response = web.StreamResponse(
             headers={
                 "Content-Type": "text/event-stream",
-                "Cache-Control": "no-store",
                 "X-Request-Id": request["id"],
-                "Server": "chargeonce",
             }
         )
         await response.prepare(request)
@@ -89,9 +88,12 @@ class ContentionHandlers:
             return response
         self._streams += 1
         try:
-            await response.write(_event(first))
-            while not await _set_within(self._stopping, STREAM_INTERVAL_S):
-                await response.write(await self._next_event())
+            await write_event(request, response, _event(first))
+            while not await _set_within(self._stopping, min(STREAM_INTERVAL_S, caller.expires_at - time.time())):
+                if time.time() >= caller.expires_at:
+                    await write_event(request, response, _problem_event("unauthenticated"))
+                    break
+                await write_event(request, response, await self._next_event())
         except ConnectionResetError:
             pass  # nobody reads any more
         finally:
@@ -102,7 +104,7 @@ class ContentionHandlers:
         try:
             return _event(await self._contention.snapshot())
         except LockStoreDown:
-            return b'event: problem\ndata: {"code":"lock-store-down"}\n\n'
+            return _problem_event("lock-store-down")
 
 
 def read_sort(text: str) -> Sort:
@@ -243,6 +245,10 @@ def _times(histogram: LogHistogram) -> models.TimesAnswer:
 
 def _event(snapshot: Snapshot) -> bytes:
     return b"event: contention\ndata: " + contention_answer(snapshot).model_dump_json().encode() + b"\n\n"
+
+
+def _problem_event(code: str) -> bytes:
+    return f'event: problem\ndata: {{"code":"{code}"}}\n\n'.encode()
 
 
 async def _set_within(event: asyncio.Event, wait_s: float) -> bool:

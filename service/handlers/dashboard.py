@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 
 from service.callers import Unauthenticated
-from service.dashboard.access import PATH, NotLoggedIn, secured, session_of
+from service.dashboard.access import PATH, NotLoggedIn, session_of
 from service.dashboard.asked import Asked
 from service.dashboard.assets import Assets
 from service.dashboard.door import Door
@@ -50,7 +50,7 @@ class DashboardHandlers:
         self._door = Door(sessions, self._pages)
         self._force = ForcePages(looking, sessions, forcing, self._pages)
         self._last_seen = LastSeen(looking.down_since)
-        self._live = Live(self._fragment, max_streams=max_streams, stopping=stopping)
+        self._live = Live(self._fragment, sessions, max_streams=max_streams, stopping=stopping)
 
     def routes(self) -> list[Route]:
         """Every address of the page. None answers HEAD: some do something, and none is worth a probe."""
@@ -62,7 +62,7 @@ class DashboardHandlers:
             _route("POST", "/locks/{name}/force-release", page(force.force), {303: HTML, 409: HTML, **SHOWN}),
             _route("GET", "/login", page(door.show_or_log_in_by_code), {200: HTML, 303: HTML, 503: HTML}),
             _route("POST", "/login", page(door.log_in), {303: HTML, 400: HTML, 401: HTML, 403: HTML}),
-            _route("POST", "/logout", page(door.log_out), {303: HTML, 403: HTML}),
+            _route("POST", "/logout", page(door.log_out), {303: HTML, 403: HTML, 503: HTML}),
             _route("POST", "/theme", page(door.choose_theme), {303: HTML, 400: HTML, 403: HTML}),
             _route("GET", "/streams/{view}", self._stream, {200: STREAM}, (*TOLD, "overloaded")),
             _route("GET", "/exports/{table}", self._export, {200: "text/csv"}, (*TOLD, "database-down")),
@@ -76,7 +76,7 @@ class DashboardHandlers:
 
     def _show(self, view: View) -> Handler:
         async def show(request: web.Request) -> web.Response:
-            session = session_of(request, self._sessions)
+            session = await session_of(request, self._sessions)
             asked = Asked({**request.query, **request.match_info}, session, time.time())
             request[SESSION] = session
             return self._pages.view(request, view, asked, await self._look(view, asked))
@@ -85,14 +85,14 @@ class DashboardHandlers:
 
     async def _find_appointment(self, request: web.Request) -> web.Response:
         """From the form's number to the appointment's own address."""
-        asked = Asked(dict(request.query), session_of(request, self._sessions), time.time())
+        asked = Asked(dict(request.query), await session_of(request, self._sessions), time.time())
         appointment_id = asked.integer("id")
         if not appointment_id:
             raise InvalidRequest("id", "must be an appointment's number")
         return see(f"{PATH}/appointments/{appointment_id}")
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        asked = self._asked_by_script(request)
+        asked = await self._asked_by_script(request)
         view = VIEWS.get(request.match_info["view"])
         if view is None:
             raise NotFound("there is no such view")
@@ -115,16 +115,16 @@ class DashboardHandlers:
         return self._templates.render("_seen.html", view=view, seen=seen, **(seen.values or {}))
 
     async def _series(self, request: web.Request) -> web.Response:
-        asked = self._asked_by_script(request)
+        asked = await self._asked_by_script(request)
         seen = await self._last_seen.look(
             ("series", asked.key), lambda: series(self._looking, asked), now_s=asked.now_s
         )
         # null where nothing was seen yet: there is nothing to draw, and the page says why.
         told = None if seen.values is None else {**seen.values, "as_of": seen.at_s if seen.problem else None}
-        return secured(web.Response(body=orjson.dumps(told), content_type="application/json"))
+        return web.Response(body=orjson.dumps(told), content_type="application/json")
 
     async def _export(self, request: web.Request) -> web.Response:
-        asked = self._asked_by_script(request)
+        asked = await self._asked_by_script(request)
         name, _, kind = request.match_info["table"].rpartition(".")
         if name not in TABLES or kind not in FORMATS:
             raise NotFound("there is no such table, or not in this format")
@@ -132,12 +132,12 @@ class DashboardHandlers:
         body = written(await TABLES[name](self._looking, asked))
         file = f"chargeonce-{name.replace('_', '-')}.{kind}"
         headers = {"Content-Type": media_type, "Content-Disposition": f'attachment; filename="{file}"'}
-        return secured(web.Response(body=body, headers=headers))
+        return web.Response(body=body, headers=headers)
 
-    def _asked_by_script(self, request: web.Request) -> Asked:
+    async def _asked_by_script(self, request: web.Request) -> Asked:
         """What is asked where no person reads a refusal. Raises Unauthenticated, Forbidden."""
         try:
-            session: Session = session_of(request, self._sessions)
+            session: Session = await session_of(request, self._sessions)
         except NotLoggedIn as error:
             raise Unauthenticated(str(error)) from error
         return Asked(dict(request.query), session, time.time())

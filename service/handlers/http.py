@@ -22,6 +22,8 @@ from service.refusals import Forbidden, InvalidRequest, TooLarge
 
 Model = TypeVar("Model", bound=BaseModel)
 
+# Whoever reads nothing for so long is gone, or as good as gone.
+EVENT_WAIT_S = 20.0
 BODY_WAIT_S = web.AppKey("BODY_WAIT_S", float)
 JSON = "application/json"
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
@@ -124,7 +126,7 @@ def answer(model: BaseModel, status: int = 200) -> web.Response:
     return web.Response(
         body=model.__pydantic_serializer__.to_json(model),
         status=status,
-        headers={"Content-Type": JSON, "Cache-Control": "no-store"},
+        headers={"Content-Type": JSON},
     )
 
 
@@ -133,13 +135,24 @@ def answer_dict(value: Mapping[str, Any], status: int = 200) -> web.Response:
     return QuickAnswer(
         body=as_json(value),
         status=status,
-        headers={"Content-Type": JSON, "Cache-Control": "no-store"},
+        headers={"Content-Type": JSON},
     )
 
 
 def as_json(value: Mapping[str, Any]) -> bytes:
     """Times in UTC with a Z."""
     return orjson.dumps(value, option=orjson.OPT_UTC_Z)
+
+
+async def write_event(request: web.Request, response: web.StreamResponse, event: bytes) -> None:
+    """Writes to the request's open stream. Raises ConnectionResetError where nobody reads it any more."""
+    try:
+        async with asyncio.timeout(EVENT_WAIT_S):
+            await response.write(event)
+    except TimeoutError as error:
+        if request.transport is not None:
+            request.transport.abort()  # else the stream's end would wait for its reader
+        raise ConnectionResetError("nobody reads any more") from error
 
 
 def charge_answer(charge: ChargeRecord | None) -> ChargeAnswer | None:

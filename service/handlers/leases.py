@@ -63,7 +63,7 @@ class LeaseHandlers:
         """The lock is free, or the next waiter's."""
         caller_with(request, self._callers, LOCKS)
         await self._lending.release(path_name(request), request.match_info["lease_id"])
-        return QuickAnswer(status=204, headers={"Cache-Control": "no-store"})
+        return QuickAnswer(status=204)
 
     async def _lent(self, name: str, wanted: NewLease, request_id: str) -> Loan:
         if wanted.wait_ms == 0:
@@ -129,7 +129,7 @@ class _NewLease(QuickAnswer):
     """Where it cannot be written, because the client is gone, the lease is given back."""
 
     def __init__(self, shown: LeaseAnswer, *, give_back: Callable[[], None]) -> None:
-        super().__init__(body=as_json(shown), status=201, headers={"Content-Type": JSON, "Cache-Control": "no-store"})
+        super().__init__(body=as_json(shown), status=201, headers={"Content-Type": JSON})
         self._give_back = give_back
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:

@@ -7,6 +7,8 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http_writer import StreamWriter
 
+from service.handlers.security_headers import API_LINES, HTTPS_LINES, is_https
+
 
 class QuickAnswer(web.Response):
     """With a body, or of a status that has none.
@@ -15,6 +17,7 @@ class QuickAnswer(web.Response):
     """
 
     _writer: StreamWriter | None = None
+    _security = API_LINES
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Only notes where the answer goes."""
@@ -27,6 +30,8 @@ class QuickAnswer(web.Response):
         ):
             return await super().prepare(request)
         self._keep_alive = True
+        if is_https(request):
+            self._security = HTTPS_LINES
         self._writer = self._payload_writer = writer
         return writer
 
@@ -45,7 +50,7 @@ class QuickAnswer(web.Response):
         head = (
             f"HTTP/1.1 {self._status} {self._reason}\r\n"
             f"{''.join([f'{name}: {value}{_END}' for name, value in self._headers.items()])}"
-            f"{length}Date: {rfc822_formatted_time()}\r\n\r\n"
+            f"{self._security}{length}Date: {rfc822_formatted_time()}\r\n\r\n"
         )
         writer._write(head.encode("latin-1") + body)
         self._eof_sent = True

@@ -191,7 +191,7 @@ def test_an_address_from_the_terminal_logs_in_once(window: OpenWindow, stage: St
     address = f"{stage.api.url}/dashboard/login?code={new_login_code(SECRET, now=time.time())}"
 
     looker.page.goto(address)
-    expect(looker.page.locator(".who")).to_contain_text("operator")
+    expect(looker.page.locator(".who")).to_contain_text("monitor")
     assert looker.page.url == f"{stage.api.url}/dashboard"
     looker.page.locator("text=Sign out").click()
     expect(looker.page.locator("#token")).to_be_visible()

@@ -57,6 +57,7 @@ TABLES = (
     "user_consume",
     "lock_audit",
     "coupon_price",
+    "spent_token",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -20,7 +21,8 @@ from redis_lock import Lock
 from tests.contract.api import Answer, Api, held_row, in_background, problem, waits_for_row
 from tests.contract.conftest import World, a_world, a_world_apart
 from tests.contract.conftest import module_database_url as module_database_url
-from tests.harness import bearer, wait_until
+from tests.contract.page import next_message
+from tests.harness import bearer, token, wait_until
 from tests.servers.processes import unused_port
 
 MONITOR = "monitor"
@@ -158,6 +160,19 @@ def test_the_stream_tells_the_same_once_a_second_and_is_bounded(own_world: World
             return connection.getresponse().status == 200
 
     wait_until(has_room)
+
+
+def test_the_stream_ends_with_its_token_and_says_so(own_world: World) -> None:
+    with own_world.api.connection_closing() as connection:
+        expires_at = time.time() + 3
+        headers = {"Authorization": f"Bearer {token(1, MONITOR, ttl_s=3)}"}
+        connection.request("GET", "/v1/contention/stream", headers=headers)
+        stream = connection.getresponse()
+        messages = list(itertools.islice(iter(lambda: next_message(stream), ""), 30))
+
+    assert messages[0].startswith("event: contention\n")
+    assert messages[-1] == 'event: problem\ndata: {"code":"unauthenticated"}\n'
+    assert time.time() >= expires_at - 0.5
 
 
 @pytest.mark.parametrize(

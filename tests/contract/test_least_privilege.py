@@ -80,6 +80,27 @@ def test_what_the_role_may_not_look_at_is_unknown_to_the_audit_and_the_rest_is_c
     assert run_cli("audit", environment=environment).returncode == 0
 
 
+def test_a_role_that_may_not_use_spent_tokens_shows_the_page_and_says_what_it_cannot(
+    start_service: StartService, role_url: str, role: str, rows: Rows
+) -> None:
+    rows.run(f"REVOKE ALL ON spent_token FROM {role}")
+    service = start_service(workers=1, database_url=role_url)
+    page = Page(Api(service.url), "monitor")
+
+    assert [page.get("/locks").status for _ in range(3)] == [200] * 3
+    [told] = [json.loads(line) for line in service.logged().splitlines() if "signed out" in line]
+    assert (told["level"], told["reason"]) == (
+        "warning",
+        "permission denied for table spent_token: the role lacks SELECT on it",
+    )
+    signed_out = page.post("/logout", {})
+    assert signed_out.status == 503
+    assert b"You are not signed out everywhere" in signed_out.body
+    rows.run(f"GRANT SELECT, INSERT, UPDATE, DELETE ON spent_token TO {role}")
+    assert page.post("/logout", {}).status == 303
+    assert page.get("/locks").status == 401
+
+
 def test_an_audit_in_the_background_that_may_not_look_at_all_says_so_and_is_no_alarm(
     start_service: StartService, role_url: str, role: str, rows: Rows
 ) -> None:

@@ -72,9 +72,9 @@ def test_an_address_logs_in_whoever_comes_first_and_nobody_else(world: World) ->
     logged_in = [answer for answer in answers if cookie_of(answer)]
     assert len(logged_in) == 1
     assert logged_in[0].headers["location"] == "/dashboard"
-    operator = Page(world.api, None)
-    operator.token = cookie_of(logged_in[0])[COOKIE]
-    assert b"operator" in operator.get("").body
+    looker = Page(world.api, None)
+    looker.token = cookie_of(logged_in[0])[COOKIE]
+    assert b"monitor, by address" in looker.get("").body
     assert code not in world.service.logged()
 
 

@@ -82,7 +82,7 @@ def test_of_two_processes_that_migrate_at_once_both_succeed_and_one_does_the_wor
         answers = [process.communicate(timeout=30) for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0], answers
-    assert sorted(json.loads(stdout) for stdout, _ in answers) == [0, 1]
+    assert [json.loads(stdout) > 0 for stdout, _ in answers].count(True) == 1
     assert at_head(empty_database_url)
 
 
