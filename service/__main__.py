@@ -116,15 +116,20 @@ def seed(
 @app.command()
 def token(
     user: Annotated[int, typer.Option(help="the user id")],
-    scope: Annotated[str, typer.Option(help="space-separated: service, locks, monitor, operator")] = "",
+    scope: Annotated[str, typer.Option(help="space-separated: service, locks, locks:PREFIX, monitor, operator")] = "",
     ttl_s: Annotated[int, typer.Option("--ttl-s", min=1, help="seconds until it expires")] = 3600,
 ) -> None:
     """Prints a signed access token."""
-    from service.callers import sign_token
+    from service.callers import check_scope, sign_token
     from service.embedded import EmbeddedError
     from service.generated import with_generated_secrets
 
     settings = _settings()
+    try:
+        for each in scope.split():
+            check_scope(each)
+    except ValueError as error:
+        _fail(f"--scope: {error}", COULD_NOT_LOOK)
     try:
         settings = with_generated_secrets(settings)
     except EmbeddedError as error:
@@ -134,7 +139,13 @@ def token(
     try:
         print(
             sign_token(
-                settings.jwt_secret.get_secret_value(), user_id=user, scopes=scope.split(), ttl_s=ttl_s, now=time.time()
+                settings.jwt_secret.get_secret_value(),
+                user_id=user,
+                scopes=scope.split(),
+                ttl_s=ttl_s,
+                now=time.time(),
+                audience=settings.jwt_audience,
+                issuer=settings.jwt_issuer,
             )
         )
     except ValueError as error:

@@ -43,6 +43,7 @@ from service.handlers.leases import LeaseHandlers
 from service.handlers.running import ReadMetrics, RunningHandlers
 from service.handlers.security_headers import secure
 from service.health import Health
+from service.jwt_keys import KeyFiles, Keys, OneKey, public_key, secret_key
 from service.listeners import NOBODY, Listeners
 from service.lock_store_health import LockStoreHealth
 from service.metrics_folder import metrics_text
@@ -176,12 +177,23 @@ async def running_instance(
 
 
 def callers(settings: Settings) -> Callers:
-    """Who may call. Raises ValueError, in one line, for a key that cannot serve."""
+    """Who may call. Raises ValueError, in one line, for keys that cannot serve."""
     return Callers(
-        secret=_jwt_secret(settings),
-        public_key=settings.jwt_public_key.get_secret_value() if settings.jwt_public_key else None,
+        _jwt_keys(settings),
         cache_size=settings.caller_cache_size,
+        audience=settings.jwt_audience,
+        issuer=settings.jwt_issuer,
+        leeway_s=settings.jwt_leeway_s,
     )
+
+
+def _jwt_keys(settings: Settings) -> Keys:
+    if settings.jwt_public_keys is not None:
+        return KeyFiles(settings.jwt_public_keys)
+    if settings.jwt_public_key is not None:
+        return OneKey(public_key(settings.jwt_public_key.get_secret_value()))
+    assert settings.jwt_secret is not None
+    return OneKey(secret_key(settings.jwt_secret.get_secret_value()))
 
 
 def _jwt_secret(settings: Settings) -> str | None:

@@ -13,31 +13,32 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import jwt
-import orjson
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from jwt.algorithms import HMACAlgorithm
+from jwt.utils import base64url_decode
+
+from service.jwt_keys import Keys, VerificationKey, prepared_secret
+from service.strict_json import NotReadable, read_json
 
 MAX_HEADER_LENGTH: Final = 8 * 1024
 MAX_USER_ID: Final = 2**63 - 1
-MIN_SECRET_BYTES: Final = 32  # RFC 7518, 3.2: an HS256 key is at least as long as its hash
-MIN_RSA_BITS: Final = 2048  # RFC 7518, 3.3
+LOOK_FOR_A_KID_EVERY_S: Final = 1.0
 
 SERVICE: Final = "service"
 LOCKS: Final = "locks"
 MONITOR: Final = "monitor"
 OPERATOR: Final = "operator"
+SCOPES: Final = (SERVICE, LOCKS, MONITOR, OPERATOR)
+# Scope locks:PREFIX reaches the names that begin with PREFIX.
+BOUND: Final = "locks:"
+# The service's own locks: an appointment's, and those of its audit and its health.
+RESERVED: Final = ("appointment:", "chargeonce:")
 
-_BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/=-]+) *", re.IGNORECASE)
+# Each part in the one spelling that it has: base64url without padding (RFC 7515, 2).
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+")
 _USER_ID: Final = re.compile(r"[1-9][0-9]{0,18}")
-
-_Key: TypeAlias = bytes | RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
+_PREFIX: Final = re.compile(r"[A-Za-z0-9:_./-]{1,200}")
 
 
 class Unauthenticated(Exception):
@@ -57,30 +58,42 @@ class Caller:
     expires_at: float = field(default=math.inf, compare=False)
 
     def may(self, scope: str) -> bool:
-        """Whether the scope was granted; an operator may also do what a monitor may."""
-        return scope in self.scopes or (scope == MONITOR and OPERATOR in self.scopes)
+        """Whether the scope was granted, `locks` for some names at least; an operator is a monitor too."""
+        return (
+            scope in self.scopes
+            or (scope == MONITOR and OPERATOR in self.scopes)
+            or (scope == LOCKS and bool(self._prefixes()))
+        )
+
+    def reaches(self, name: str) -> bool:
+        """Whether this caller may have leases on the lock of this name."""
+        return not name.startswith(RESERVED) and (LOCKS in self.scopes or name.startswith(self._prefixes()))
+
+    def _prefixes(self) -> tuple[str, ...]:
+        # An empty one would begin every name: it binds to nothing.
+        return tuple(scope.removeprefix(BOUND) for scope in self.scopes if scope.startswith(BOUND) and scope != BOUND)
 
 
 class Callers:
-    """Verifies bearer tokens with one key, and remembers the verified ones until they expire."""
+    """Verifies bearer tokens, and remembers the verified ones until they expire or the keys change."""
 
-    def __init__(self, *, secret: str | None, public_key: str | None, cache_size: int) -> None:
-        """Either secret (HS256) or public_key (PEM: RS256, ES256 or EdDSA, as its kind says).
+    def __init__(
+        self,
+        keys: Keys,
+        *,
+        cache_size: int,
+        audience: str | None = None,
+        issuer: str | None = None,
+        leeway_s: float = 0.0,
+    ) -> None:
+        """A token's `aud` must have the audience in it, and its `iss` be the issuer, where there is one.
 
-        Raises ValueError, in one line, for a key that cannot serve.
+        leeway_s: how far another's clock may be from ours.
         """
-        if (secret is None) == (public_key is None):
-            raise ValueError("exactly one of a secret and a public key is needed")
-        if public_key is not None:
-            self._key, self._algorithm = _public_key(public_key)
-        else:
-            assert secret is not None
-            self._key, self._algorithm = _secret(secret), "HS256"
-        # The key decides the algorithm, never the token: a public key must not be taken for an HMAC secret.
-        self._verifier = jwt.PyJWS(algorithms=[self._algorithm])
-        if self._algorithm == "HS256":
-            self._verifier.unregister_algorithm("HS256")
-            self._verifier.register_algorithm("HS256", _PreparedHmac(_PreparedHmac.SHA256))
+        self._keys = keys
+        self._looked_at = -math.inf
+        self._look_every_s = keys.look_every_s
+        self._audience, self._issuer, self._leeway_s = audience, issuer, leeway_s
         self._cache_size = cache_size
         self._verified: OrderedDict[str, _Verified] = OrderedDict()
 
@@ -90,41 +103,102 @@ class Callers:
             raise Unauthenticated("no access token was sent")
         if len(authorization) > MAX_HEADER_LENGTH:
             raise Unauthenticated(f"the Authorization header is longer than {MAX_HEADER_LENGTH} bytes")
-        verified = self._verified.get(authorization)
+        if not 0 <= now - self._looked_at < self._look_every_s:
+            self._look(now)
+        scheme, _, rest = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthenticated("the Authorization header is not of the form 'Bearer <token>'")
+        token = rest.strip(" ")
+        verified = self._verified.get(token)
         if verified is None:
-            verified = self._verify(authorization)
+            verified = self._verify(token, now)
             verified.check_time(now)
-            self._remember(authorization, verified)
+            self._remember(token, verified)
         elif not verified.not_before <= now < verified.expires_at:
-            del self._verified[authorization]
+            del self._verified[token]
             verified.check_time(now)
         return verified.caller
 
-    def _verify(self, authorization: str) -> _Verified:
-        bearer = _BEARER.fullmatch(authorization)
-        if bearer is None:
+    def _verify(self, token: str, now: float) -> _Verified:
+        if not _TOKEN.fullmatch(token):
             raise Unauthenticated("the Authorization header is not of the form 'Bearer <token>'")
+        key = self._key_of(token, now)
         try:
-            payload = self._verifier.decode(bearer[1], self._key, algorithms=[self._algorithm])
+            payload = key.payload(token)
         except jwt.InvalidSignatureError as error:
             raise Unauthenticated("the access token's signature is not valid") from error
         except jwt.InvalidAlgorithmError as error:
-            raise Unauthenticated(f"the access token is not signed with {self._algorithm}") from error
+            raise Unauthenticated(f"the access token is not signed with {key.algorithm}") from error
         except jwt.PyJWTError as error:
             raise Unauthenticated("the access token is malformed") from error
-        return _judged(_claims(payload))
+        return self._judged(_object(payload, "claims"))
 
-    def _remember(self, authorization: str, verified: _Verified) -> None:
+    def _key_of(self, token: str, now: float) -> VerificationKey:
+        try:
+            header = base64url_decode(token.partition(".")[0])
+        except ValueError as error:
+            raise Unauthenticated("the access token is malformed") from error
+        kid = _object(header, "header").get("kid")
+        if not isinstance(kid, str | None):
+            raise Unauthenticated("the access token's kid is not a string")
+        key = self._keys.find(kid)
+        if key is None and now - self._looked_at >= LOOK_FOR_A_KID_EVERY_S:
+            self._look(now)
+            key = self._keys.find(kid)
+        if key is None:
+            raise Unauthenticated("the access token names no key (kid) that is known here")
+        return key
+
+    def _look(self, now: float) -> None:
+        self._looked_at = now
+        if self._keys.look():
+            self._verified.clear()  # what a key has verified goes with it
+
+    def _judged(self, claims: Mapping[str, Any]) -> _Verified:
+        subject = claims.get("sub")
+        if not isinstance(subject, str) or not _USER_ID.fullmatch(subject) or int(subject) > MAX_USER_ID:
+            raise Unauthenticated("the access token's sub is not a user id")
+        scope = claims.get("scope", "")
+        if not isinstance(scope, str):
+            raise Unauthenticated("the access token's scope is not a string")
+        if not self._is_meant_for_us(claims):
+            raise Unauthenticated("the access token is meant for another audience")
+        if self._issuer is not None and claims.get("iss") != self._issuer:
+            raise Unauthenticated("the access token is of another issuer")
+        if "exp" not in claims:
+            raise Unauthenticated("the access token has no exp")
+        expires_at = _time(claims["exp"], "exp") + self._leeway_s
+        not_before = _time(claims.get("nbf", 0), "nbf") - self._leeway_s
+        caller = Caller(int(subject), frozenset(filter(None, scope.split(" "))), expires_at)
+        return _Verified(caller, not_before, expires_at)
+
+    def _is_meant_for_us(self, claims: Mapping[str, Any]) -> bool:
+        # RFC 7519, 4.1.3: who is not named in it must refuse the token. Without an audience this service has no name.
+        if self._audience is None:
+            return "aud" not in claims
+        named = claims.get("aud")
+        return self._audience in (named if isinstance(named, list) else [named])
+
+    def _remember(self, token: str, verified: _Verified) -> None:
         if self._cache_size == 0:
             return
-        # The whole header is the key, compared character by character: no two tokens share an entry.
+        # The whole token is the key, compared character by character: no two tokens share an entry.
         # OrderedDict, because finding a plain dict's oldest entry walks over all the deleted ones.
         while len(self._verified) >= self._cache_size:
             self._verified.popitem(last=False)
-        self._verified[authorization] = verified
+        self._verified[token] = verified
 
 
-def sign_token(secret: str, *, user_id: int, scopes: Iterable[str], ttl_s: float, now: float) -> str:
+def sign_token(
+    secret: str,
+    *,
+    user_id: int,
+    scopes: Iterable[str],
+    ttl_s: float,
+    now: float,
+    audience: str | None = None,
+    issuer: str | None = None,
+) -> str:
     """An HS256 token, valid from now for ttl_s rounded up to whole seconds.
 
     Raises ValueError for a secret or a user id that cannot serve.
@@ -138,7 +212,21 @@ def sign_token(secret: str, *, user_id: int, scopes: Iterable[str], ttl_s: float
         "exp": math.ceil(now + ttl_s),
         "jti": secrets.token_urlsafe(12),  # two of one second are two: signed out, each ends alone
     }
-    return jwt.encode(claims, _secret(secret), algorithm="HS256")
+    claims |= {name: value for name, value in (("aud", audience), ("iss", issuer)) if value is not None}
+    return jwt.encode(claims, prepared_secret(secret), algorithm="HS256")
+
+
+def check_scope(scope: str) -> None:
+    """Raises ValueError, in one line, for a scope that opens nothing."""
+    if scope in SCOPES:
+        return
+    if not scope.startswith(BOUND):
+        raise ValueError(f"there is no scope {scope!r}; there are {', '.join(SCOPES)} and {BOUND}PREFIX")
+    prefix = scope.removeprefix(BOUND)
+    if not _PREFIX.fullmatch(prefix):
+        raise ValueError(f"{scope!r} has no PREFIX that a lock's name begins with: 1 to 200 of A-Z a-z 0-9 : _ . / -")
+    if prefix.startswith(RESERVED):
+        raise ValueError(f"{scope!r} reaches nothing: names that begin with {' or '.join(RESERVED)} are reserved")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,69 +242,18 @@ class _Verified:
             raise Unauthenticated("the access token is not valid yet")
 
 
-def _claims(payload: bytes) -> Mapping[str, Any]:
+def _object(text: bytes, what: str) -> Mapping[str, Any]:
     try:
-        claims = orjson.loads(payload)  # refuses NaN, Infinity and numbers too large to be one
-    except orjson.JSONDecodeError as error:
-        raise Unauthenticated("the access token's claims are not JSON") from error
-    if not isinstance(claims, dict):
-        raise Unauthenticated("the access token's claims are not a JSON object")
-    return claims
-
-
-def _judged(claims: Mapping[str, Any]) -> _Verified:
-    subject = claims.get("sub")
-    if not isinstance(subject, str) or not _USER_ID.fullmatch(subject) or int(subject) > MAX_USER_ID:
-        raise Unauthenticated("the access token's sub is not a user id")
-    scope = claims.get("scope", "")
-    if not isinstance(scope, str):
-        raise Unauthenticated("the access token's scope is not a string")
-    if "aud" in claims:
-        # RFC 7519, 4.1.3: who is not named in it must refuse the token, and this service goes by no name.
-        raise Unauthenticated("the access token is meant for another audience")
-    if "exp" not in claims:
-        raise Unauthenticated("the access token has no exp")
-    expires_at = _time(claims["exp"], "exp")
-    caller = Caller(int(subject), frozenset(filter(None, scope.split(" "))), expires_at)
-    return _Verified(caller, not_before=_time(claims.get("nbf", 0), "nbf"), expires_at=expires_at)
+        value = read_json(text)
+    except NotReadable as error:
+        # Not in its own words: a signed key may be a secret of whoever has signed it.
+        raise Unauthenticated(f"the access token's {what} cannot be read, or says a key twice") from error
+    if not isinstance(value, dict):
+        raise Unauthenticated(f"the access token's {what} is not a JSON object")
+    return value
 
 
 def _time(value: object, claim: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Unauthenticated(f"the access token's {claim} is not a time")
     return value
-
-
-def _secret(secret: str) -> bytes:
-    key = secret.encode()
-    if len(key) < MIN_SECRET_BYTES:
-        raise ValueError(f"must be {MIN_SECRET_BYTES} bytes or more")
-    try:
-        return HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(key)
-    except jwt.InvalidKeyError as error:
-        raise ValueError("is a key of another kind (PEM, SSH, DER or JWK), not an HS256 secret") from error
-
-
-class _PreparedHmac(HMACAlgorithm):
-    """HS256 for a key that _secret has already looked at: PyJWT looks again each time, for 15 µs."""
-
-    def prepare_key(self, key: str | bytes) -> bytes:
-        assert isinstance(key, bytes)
-        return key
-
-
-def _public_key(pem: str) -> tuple[_Key, str]:
-    try:
-        # Environment files hold one line a variable: there a PEM's line ends are written as \\n.
-        key = load_pem_public_key(pem.replace("\\n", "\n").encode())
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise ValueError("is not a PEM public key") from error
-    if isinstance(key, RSAPublicKey):
-        if key.key_size < MIN_RSA_BITS:
-            raise ValueError(f"is an RSA key of {key.key_size} bits; {MIN_RSA_BITS} or more are needed")
-        return key, "RS256"
-    if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
-        return key, "ES256"
-    if isinstance(key, Ed25519PublicKey):
-        return key, "EdDSA"
-    raise ValueError("is a public key of an unknown kind; RSA, EC P-256 and Ed25519 are known")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.embedded import load_or_make_secrets
-from service.settings import Settings, resolved
+from service.settings import Settings, key_settings, resolved
 
 
 def with_generated_secrets(settings: Settings) -> Settings:
@@ -13,7 +13,7 @@ def with_generated_secrets(settings: Settings) -> Settings:
     secrets = load_or_make_secrets(settings.data_dir)
     return resolved(
         settings,
-        jwt_secret=secrets.jwt_secret if settings.jwt_public_key is None else None,
+        jwt_secret=None if key_settings(settings) else secrets.jwt_secret,
         agora_app_id=secrets.agora_app_id,
         agora_app_certificate=secrets.agora_app_certificate,
     )

@@ -25,6 +25,14 @@ class Forbidden(ServiceRefusal):
         self.scope = scope
 
 
+class NameReserved(ServiceRefusal):
+    """The caller's token has no leases on the lock of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the access token's scopes do not reach the lock {name!r}")
+        self.name = name
+
+
 class NotFound(ServiceRefusal):
     """No such route, or no such object."""
 

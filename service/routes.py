@@ -23,6 +23,7 @@ BUSY = ("overloaded", "draining")
 STORED = (*BUSY, "database-down", "charge-unknown")
 CALLED = ("invalid-request", "unauthenticated")
 WATCHED = (*CALLED, "forbidden", "too-large", "lock-store-down", *BUSY)
+LENT = (*WATCHED, "name-reserved", "lease-lost")
 ENTRY = (
     *CALLED,
     "insufficient-coupons",
@@ -129,27 +130,27 @@ def routes(
             method="POST",
             path="/v1/locks/{name}/leases",
             handler=leases.lend,
-            summary="A lease on the lock, for any program (scope locks)",
+            summary="A lease on the lock, for any program (scope locks, or locks:PREFIX of the name)",
             body=models.NewLease,
             answers={201: models.LeaseAnswer, 200: models.LeaseAnswer},
-            problems=(*WATCHED, "lock-busy", "lease-lost"),
+            problems=(*LENT, "lock-busy"),
         ),
         Route(
             method="PUT",
             path="/v1/locks/{name}/leases/{lease_id}",
             handler=leases.extend,
-            summary="Extend the lease; its fencing token stays (scope locks)",
+            summary="Extend the lease; its fencing token stays (scope locks, or locks:PREFIX of the name)",
             body=models.LeaseExtension,
             answers={200: models.LeaseAnswer},
-            problems=(*WATCHED, "lease-lost"),
+            problems=LENT,
         ),
         Route(
             method="DELETE",
             path="/v1/locks/{name}/leases/{lease_id}",
             handler=leases.release,
-            summary="Give the lock back, to the next waiter if one stands (scope locks)",
+            summary="Give the lock back, to the next waiter if one stands (scope locks, or locks:PREFIX)",
             answers={204: None},
-            problems=(*WATCHED, "lease-lost"),
+            problems=LENT,
         ),
         Route(
             method="POST",

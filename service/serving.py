@@ -27,6 +27,7 @@ from service.sessions import LOGIN_CODE_TTL_S, new_login_code
 from service.settings import (
     Settings,
     SettingsError,
+    key_settings,
     require_secrets,
     resolved,
     take_out_libpq_variables,
@@ -103,10 +104,10 @@ def _check(settings: Settings) -> None:
     require_secrets(settings)
     if settings.tracing != "off" and not tracing_is_installed():
         raise SettingsError("CHARGEONCE_TRACING is set, but the extra is not installed: pip install 'chargeonce[otel]'")
-    name = "JWT_SECRET" if settings.jwt_public_key is None else "JWT_PUBLIC_KEY"
     try:
         callers(settings)
     except ValueError as error:
+        (name,) = key_settings(settings)
         raise SettingsError(f"CHARGEONCE_{name}: {error}") from None
 
 
@@ -181,8 +182,15 @@ def _demo_curl(settings: Settings, address: str) -> str | None:
     if found is None or settings.jwt_secret is None:
         return None
     appointment_id, user_id = found
-    secret = settings.jwt_secret.get_secret_value()
-    token = sign_token(secret, user_id=user_id, scopes=(), ttl_s=DEMO_TOKEN_TTL_S, now=time.time())
+    token = sign_token(
+        settings.jwt_secret.get_secret_value(),
+        user_id=user_id,
+        scopes=(),
+        ttl_s=DEMO_TOKEN_TTL_S,
+        now=time.time(),
+        audience=settings.jwt_audience,
+        issuer=settings.jwt_issuer,
+    )
     return f"curl -sS -X POST {address}/v1/appointments/{appointment_id}/entries -H 'Authorization: Bearer {token}'"
 
 

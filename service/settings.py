@@ -10,7 +10,7 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator, model_validator
@@ -21,6 +21,8 @@ from locks.address import SCHEMES, place_of
 
 PREFIX = "CHARGEONCE_"
 MIN_SECRET_BYTES = 32
+FILE = "_FILE"  # after a secret's name: where it is read from
+MAX_SECRET_BYTES = 64 * 1024
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own
 
 # What libpq reads by itself. The first say where a database is and how its sessions are set, which an address says in
@@ -60,6 +62,10 @@ class Settings(BaseSettings):
     # Who may call, and the keys of the video rooms.
     jwt_secret: SecretStr | None = None
     jwt_public_key: SecretStr | None = None
+    jwt_public_keys: Path | None = None  # a folder of PEM files, or a JSON Web Key Set
+    jwt_audience: str | None = None
+    jwt_issuer: str | None = None
+    jwt_leeway_s: float = Field(0.0, ge=0, le=300, allow_inf_nan=False)
     agora_app_id: AgoraKey | None = None
     agora_app_certificate: SecretStr | None = None
     room_token_ttl_s: int = Field(3600, ge=1, le=86400)
@@ -161,8 +167,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _limits_fit_each_other(self) -> Self:
-        if self.jwt_secret is not None and self.jwt_public_key is not None:
-            raise ValueError("JWT_SECRET and JWT_PUBLIC_KEY are both set; choose one")
+        if len(chosen := key_settings(self)) > 1:
+            raise ValueError(f"{chosen[0]} and {chosen[1]} are both set; choose one")
         _below(self, "lease_ttl_s", "lock_wait_s")
         if self.lock_command_timeout_s is not None:
             _below(self, "lock_command_timeout_s", "lease_ttl_s")
@@ -209,7 +215,7 @@ class Settings(BaseSettings):
 
 def load_settings(**flags: object) -> Settings:
     """Settings from the environment; flags that are not None win. Raises SettingsError, which names the setting."""
-    chosen = {name: value for name, value in flags.items() if value is not None}
+    chosen = {name: value for name, value in flags.items() if value is not None} | _from_files()
     try:
         return Settings(**chosen)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -225,10 +231,18 @@ def resolved(settings: Settings, **found: str | None) -> Settings:
     return settings.model_copy(update=update)
 
 
+def key_settings(settings: Settings) -> list[str]:
+    """Those set of the settings that say how tokens are verified: one is needed, and more than one are too many."""
+    names = ("jwt_secret", "jwt_public_key", "jwt_public_keys")
+    return [name.upper() for name in names if getattr(settings, name) is not None]
+
+
 def require_secrets(settings: Settings) -> None:
     """Raises SettingsError when something is missing that is generated only beside embedded servers."""
-    if settings.jwt_secret is None and settings.jwt_public_key is None:
-        raise SettingsError(f"{PREFIX}JWT_SECRET (or JWT_PUBLIC_KEY) must be set where the servers are not embedded")
+    if not key_settings(settings):
+        raise SettingsError(
+            f"{PREFIX}JWT_SECRET (or JWT_PUBLIC_KEY, or JWT_PUBLIC_KEYS) must be set where the servers are not embedded"
+        )
     for name in ("agora_app_id", "agora_app_certificate"):
         if getattr(settings, name) is None:
             raise SettingsError(f"{PREFIX}{name.upper()} must be set where the servers are not embedded")
@@ -237,6 +251,7 @@ def require_secrets(settings: Settings) -> None:
 def unknown_settings() -> list[str]:
     """CHARGEONCE_ variables that nothing reads: most likely misspelt, so the start warns of them."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known |= {PREFIX + name.upper() + FILE for name in _secrets()}
     return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
 
 
@@ -274,6 +289,35 @@ def count_in(folder: Path) -> None:
 def metrics_folder() -> Path:
     """Where this process counts, as its supervisor has said."""
     return Path(os.environ[METRICS_FOLDER])
+
+
+def _secrets() -> list[str]:
+    return [name for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation)]
+
+
+def _from_files() -> dict[str, object]:
+    """The secrets that CHARGEONCE_<NAME>_FILE says the files of. Raises SettingsError."""
+    found: dict[str, object] = {}
+    for name in _secrets():
+        setting = PREFIX + name.upper()
+        if path := os.environ.get(setting + FILE):
+            if os.environ.get(setting):
+                raise SettingsError(f"{setting} and {setting}{FILE} are both set; choose one")
+            found[name] = _secret_in(path, setting + FILE)
+    return found
+
+
+def _secret_in(path: str, setting: str) -> SecretStr:
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_SECRET_BYTES + 1)
+        secret = content.decode().rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SettingsError(f"{setting}: {path} cannot be read: {reason}") from None
+    if not secret or len(content) > MAX_SECRET_BYTES:
+        raise SettingsError(f"{setting}: {path} is {'larger than a secret' if secret else 'empty'}")
+    return SecretStr(secret)
 
 
 def _scheme(url: SecretStr) -> str:

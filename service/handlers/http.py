@@ -18,7 +18,8 @@ from locks.keys import check_name
 from service.callers import Caller, Callers
 from service.handlers.quick_answer import QuickAnswer
 from service.models import MAX_ID, ChargeAnswer
-from service.refusals import Forbidden, InvalidRequest, TooLarge
+from service.refusals import Forbidden, InvalidRequest, NameReserved, TooLarge
+from service.strict_json import NotReadable, RepeatedKey, read_json
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -62,13 +63,23 @@ def path_name(request: web.Request) -> str:
     return name
 
 
+def reached_name(request: web.Request, caller: Caller) -> str:
+    """The lock's name in the path, on which the caller may have leases. Raises InvalidRequest, NameReserved."""
+    name = path_name(request)
+    if not caller.reaches(name):
+        raise NameReserved(name)
+    return name
+
+
 def query_value(request: web.Request, name: str, read: Callable[[str], Any], default: Any) -> Any:
     """A query parameter, or the default where there is none. Raises InvalidRequest."""
-    text = request.query.get(name)
-    if text is None:
+    texts = request.query.getall(name, [])
+    if not texts:
         return default
+    if len(texts) > 1:
+        raise InvalidRequest(name, "is given twice")
     try:
-        return read(text)
+        return read(texts[0])
     except ValueError as error:
         raise InvalidRequest(name, str(error)) from error
 
@@ -108,6 +119,9 @@ async def form_fields(request: web.Request) -> dict[str, str]:
     except (ValueError, LookupError, AssertionError, RuntimeError, HttpProcessingError, *CUT_SHORT) as error:
         # LookupError: a charset that nobody knows; HttpProcessingError: a part whose headers are none.
         raise InvalidRequest("body", "is not a readable form") from error
+    for name in fields:
+        if len(fields.getall(name)) > 1:
+            raise InvalidRequest(name, "is given twice")
     return {name: value for name, value in fields.items() if isinstance(value, str)}
 
 
@@ -183,6 +197,8 @@ async def _bytes(request: web.Request) -> bytes:
 
 def _parsed(body: bytes) -> Any:
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest("body", f"is not JSON: {error.msg}") from error
+        return read_json(body)
+    except RepeatedKey as error:
+        raise InvalidRequest(error.key, "is given twice") from error
+    except NotReadable as error:
+        raise InvalidRequest("body", str(error)) from error

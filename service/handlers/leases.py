@@ -15,7 +15,7 @@ from locks import LockBusy, Locker
 from locks.loan import Loan
 from service.callers import LOCKS, Callers
 from service.handlers.contention import party_answer
-from service.handlers.http import JSON, answer_dict, as_json, caller_with, json_body, path_name
+from service.handlers.http import JSON, answer_dict, as_json, caller_with, json_body, reached_name
 from service.handlers.quick_answer import QuickAnswer
 from service.models import LeaseAnswer, LeaseExtension, NewLease
 from service.refusals import Draining, LeaseRefused, Overloaded
@@ -39,8 +39,8 @@ class LeaseHandlers:
 
         One whose id it has chosen is the exception: the client is expected to ask for it again.
         """
-        caller_with(request, self._callers, LOCKS)
-        name = path_name(request)
+        caller = caller_with(request, self._callers, LOCKS)
+        name = reached_name(request, caller)
         wanted = await json_body(request, NewLease)
         try:
             loan = await self._lent(name, wanted, request["id"])
@@ -52,8 +52,8 @@ class LeaseHandlers:
 
     async def extend(self, request: web.Request) -> web.Response:
         """Its end is moved; the fencing token stays."""
-        caller_with(request, self._callers, LOCKS)
-        name = path_name(request)
+        caller = caller_with(request, self._callers, LOCKS)
+        name = reached_name(request, caller)
         wanted = await json_body(request, LeaseExtension)
         lease_id = request.match_info["lease_id"]
         loan = await self._lending.extend(name, lease_id, lease_ttl_s=wanted.ttl_ms / 1000)
@@ -61,8 +61,8 @@ class LeaseHandlers:
 
     async def release(self, request: web.Request) -> web.Response:
         """The lock is free, or the next waiter's."""
-        caller_with(request, self._callers, LOCKS)
-        await self._lending.release(path_name(request), request.match_info["lease_id"])
+        caller = caller_with(request, self._callers, LOCKS)
+        await self._lending.release(reached_name(request, caller), request.match_info["lease_id"])
         return QuickAnswer(status=204)
 
     async def _lent(self, name: str, wanted: NewLease, request_id: str) -> Loan:

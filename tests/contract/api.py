@@ -31,6 +31,7 @@ STATUSES = {
     "unauthenticated": 401,
     "insufficient-coupons": 402,
     "forbidden": 403,
+    "name-reserved": 403,
     "illegal-request": 403,
     "not-found": 404,
     "method-not-allowed": 405,

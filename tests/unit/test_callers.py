@@ -1,62 +1,33 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
+import re
 import time
-from collections.abc import Callable
 from typing import Any
 
-import jwt
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.callers import MAX_HEADER_LENGTH, Caller, Callers, Unauthenticated, sign_token
-
-SECRET = "a secret of thirty-two bytes, no fewer"
-NOW = 1_700_000_000.0
-
-
-def signed(claims: dict[str, Any], *, key: Any = SECRET, algorithm: str = "HS256", **header: Any) -> str:
-    return "Bearer " + jwt.encode(claims, key, algorithm=algorithm, headers=header or None)
-
-
-def claims(**changes: Any) -> dict[str, Any]:
-    """Good claims, with changes; None removes one."""
-    changed = {"sub": "7", "exp": NOW + 60} | changes
-    return {name: value for name, value in changed.items() if value is not None}
-
-
-def raw_token(header: bytes, payload: bytes, sign: Callable[[bytes], bytes]) -> str:
-    """A token whose parts are any bytes."""
-    signing_input = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in (header, payload))
-    signature = base64.urlsafe_b64encode(sign(signing_input)).rstrip(b"=")
-    return "Bearer " + (signing_input + b"." + signature).decode()
-
-
-def hs256(secret: bytes) -> Callable[[bytes], bytes]:
-    algorithm = jwt.get_algorithm_by_name("HS256")
-    return lambda signing_input: algorithm.sign(signing_input, secret)
-
-
-def public_pem(private: Any) -> str:
-    encoded: bytes = private.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return encoded.decode()
-
-
-def private_pem(private: Any) -> str:
-    encoded: bytes = private.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return encoded.decode()
-
-
-def with_secret(cache_size: int = 100) -> Callers:
-    return Callers(secret=SECRET, public_key=None, cache_size=cache_size)
+from locks.trial import PREFIX as HEALTH_PREFIX
+from service.callers import MAX_HEADER_LENGTH, Caller, Callers, Unauthenticated, check_scope, sign_token
+from service.entering import lock_name
+from service.jwt_keys import OneKey, public_key, secret_key
+from service.strict_json import MAX_LEVELS
+from tests.tokens import (
+    NOW,
+    SECRET,
+    claims,
+    hs256,
+    private_pem,
+    public_pem,
+    raw_token,
+    signed,
+    with_secret,
+)
 
 
 def refusal(callers: Callers, authorization: str | None, now: float = NOW) -> str:
@@ -97,6 +68,37 @@ class TestWhoIsNamed:
         assert monitor.may("monitor")
         assert not monitor.may("operator")
 
+    @pytest.mark.parametrize(
+        ("scope", "reached"),
+        [
+            ("locks", {"jobs:1", "job", "appointments:1", "APPOINTMENT:1", "chargeonce"}),
+            ("locks:jobs:", {"jobs:1"}),
+            ("locks:job", {"jobs:1", "job"}),
+            ("locks:jobs: locks:appointments:", {"jobs:1", "appointments:1"}),
+            ("locks:a", {"appointments:1"}),
+            ("locks:c", {"chargeonce"}),
+            ("locks:appointment: locks:chargeonce:", set()),
+            ("locks: locks:%2A locks:* locks:^", set()),
+            ("service monitor operator", set()),
+        ],
+    )
+    def test_a_scope_reaches_the_names_that_begin_so_and_never_the_services_own(
+        self, scope: str, reached: set[str]
+    ) -> None:
+        names = {"jobs:1", "job", "appointments:1", "appointment:1", "APPOINTMENT:1", "chargeonce", "chargeonce:audit"}
+        caller = with_secret().identify(signed(claims(scope=scope)), now=NOW)
+        assert {name for name in names if caller.reaches(name)} == reached
+        assert reached == set() or caller.may("locks")
+
+    @pytest.mark.parametrize("scope", ["", "locks:", "lock", "locksmith", "LOCKS:jobs:", "operator"])
+    def test_what_is_no_scope_of_locks_has_no_leases(self, scope: str) -> None:
+        assert not with_secret().identify(signed(claims(scope=scope)), now=NOW).may("locks")
+
+    def test_the_locks_that_the_service_takes_itself_have_reserved_names(self) -> None:
+        caller = Caller(1, frozenset({"locks"}))
+        assert not caller.reaches(lock_name(42))
+        assert not caller.reaches(f"{HEALTH_PREFIX}x")
+
     @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])
     def test_the_scheme_is_read_in_any_case(self, scheme: str) -> None:
         token = signed(claims()).removeprefix("Bearer ")
@@ -108,12 +110,12 @@ class TestWhoIsNamed:
 
     @pytest.mark.parametrize("algorithm", KEYS)
     def test_a_public_key_verifies_the_algorithm_of_its_kind(self, algorithm: str) -> None:
-        callers = Callers(secret=None, public_key=public_pem(KEYS[algorithm]), cache_size=10)
+        callers = Callers(OneKey(public_key(public_pem(KEYS[algorithm]))), cache_size=10)
         authorization = signed(claims(), key=KEYS[algorithm], algorithm=algorithm)
         assert callers.identify(authorization, now=NOW).user_id == 7
 
     def test_a_public_key_on_one_line_with_written_line_ends_is_read(self) -> None:
-        callers = Callers(secret=None, public_key=public_pem(EC_KEY).replace("\n", "\\n"), cache_size=10)
+        callers = Callers(OneKey(public_key(public_pem(EC_KEY).replace("\n", "\\n"))), cache_size=10)
         assert callers.identify(signed(claims(), key=EC_KEY, algorithm="ES256"), now=NOW).user_id == 7
 
     def test_what_sign_token_writes_is_accepted(self) -> None:
@@ -166,19 +168,19 @@ class TestRefused:
     def test_no_algorithm(self, algorithm: str) -> None:
         header = json.dumps({"alg": algorithm, "typ": "JWT"}).encode()
         payload = json.dumps(claims()).encode()
-        for callers in (with_secret(), Callers(secret=None, public_key=public_pem(EC_KEY), cache_size=1)):
+        for callers in (with_secret(), Callers(OneKey(public_key(public_pem(EC_KEY))), cache_size=1)):
             assert refusal(callers, raw_token(header, payload, lambda _: b""))
             assert refusal(callers, raw_token(header, payload, hs256(SECRET.encode())))
 
     @pytest.mark.parametrize("algorithm", ["HS384", "HS512"])
     def test_another_hmac_with_the_right_secret(self, algorithm: str) -> None:
         authorization = signed(claims(), key=SECRET * 2, algorithm=algorithm)
-        assert "HS256" in refusal(Callers(secret=SECRET * 2, public_key=None, cache_size=1), authorization)
+        assert "HS256" in refusal(Callers(OneKey(secret_key(SECRET * 2)), cache_size=1), authorization)
 
     @pytest.mark.parametrize("algorithm", KEYS)
     def test_a_public_key_used_as_an_hmac_secret(self, algorithm: str) -> None:
         pem = public_pem(KEYS[algorithm])
-        callers = Callers(secret=None, public_key=pem, cache_size=10)
+        callers = Callers(OneKey(public_key(pem)), cache_size=10)
         header = json.dumps({"alg": "HS256", "typ": "JWT"}).encode()
         payload = json.dumps(claims()).encode()
         for secret in (pem, pem.strip(), pem.replace("\n", "\\n")):
@@ -186,7 +188,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("algorithm", ["RS384", "RS512", "PS256"])
     def test_another_algorithm_of_the_same_key(self, algorithm: str) -> None:
-        callers = Callers(secret=None, public_key=public_pem(RSA_KEY), cache_size=10)
+        callers = Callers(OneKey(public_key(public_pem(RSA_KEY))), cache_size=10)
         assert "RS256" in refusal(callers, signed(claims(), key=RSA_KEY, algorithm=algorithm))
 
     def test_a_header_over_8_kib_even_with_a_good_token(self) -> None:
@@ -245,12 +247,113 @@ class TestRefused:
     def test_signed_claims_that_are_no_object(self, payload: bytes) -> None:
         assert "claims" in refusal(with_secret(), raw_token(b'{"alg":"HS256"}', payload, hs256(SECRET.encode())))
 
+    @pytest.mark.parametrize("levels", [MAX_LEVELS, 100, 985, 1000, 1020, 1100, 2900])
+    @pytest.mark.parametrize("brackets", ["[]", "{}"])
+    def test_claims_or_a_header_that_are_nested_deeper_than_any_of_ours(self, brackets: str, levels: int) -> None:
+        begin, end = ("[", "]") if brackets == "[]" else ('{"a":', "}")
+        levels = min(levels, 5800 // len(begin + end))  # as many as a header of 8 KiB has room for
+        nested = f"{begin * levels}7{end * levels}"
+        good_header, good_payload = b'{"alg":"HS256"}', f'{{"sub":"7","exp":{NOW + 60}}}'.encode()
+        payload = f'{{"sub":"7","exp":{NOW + 60},"more":{nested}}}'.encode()
+        header = f'{{"alg":"HS256","more":{nested}}}'.encode()
+        sign = hs256(SECRET.encode())
+        assert "claims" in refusal(with_secret(), raw_token(good_header, payload, sign))
+        assert "header" in refusal(with_secret(), raw_token(header, good_payload, sign))
+        assert with_secret().identify(raw_token(good_header, good_payload, sign), now=NOW).user_id == 7
+
+    @pytest.mark.parametrize(
+        "payload",
+        [
+            '{"sub":"8","sub":"7","exp":EXP}',
+            '{"sub":"7","scope":"operator","exp":EXP,"scope":""}',
+            '{"sub":"7","exp":EXP,"\\u0073ub":"7"}',
+            '{"sub":"7","exp":EXP,"more":[{"a":1,"a":1}]}',
+        ],
+    )
+    def test_claims_that_say_a_key_twice(self, payload: str) -> None:
+        text = payload.replace("EXP", str(NOW + 60)).encode()
+        assert "claims" in refusal(with_secret(), raw_token(b'{"alg":"HS256"}', text, hs256(SECRET.encode())))
+
+    def test_a_header_that_says_a_key_twice(self) -> None:
+        header, payload = b'{"alg":"none","alg":"HS256"}', json.dumps(claims()).encode()
+        assert "header" in refusal(with_secret(), raw_token(header, payload, hs256(SECRET.encode())))
+
+    @pytest.mark.parametrize("kid", [7, None, ["one"], {}, True])
+    def test_a_kid_that_is_no_string(self, kid: Any) -> None:
+        header, payload = json.dumps({"alg": "HS256", "kid": kid}).encode(), json.dumps(claims()).encode()
+        authorization = raw_token(header, payload, hs256(SECRET.encode()))
+        if kid is None:
+            assert "malformed" in refusal(with_secret(), authorization)
+        else:
+            assert "kid" in refusal(with_secret(), authorization)
+
+    @pytest.mark.parametrize("name", ["kid", "typ", "cty", "jku", "x5u"])
+    def test_what_else_a_header_says_changes_nothing(self, name: str) -> None:
+        authorization = signed(claims(), **{name: "https://127.0.0.1:1/keys"})
+        assert with_secret().identify(authorization, now=NOW).user_id == 7
+
+    def test_another_spelling_of_the_same_signature(self) -> None:
+        good = signed(claims())
+        last = good[-1]  # 32 bytes are 43 signs, the last of which has two bits that say nothing
+        alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+        respelt = good[:-1] + alphabet[alphabet.index(last) ^ 1]
+        for bad in (respelt, good + "=", good + "==", good.replace(".", "=.", 1)):
+            assert refusal(with_secret(), bad)
+
     def test_the_reason_never_shows_the_token(self) -> None:
         authorization = signed(claims(sub="zzz-secret-zzz", exp=NOW - 1))
         assert "zzz" not in refusal(with_secret(), authorization)
 
 
+class TestMeantForUs:
+    @pytest.mark.parametrize("audience", ["us", ["us"], ["others", "us"]])
+    def test_the_audience_must_have_our_name_in_it(self, audience: Any) -> None:
+        ours = with_secret(audience="us")
+        assert ours.identify(signed(claims(aud=audience)), now=NOW).user_id == 7
+
+    @pytest.mark.parametrize(
+        "audience", [None, "", "US", "us ", "them", "us them", [], ["them"], [["us"]], {"us": 1}, 7, True]
+    )
+    def test_who_is_not_named_refuses(self, audience: Any) -> None:
+        payload = json.dumps(claims(aud=audience)).encode()
+        authorization = raw_token(b'{"alg":"HS256"}', payload, hs256(SECRET.encode()))
+        assert "audience" in refusal(with_secret(audience="us"), authorization)
+
+    @pytest.mark.parametrize("issuer", [None, "", "https://issuer/", ["https://issuer"], 7])
+    def test_who_else_has_issued_it_is_refused(self, issuer: Any) -> None:
+        payload = json.dumps(claims(iss=issuer)).encode()
+        authorization = raw_token(b'{"alg":"HS256"}', payload, hs256(SECRET.encode()))
+        assert "issuer" in refusal(with_secret(issuer="https://issuer"), authorization)
+
+    def test_our_issuer_is_taken_and_without_one_any(self) -> None:
+        authorization = signed(claims(iss="https://issuer"))
+        assert with_secret(issuer="https://issuer").identify(authorization, now=NOW).user_id == 7
+        assert with_secret().identify(authorization, now=NOW).user_id == 7
+
+    def test_what_sign_token_writes_is_meant_for_us(self) -> None:
+        token = sign_token(SECRET, user_id=9, scopes=[], ttl_s=60, now=NOW, audience="us", issuer="we")
+        assert with_secret(audience="us", issuer="we").identify(f"Bearer {token}", now=NOW).user_id == 9
+
+    def test_the_leeway_is_for_the_end_and_for_the_beginning(self) -> None:
+        authorization = signed(claims(exp=NOW + 60, nbf=NOW))
+        exact, lenient = with_secret(), with_secret(leeway_s=5.0)
+        for _ in ("verified", "remembered"):
+            assert lenient.identify(authorization, now=NOW - 5).user_id == 7
+            assert lenient.identify(authorization, now=NOW + 64.9).user_id == 7
+        assert "not valid yet" in refusal(lenient, authorization, NOW - 5.1)
+        assert "expired" in refusal(lenient, authorization, NOW + 65)
+        assert "not valid yet" in refusal(exact, authorization, NOW - 0.1)
+        assert "expired" in refusal(exact, authorization, NOW + 60)
+
+
 class TestRemembering:
+    def test_one_token_is_remembered_once_however_its_header_is_spelt(self) -> None:
+        callers = with_secret()
+        token = signed(claims()).removeprefix("Bearer ")
+        for scheme, end in itertools.product(("Bearer ", "bearer ", "BEARER   "), ("", "  ")):
+            callers.identify(f"{scheme}{token}{end}", now=NOW)
+        assert list(callers._verified) == [token]
+
     def test_a_remembered_token_is_not_verified_again(self) -> None:
         callers = with_secret()
         authorization = signed(claims())
@@ -274,7 +377,7 @@ class TestRemembering:
         tokens = [signed(claims(sub=str(user_id))) for user_id in range(1, 6)]
         for authorization in tokens:
             callers.identify(authorization, now=NOW)
-        assert list(callers._verified) == tokens[2:]
+        assert list(callers._verified) == [each.removeprefix("Bearer ") for each in tokens[2:]]
         assert [callers.identify(each, now=NOW).user_id for each in tokens] == [1, 2, 3, 4, 5]
 
     def test_a_cache_of_no_size_remembers_nothing(self) -> None:
@@ -298,7 +401,7 @@ class TestRemembering:
 
     def test_evicting_stays_cheap_however_many_are_remembered(self) -> None:
         small, large = with_secret(cache_size=100), with_secret(cache_size=50_000)
-        verified = small._verify(signed(claims()))
+        verified = small._verify(signed(claims()).removeprefix("Bearer "), NOW)
         for number in range(50_000):
             large._remember(str(number), verified)
 
@@ -313,12 +416,6 @@ class TestRemembering:
 
 
 class TestKeys:
-    def test_exactly_one_kind_of_key_is_needed(self) -> None:
-        with pytest.raises(ValueError, match="exactly one"):
-            Callers(secret=None, public_key=None, cache_size=1)
-        with pytest.raises(ValueError, match="exactly one"):
-            Callers(secret=SECRET, public_key=public_pem(EC_KEY), cache_size=1)
-
     @pytest.mark.parametrize(
         "pem",
         [
@@ -338,15 +435,37 @@ class TestKeys:
     )  # fmt: skip
     def test_a_public_key_that_cannot_serve_is_named_in_one_line(self, pem: str) -> None:
         with pytest.raises(ValueError, match="key") as caught:
-            Callers(secret=None, public_key=pem, cache_size=1)
+            public_key(pem)
         assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("secret", ["short", "x" * 31, public_pem(EC_KEY)], ids=["short", "31", "pem"])
     def test_a_secret_that_cannot_serve_is_refused(self, secret: str) -> None:
         with pytest.raises(ValueError, match=r"must be 32 bytes|another kind"):
-            Callers(secret=secret, public_key=None, cache_size=1)
+            secret_key(secret)
         with pytest.raises(ValueError, match=r"must be 32 bytes|another kind"):
             sign_token(secret, user_id=7, scopes=[], ttl_s=60, now=NOW)
+
+    @pytest.mark.parametrize("scope", ["service", "locks", "monitor", "operator", "locks:jobs:", "locks:a/b.c_d-"])
+    def test_a_scope_that_opens_something(self, scope: str) -> None:
+        check_scope(scope)
+
+    @pytest.mark.parametrize(
+        ("scope", "told"),
+        [
+            ("lock", "there is no scope 'lock'"),
+            ("Locks", "there is no scope"),
+            ("admin", "service, locks, monitor, operator and locks:PREFIX"),
+            ("", "there is no scope"),
+            ("locks:", "has no PREFIX"),
+            ("locks:*", "has no PREFIX"),
+            ("locks:" + "x" * 201, "has no PREFIX"),
+            ("locks:appointment:", "reaches nothing"),
+            ("locks:chargeonce:audit", "reaches nothing"),
+        ],
+    )
+    def test_a_scope_that_opens_nothing_is_told(self, scope: str, told: str) -> None:
+        with pytest.raises(ValueError, match=re.escape(told)):
+            check_scope(scope)
 
     @pytest.mark.parametrize("user_id", [0, -1, 2**63])
     def test_no_token_is_signed_for_a_user_id_that_would_be_refused(self, user_id: int) -> None:
@@ -361,7 +480,7 @@ JSON_VALUES = st.recursive(
 )
 ANY_CALLERS = (
     with_secret(),
-    *(Callers(secret=None, public_key=public_pem(key), cache_size=10) for key in KEYS.values()),
+    *(Callers(OneKey(public_key(public_pem(key))), cache_size=10) for key in KEYS.values()),
 )
 
 

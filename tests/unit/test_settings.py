@@ -42,7 +42,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, **settings: str) -> str:
     with pytest.raises(SettingsError) as caught:
         load_settings()
     assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
     return str(caught.value)
 
 
@@ -56,6 +56,8 @@ def test_every_default_is_the_contracts() -> None:
     assert settings.data_dir == Path(".chargeonce")
     assert (settings.host, settings.port, settings.workers) == ("127.0.0.1", 8080, 2)
     assert (settings.jwt_secret, settings.jwt_public_key) == (None, None)
+    assert settings.jwt_public_keys is None
+    assert (settings.jwt_audience, settings.jwt_issuer, settings.jwt_leeway_s) == (None, None, 0)
     assert (settings.agora_app_id, settings.agora_app_certificate) == (None, None)
     assert settings.room_token_ttl_s == 3600
     assert settings.payer == "entrant"
@@ -163,6 +165,8 @@ def test_a_lone_worker_bears_the_chosen_name_as_it_is(monkeypatch: pytest.Monkey
         ("CHARGE_TIMEOUT_S", "soon"),
         ("MAX_BODY_BYTES", "1"),
         ("LOG_LEVEL", "loud"),
+        ("JWT_LEEWAY_S", "-1"),
+        ("JWT_LEEWAY_S", "301"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line_without_a_secret(
@@ -204,6 +208,8 @@ def test_every_kind_of_lock_store_is_taken(monkeypatch: pytest.MonkeyPatch, url:
         ("STATEMENT_TIMEOUT_S", {"statement_timeout_s": "6"}),
         ("MAX_LEASE_WAITS", {"max_lease_waits": "500", "max_requests_in_flight": "500"}),
         ("JWT_SECRET", {"jwt_secret": LONG_SECRET, "jwt_public_key": "a key"}),
+        ("JWT_SECRET", {"jwt_secret": LONG_SECRET, "jwt_public_keys": "/a/folder"}),
+        ("JWT_PUBLIC_KEY", {"jwt_public_key": SECRET, "jwt_public_keys": "/a/folder"}),
     ],
 )
 def test_limits_that_do_not_fit_each_other_stop_the_start(
@@ -329,3 +335,109 @@ def test_an_address_that_cannot_be_read_is_named_in_one_line(
 
     assert line.startswith(f"CHARGEONCE_{name}: ")
     assert SECRET not in line
+
+
+# By each field's own kind, so that a secret that is added is one of them.
+SECRETS = {
+    "database_url": f"postgresql://u:{SECRET}@h/d",
+    "redis_url": f"redis://:{SECRET}@h:1/0",
+    "jwt_secret": LONG_SECRET,
+    "jwt_public_key": f"-----BEGIN PUBLIC KEY-----\n{SECRET}\n-----END PUBLIC KEY-----",
+    "agora_app_certificate": HEX,
+}
+
+
+def test_every_secret_is_tried_below() -> None:
+    assert {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)} == set(
+        SECRETS
+    )
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_may_come_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, end: str) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(f"{SECRETS[name]}{end}".encode())
+    put(monkeypatch, **{f"{name}_file": str(file)})
+
+    settings = load_settings()
+
+    assert getattr(settings, name) == SecretStr(SECRETS[name])
+    assert unknown_settings() == []
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_child_gets_the_secret_and_not_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    file = tmp_path / "secret"
+    file.write_text(SECRETS[name])
+    put(monkeypatch, **{f"{name}_file": str(file)})
+    parent = load_settings()
+
+    child = environment_for_child(parent)
+    file.unlink()
+    monkeypatch.delenv(f"CHARGEONCE_{name.upper()}_FILE")
+    for variable, value in child.items():
+        monkeypatch.setenv(variable, value)
+
+    assert f"CHARGEONCE_{name.upper()}_FILE" not in child
+    assert load_settings() == parent
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_and_its_file_are_not_both_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    file = tmp_path / "secret"
+    file.write_text(SECRETS[name])
+
+    line = refusal(monkeypatch, **{name: SECRETS[name], f"{name}_file": str(file)})
+
+    assert line == f"CHARGEONCE_{name.upper()} and CHARGEONCE_{name.upper()}_FILE are both set; choose one"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "No such file"), (b"", "empty"), (b"\n", "empty"), (b"\xff", "not UTF-8"), (b"x" * 100_000, "larger than")],
+)
+def test_a_file_that_has_no_secret_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, told: str
+) -> None:
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+
+    line = refusal(monkeypatch, jwt_secret_file=str(file))
+
+    assert line.startswith(f"CHARGEONCE_JWT_SECRET_FILE: {file} ")
+    assert told in line
+    assert "\n" not in line
+
+
+def test_a_folder_is_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert "Is a directory" in refusal(monkeypatch, redis_url_file=str(tmp_path))
+
+
+def test_a_wrong_secret_in_a_file_is_told_as_any_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(SECRET)
+
+    line = refusal(monkeypatch, jwt_secret_file=str(file))
+
+    assert line.startswith("CHARGEONCE_JWT_SECRET: must be 32 bytes")
+    assert SECRET not in line
+
+
+def test_an_empty_name_of_a_file_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, jwt_secret_file="", jwt_secret=LONG_SECRET)
+
+    assert load_settings().jwt_secret == SecretStr(LONG_SECRET)
+
+
+def test_only_secrets_come_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, port_file="/run/port")
+
+    assert unknown_settings() == ["CHARGEONCE_PORT_FILE"]
+
+
+def test_verification_keys_are_enough_of_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(monkeypatch, jwt_public_keys="/a/folder", agora_app_id=HEX, agora_app_certificate=HEX)
+
+    require_secrets(load_settings())
