@@ -25,6 +25,8 @@ RANGES = {
 KINDS = {"wait": "waits", "hold": "holds"}
 SHADES = 6
 FEWEST_ROWS = 8
+TICK_STEPS_S = (60, 120, 300, 600, 1800, 3600, 7200)
+FEWEST_COLUMNS_A_TICK = 8
 SHOWN_LOCKS = 100
 MINUTE_S = 60
 
@@ -91,11 +93,17 @@ async def heatmap(looking: Looking, asked: Asked) -> Mapping[str, Any]:
         "chosen_range": name,
         "ranges": {key: words for key, (words, _, _) in RANGES.items()},
         "length_s": length_s,
+        "tick_s": tick_s(length_s),
         "grid": grid_of(slots, kind=kind, from_s=from_s, length_s=length_s, columns=columns),
         "shades": SHADES,
         "chosen": chosen,
         "export": {"kind": kind, "range": name},
     }
+
+
+def tick_s(length_s: int) -> int:
+    """How far apart the times below the picture are: a round number, and room for each."""
+    return next(step_s for step_s in TICK_STEPS_S if step_s >= FEWEST_COLUMNS_A_TICK * length_s)
 
 
 def grid_of(slots: Sequence[Slot], *, kind: str, from_s: float, length_s: float, columns: int) -> Grid:
