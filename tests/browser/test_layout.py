@@ -125,6 +125,48 @@ def test_two_hundred_that_say_the_same_are_one_row_that_unfolds(window: OpenWind
     assert len([each for each in exported if each["name"] == "layout:crowded"]) == 5
 
 
+def test_with_the_keyboard_alone_every_control_is_reached_and_seen(window: OpenWindow, held: str) -> None:
+    looker = window("operator", reduced_motion="reduce", bypass_csp=True)  # wait_for_function is evaluated
+    looker.page.set_viewport_size({"width": 640, "height": 430})
+    page = looker.open(f"/locks?search={quote(LONG)}")
+    assert page.locator("#pause .dot").evaluate("each => getComputedStyle(each).animationName") == "none"
+    wanted = page.locator("a:visible, button:visible, input:visible, [tabindex='0']:visible").count()
+    reached = []
+    for _ in range(wanted):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(_FOCUSED))
+    assert [each for each in reached if not each["seen"]] == []
+    assert {"Skip to content", "Audit log", "CSV", LONG} <= {each["text"] for each in reached}
+
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#content")).to_be_focused()
+    region = page.locator("#live .scroll")
+    region.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('#live .scroll').scrollLeft > 0")
+
+
+def test_what_has_the_focus_keeps_it_when_the_view_is_brought_anew(window: OpenWindow, held: str) -> None:
+    page = window("operator").open(f"/locks?search={quote(LONG)}")
+    link = page.locator("#live td a.lock")
+    link.focus()
+    page.wait_for_timeout(2500)  # two messages
+    expect(link).to_be_focused()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/dashboard/locks/layout*")
+    page.locator("#force-button").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#force [name=reason]")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.locator("#force-button")).to_be_focused()
+
+
+_FOCUSED = """(() => {
+  const each = document.activeElement, box = each.getBoundingClientRect(), style = getComputedStyle(each);
+  const inSight = box.right > 0 && box.bottom > 0 && box.left < innerWidth && box.top < innerHeight;
+  return { text: each.textContent.trim(), seen: inSight && style.outlineStyle !== "none" };
+})()"""
 _A_NUMBER = re.compile(r"^\d")
 
 

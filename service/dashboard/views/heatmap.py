@@ -25,6 +25,8 @@ RANGES = {
 KINDS = {"wait": "waits", "hold": "holds"}
 SHADES = 6
 FEWEST_ROWS = 8
+TICK_STEPS_S = (60, 120, 300, 600, 1800, 3600, 7200)
+FEWEST_COLUMNS_A_TICK = 8
 SHOWN_LOCKS = 100
 MINUTE_S = 60
 # Instances tell once a second: a stretch of time that began less than this ago is not told of by all of them yet.
@@ -91,6 +93,7 @@ async def heatmap(looking: Looking, asked: Asked) -> Mapping[str, Any]:
         "chosen_range": name,
         "ranges": {key: words for key, (words, _, _) in RANGES.items()},
         "length_s": length_s,
+        "tick_s": tick_s(length_s),
         "grid": grid_of(
             [slot for slot in slots if slot.at + TOLD_BY_ALL_S <= asked.now_s],
             kind=kind,
@@ -102,6 +105,11 @@ async def heatmap(looking: Looking, asked: Asked) -> Mapping[str, Any]:
         "chosen": chosen,
         "export": {"kind": kind, "range": name},
     }
+
+
+def tick_s(length_s: int) -> int:
+    """How far apart the times below the picture are: a round number, and room for each."""
+    return next(step_s for step_s in TICK_STEPS_S if step_s >= FEWEST_COLUMNS_A_TICK * length_s)
 
 
 def grid_of(slots: Sequence[Slot], *, kind: str, from_s: float, length_s: float, columns: int) -> Grid:
