@@ -190,6 +190,10 @@ class Locker:
         """How many callers of this process wait for a lock."""
         return self._lines.waiter_count
 
+    def is_wanted(self, name: str) -> bool:
+        """Whether a caller of this process holds the lock, asks for it, or waits for it."""
+        return name in self._lines.by_name or self._held.holder_of(name) is not None
+
     @property
     def store(self) -> LockStore:
         """Where the locks are; for locks/ itself."""

@@ -49,6 +49,7 @@ from service.observe import Metrics, Observer
 from service.openapi import openapi, status_of_codes
 from service.outage import OutageRule, ProceedOnRowLock, RefuseWithoutLock
 from service.output import dropped_lines
+from service.participants import KnownParticipants
 from service.problems import BUG, is_bug, new_request_id, problem_answer, problem_of
 from service.reading import Reading
 from service.refusals import Draining, MethodNotAllowed, NotFound, Overloaded, TooLarge
@@ -115,6 +116,7 @@ async def running_instance(
     charges = _charges(settings, all_listeners)
     charging = _charging(settings, charges, observer)
     charged = _charged(settings, charges, locker, observer)
+    participants = KnownParticipants(charges, size=settings.charged_cache_size)
     health = Health(database, health_threads, locker, metrics, interval_s=settings.health_interval_s)
     observer.on_store_lost = health.lock_store.lost
     database.on_lost = charges.on_lost = health.database_lost
@@ -142,7 +144,7 @@ async def running_instance(
     auditing = _auditing(settings, locker, metrics)
     auditing.start()
     try:
-        entering = _entering(settings, locker, charging, charged, observer)
+        entering = _entering(settings, locker, charging, charged, participants, observer)
         app = _application(
             settings,
             instance_id,
@@ -165,6 +167,7 @@ async def running_instance(
         await publisher.stop()
         await locker.close()
         await charged.close()
+        await participants.close()
         await charging.close()
         for threads in (read_threads, health_threads):
             threads.shutdown(wait=False, cancel_futures=True)
@@ -455,7 +458,12 @@ def _charged(settings: Settings, charges: Charges, locker: Locker, observer: Obs
 
 
 def _entering(
-    settings: Settings, locker: Locker, charging: Charging, charged: ChargedAppointments, observer: Observer
+    settings: Settings,
+    locker: Locker,
+    charging: Charging,
+    charged: ChargedAppointments,
+    participants: KnownParticipants,
+    observer: Observer,
 ) -> Entering:
     assert settings.agora_app_id is not None
     assert settings.agora_app_certificate is not None
@@ -469,6 +477,7 @@ def _entering(
         locker,
         charging,
         charged,
+        participants,
         mint,
         outage,
         lease_ttl_s=settings.lease_ttl_s,

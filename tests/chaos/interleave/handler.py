@@ -20,10 +20,10 @@ from db.events import Committed, Committing, Decided, RowsLocked
 from locks import Locker
 from locks.events import Acquired, GaveUp, Lost, Released, Releasing, Waiting
 from locks.store import QueueLimits
-from service.charged import ChargedAppointments
-from service.charging import Charging
+from service.charged import ChargedAppointmentsfrom service.charging import Charging
 from service.entering import Entering, EntryRequest
 from service.outage import ProceedOnRowLock
+from service.participants import KnownParticipants
 from service.rtc_token import RoomTokenMint
 
 from .mortal_loop import MortalLoop
@@ -264,6 +264,7 @@ def _entering(locker: Locker, charging: Charging, charges: Charges) -> Entering:
         locker,
         charging,
         ChargedAppointments(charges, size=64, on_found=lambda appointment_id: None),
+        KnownParticipants(charges, size=64),
         RoomTokenMint("0" * 32, "1" * 32, 60),
         ProceedOnRowLock(concurrent=64, waiting=0),
         lease_ttl_s=LONG_S,
