@@ -96,7 +96,8 @@ class Entering:
         try:
             return await self._charge_in_turn(request, time.monotonic())
         except LockStoreDown:
-            return await self._outage.charge(lambda: self._charge_without_lease(request))
+            await self._participants.refuse_outsider(_charge_request(request, None))
+            return await self._outage.charge(request.user_id, lambda: self._charge_without_lease(request))
 
     async def _charge_in_turn(self, request: EntryRequest, started_at_s: float) -> TimedEntry:
         stale_turns = 0

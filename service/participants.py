@@ -1,8 +1,8 @@
-"""Who may enter an appointment, asked before somebody stands in line for its lock: an outsider's turns cost others time.
+"""Who may enter an appointment, asked before somebody stands in line for its lock: outsiders' turns cost others time.
 
 The participants of an appointment never change, so that they are known once they were read. Whoever is not known as one
-is looked up each time, in one question with all who come meanwhile: an outsider cannot tell by the time it takes whether
-there is such an appointment, and one that was just made is found.
+is looked up each time, in one question with all who come meanwhile: an outsider cannot tell by the time it takes
+whether there is such an appointment, and one that was just made is found.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from service.callers import MONITOR, OPERATOR, Unauthenticated
+from service.handlers.http import count_for
 from service.refusals import Forbidden
 from service.sessions import LoginRefused, Session, Sessions
 
@@ -58,7 +59,7 @@ class CrossSite(Forbidden):
 
 
 def session_of(request: web.Request, sessions: Sessions) -> Session:
-    """The session of whoever may look at the page. Raises NotLoggedIn, Forbidden."""
+    """The session of whoever may look at the page. Raises NotLoggedIn, Forbidden, TooManyRequests, Overloaded."""
     token = request.cookies.get(COOKIE)
     if not token:
         raise NotLoggedIn
@@ -66,6 +67,7 @@ def session_of(request: web.Request, sessions: Sessions) -> Session:
         session = sessions.of_token(token, now=time.time())
     except (Unauthenticated, LoginRefused) as error:
         raise NotLoggedIn(f"You were signed out: {error.reason}.") from error
+    count_for(session.caller, request)
     if not session.may_look:
         raise Forbidden(MONITOR)
     return session

@@ -13,7 +13,7 @@ from aiohttp import web
 from service.dashboard.access import secured
 from service.dashboard.asked import Asked
 from service.dashboard.views.table import View
-from service.refusals import Overloaded
+from service.shares import Limit
 
 # Whoever reads nothing for so long is gone, or as good as gone.
 WRITE_WAIT_S = 20.0
@@ -31,22 +31,18 @@ class _Fragment:
 class Live:
     """All open streams of this instance. Those who look at the same thing share its rendering."""
 
-    def __init__(self, render: Render, *, max_streams: int, stopping: asyncio.Event) -> None:
+    def __init__(self, render: Render, *, streams: Limit, stopping: asyncio.Event) -> None:
         self._render = render
-        self._max_streams = max_streams
+        self._streams = streams
         self._stopping = stopping
         self._fragments: dict[object, _Fragment] = {}
-        self.open_count = 0
 
     async def stream(self, request: web.Request, view: View, asked: Asked) -> web.StreamResponse:
         """The view again and again, until the browser goes, the session ends, or this instance stops.
 
-        Raises Overloaded, and whatever the first rendering does.
+        Raises TooManyRequests, Overloaded, and whatever the first rendering does.
         """
-        if self.open_count >= self._max_streams:
-            raise Overloaded(f"{self.open_count} pages are kept up to date already")
-        self.open_count += 1
-        try:
+        with self._streams.place(asked.session.caller.user_id):
             # A page was rendered a moment ago: its stream must not begin with what is older than that.
             first = await self._fragment(view, asked, at_most_s=0.1)
             response = secured(
@@ -62,8 +58,6 @@ class Live:
             await response.prepare(request)
             with contextlib.suppress(ConnectionResetError, TimeoutError):
                 await self._follow(response, view, asked, first)
-        finally:
-            self.open_count -= 1
         return response
 
     async def _follow(self, response: web.StreamResponse, view: View, asked: Asked, first: str) -> None:

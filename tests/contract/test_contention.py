@@ -41,6 +41,7 @@ def own_world(module_database_url: str, tmp_path_factory: pytest.TempPathFactory
         "statement_timeout_s": "40",
         "charge_timeout_s": "50",
         "max_streams": "2",
+        "caller_share": "1",
     }
     try:
         with a_world(folder, module_database_url, server.url, settings) as world:

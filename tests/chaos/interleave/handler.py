@@ -20,7 +20,8 @@ from db.events import Committed, Committing, Decided, RowsLocked
 from locks import Locker
 from locks.events import Acquired, GaveUp, Lost, Released, Releasing, Waiting
 from locks.store import QueueLimits
-from service.charged import ChargedAppointmentsfrom service.charging import Charging
+from service.charged import ChargedAppointments
+from service.charging import Charging
 from service.entering import Entering, EntryRequest
 from service.outage import ProceedOnRowLock
 from service.participants import KnownParticipants
@@ -266,7 +267,7 @@ def _entering(locker: Locker, charging: Charging, charges: Charges) -> Entering:
         ChargedAppointments(charges, size=64, on_found=lambda appointment_id: None),
         KnownParticipants(charges, size=64),
         RoomTokenMint("0" * 32, "1" * 32, 60),
-        ProceedOnRowLock(concurrent=64, waiting=0),
+        ProceedOnRowLock(concurrent=64, waiting=0, caller_share=1.0),
         lease_ttl_s=LONG_S,
         lock_wait_s=LONG_S,
         on_stale_holder=lambda name, token: None,
