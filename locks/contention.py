@@ -25,7 +25,7 @@ from locks.contention_store import (
     slot_key,
 )
 from locks.histogram import LogHistogram
-from locks.listing import ListedLock, LockPage, Sort, Told, as_listed, listed, page_of, told_locks
+from locks.listing import ListedLock, LockPage, Sort, Told, all_of, listed, page_of, told_locks
 from locks.locker import Locker
 from locks.picture import Picture
 from locks.publishing import HOTTEST, WINDOW_SECONDS
@@ -153,15 +153,13 @@ class Contention:
         with python-redis-lock hold is listed while a caller of ours waits for it.
         """
         told = await self._told.get()
-        page, next_cursor, total = page_of(told, sort=sort, limit=limit, cursor=cursor, search=search)
+        page, next_cursor, total = await page_of(told, sort=sort, limit=limit, cursor=cursor, search=search)
         views = await asyncio.gather(*[self._locker.inspect(each.name) for each in page])
         return LockPage(tuple(listed(view) for view in views if view is not None), next_cursor, total)
 
     async def all_locks(self, *, sort: Sort, search: str = "") -> Sequence[ListedLock]:
         """All of them as their instances have told of them."""
-        told = await self._told.get()
-        page, _, _ = page_of(told, sort=sort, limit=len(told.by_name), cursor=None, search=search)
-        return [as_listed(each, told.at) for each in page]
+        return await all_of(await self._told.get(), sort=sort, search=search)
 
     async def recent(self) -> Sequence[Slot]:
         """The last quarter of an hour in slots of five seconds, oldest first; the last one is not over yet."""
@@ -236,7 +234,7 @@ class Contention:
     async def _read_locks(self) -> Told:
         instances = await self._store.instances()
         texts = await self._store.texts([list_key(token) for token, _ in instances])
-        return told_locks(await self._store.now_s(), [text for text in texts if text is not None])
+        return await told_locks(await self._store.now_s(), [text for text in texts if text is not None])
 
     async def _slots(self, from_s: int, until_s: int, length_s: int) -> Sequence[Slot]:
         starts = range(from_s - from_s % length_s, until_s + 1, length_s)

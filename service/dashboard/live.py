@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -45,17 +45,8 @@ class Live:
         with self._streams.place(asked.session.caller.user_id):
             # A page was rendered a moment ago: its stream must not begin with what is older than that.
             first = await self._fragment(view, asked, at_most_s=0.1)
-            response = secured(
-                web.StreamResponse(
-                    headers={
-                        "Content-Type": "text/event-stream",
-                        "X-Accel-Buffering": "no",
-                        "X-Request-Id": request["id"],
-                        "Server": "chargeonce",
-                    }
-                )
-            )
-            await response.prepare(request)
+            headers = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
+            response = await _begun(request, headers)
             with contextlib.suppress(ConnectionResetError, TimeoutError):
                 await self._follow(response, view, asked, first)
         return response
@@ -90,6 +81,28 @@ class Live:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), wait_s)
         return self._stopping.is_set()
+
+
+async def sent_in_pieces(
+    request: web.Request, headers: Mapping[str, str], pieces: AsyncIterator[bytes]
+) -> web.StreamResponse:
+    """An answer that is too long to be made at once; whoever does not read on is left."""
+    response = await _begun(request, headers)
+    try:
+        async for piece in pieces:
+            await _write(response, piece)
+    except (ConnectionResetError, TimeoutError):
+        response.force_close()
+        if request.transport is not None:
+            request.transport.abort()  # so that nobody takes it for the whole
+    return response
+
+
+async def _begun(request: web.Request, headers: Mapping[str, str]) -> web.StreamResponse:
+    whose = {"X-Request-Id": request["id"], "Server": "chargeonce"}
+    response = secured(web.StreamResponse(headers={**headers, **whose}))
+    await response.prepare(request)
+    return response
 
 
 def message(html: str) -> bytes:

@@ -17,7 +17,7 @@ from service.dashboard.assets import Assets
 from service.dashboard.door import Door
 from service.dashboard.exports import FORMATS, TABLES
 from service.dashboard.force import ForcePages
-from service.dashboard.live import Live
+from service.dashboard.live import Live, sent_in_pieces
 from service.dashboard.looking import Looking
 from service.dashboard.pages import Handler, Pages, see
 from service.dashboard.rendering import Templates
@@ -119,17 +119,16 @@ class DashboardHandlers:
         body = orjson.dumps(await series(self._looking, self._asked_by_script(request)))
         return secured(web.Response(body=body, content_type="application/json"))
 
-    async def _export(self, request: web.Request) -> web.Response:
+    async def _export(self, request: web.Request) -> web.StreamResponse:
         asked = self._asked_by_script(request)
         name, _, kind = request.match_info["table"].rpartition(".")
         if name not in TABLES or kind not in FORMATS:
             raise NotFound("there is no such table, or not in this format")
         media_type, written = FORMATS[kind]
-        with self._exports.place(asked.session.caller.user_id):
-            body = written(await TABLES[name](self._looking, asked))
         file = f"chargeonce-{name.replace('_', '-')}.{kind}"
         headers = {"Content-Type": media_type, "Content-Disposition": f'attachment; filename="{file}"'}
-        return secured(web.Response(body=body, headers=headers))
+        with self._exports.place(asked.session.caller.user_id):
+            return await sent_in_pieces(request, headers, written(await TABLES[name](self._looking, asked)))
 
     def _asked_by_script(self, request: web.Request) -> Asked:
         """What is asked where no person reads a refusal. Raises Unauthenticated, Forbidden."""

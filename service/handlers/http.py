@@ -25,7 +25,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 BODY_WAIT_S = web.AppKey("BODY_WAIT_S", float)
 IN_FLIGHT = web.AppKey("IN_FLIGHT", Limit)
-USER_ID = "user_id"  # where a request keeps whose place it has
+USER_ID = web.RequestKey("USER_ID", int)  # whose request it is, and whose place it has
 JSON = "application/json"
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 MAX_FORM_FIELDS = 20  # each part of a multipart form costs a third of a millisecond
