@@ -26,10 +26,10 @@ from db.batch import (
     lock_free,
     lock_waiting,
 )
-from db.charging_statements import FIND_CHARGES, STATEMENTS
+from db.charging_statements import FIND_CHARGES, FIND_PARTICIPANTS, STATEMENTS
 from db.connection import Connection, Row
 from db.database import DatabaseLimits, connector
-from db.decisions import ChargeRequest, Rules
+from db.decisions import ChargeRequest, Participants, Rules
 from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, TimedOut
 from db.events import Committed, Committing, Listener, Settled, ignore
 from db.prepared import script
@@ -88,6 +88,12 @@ class Charges:
         async with self._connection() as connection:
             rows = await self._ask(connection, FIND_CHARGES.with_values(appointment_ids=list(appointment_ids)))
         return [row[0] for row in rows]
+
+    async def participants_of(self, appointment_ids: Collection[int]) -> dict[int, Participants]:
+        """Of those of the appointments that exist, without any lock. Raises DatabaseDown, TimedOut."""
+        async with self._connection() as connection:
+            rows = await self._ask(connection, FIND_PARTICIPANTS.with_values(appointment_ids=list(appointment_ids)))
+        return {row[0]: Participants(row[1], row[2]) for row in rows}
 
     def close(self) -> None:
         """Closes the connections that nobody uses."""

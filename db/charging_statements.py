@@ -108,6 +108,12 @@ FIND_APPOINTMENTS = Prepared(
     "find_appointments",
     sa.select(appointment_info.c.id).where(appointment_info.c.id == sa.any_(_array("appointment_ids"))),
 )
+FIND_PARTICIPANTS = Prepared(
+    "find_participants",
+    sa.select(appointment_info.c.id, appointment_info.c.user_id, appointment_info.c.invitee_user_id).where(
+        appointment_info.c.id == sa.any_(_array("appointment_ids"))
+    ),
+)
 
 _CHARGE_COLUMNS = (
     user_consume.c.id,
@@ -232,6 +238,7 @@ STATEMENTS = (
     LOCK,
     LOCK_FREE,
     FIND_APPOINTMENTS,
+    FIND_PARTICIPANTS,
     FIND_CHARGES,
     FIND_CHARGED,
     WRITE,

@@ -79,9 +79,19 @@ class AppointmentRow(NamedTuple):
 
     def partner_of(self, user_id: int) -> int | None:
         """The other participant; None for somebody who is none."""
-        if user_id == self.user_id:
-            return self.invitee_user_id
-        return self.user_id if user_id == self.invitee_user_id else None
+        return _partner(user_id, self.user_id, self.invitee_user_id)
+
+
+class Participants(NamedTuple):
+    """The two people of an appointment, who never change."""
+
+    user_id: int
+    invitee_user_id: int
+
+    def allow(self, request: ChargeRequest) -> bool:
+        """Whether the caller is one of them, and names nobody but the other one."""
+        partner = _partner(request.user_id, self.user_id, self.invitee_user_id)
+        return partner is not None and request.other_user_id in (None, partner)
 
 
 class LockedRows(NamedTuple):
@@ -160,6 +170,12 @@ def _judge(request: ChargeRequest, rows: LockedRows, decisions: Decisions, rules
     decisions.new_charges[row.id] = new_charge
     decisions.spent[request.user_id] = spent + price
     return LetIn(Outcome.CHARGED, new_charge)
+
+
+def _partner(user_id: int, inviter_id: int, invitee_id: int) -> int | None:
+    if user_id == inviter_id:
+        return invitee_id
+    return inviter_id if user_id == invitee_id else None
 
 
 def _price(row: AppointmentRow, request: ChargeRequest, rules: Rules) -> int:

@@ -19,7 +19,7 @@ from locks.loan import Loan
 from locks.store import LockStore
 
 if TYPE_CHECKING:
-    from locks.lending import Lending
+    from locks.lending import Borrower, Lending
     from locks.locker import Locker
 
 # A loop's timer stands still while the machine is suspended, so that a wait is counted in pieces.
@@ -45,26 +45,18 @@ class ChosenIds:
         self._emit = emit
         self._waits: dict[tuple[str, str], _Wait] = {}
 
-    async def lend(self, name: str, lease_id: str, *, lease_ttl_s: float, wait_s: float, for_whom: str) -> Loan:
+    async def lend(
+        self, name: str, lease_id: str, *, lease_ttl_s: float, wait_s: float, for_whom: str, borrower: Borrower
+    ) -> Loan:
         """As Lending.lend_as."""
         check_wait_s(wait_s)
-        started_at_s = clock.monotonic_s()
-        while (loan := await self._look(name, lease_id, lease_ttl_s)) is None:
-            self._lending.check_room()
-            left_s = started_at_s + wait_s - clock.monotonic_s()
-            try:
-                if left_s <= 0:
-                    loan = await self._begin(_Wait(), name, lease_id, lease_ttl_s, 0.0, for_whom)
-                    self.lent(name, lease_id)
-                else:
-                    loan = await self._wait(name, lease_id, lease_ttl_s, left_s, for_whom)
-            except LockBusy:
-                # The message that it has been lent through another process may be lost.
-                loan = await self._look(name, lease_id, lease_ttl_s)
-                if loan is None:
-                    raise
-            if loan is not None:
-                break
+        ends_at_s = clock.monotonic_s() + wait_s
+        loan = await self._look(name, lease_id, lease_ttl_s, borrower)
+        while loan is None:
+            with self._lending.room_for(borrower):
+                loan = await self._had(name, lease_id, lease_ttl_s, ends_at_s, for_whom, borrower)
+            if loan is None:
+                loan = await self._look(name, lease_id, lease_ttl_s, borrower)
         return loan
 
     def lent(self, name: str, lease_id: str) -> None:
@@ -78,23 +70,45 @@ class ChosenIds:
         for wait in self._waits.values():
             wait.task.cancel()
 
-    async def _look(self, name: str, lease_id: str, lease_ttl_s: float) -> Loan | None:
+    async def _had(
+        self, name: str, lease_id: str, lease_ttl_s: float, ends_at_s: float, for_whom: str, borrower: Borrower
+    ) -> Loan | None:
+        """The lease, had or waited for; None for whoever is to look. Raises LockBusy."""
+        left_s = ends_at_s - clock.monotonic_s()
+        try:
+            if left_s > 0:
+                return await self._wait(name, lease_id, lease_ttl_s, left_s, for_whom, borrower)
+            loan = await self._begin(_Wait(), name, lease_id, lease_ttl_s, 0.0, for_whom, borrower)
+        except LockBusy:
+            # The message that it has been lent through another process may be lost.
+            loan_of_another = await self._look(name, lease_id, lease_ttl_s, borrower)
+            if loan_of_another is None:
+                raise
+            return loan_of_another
+        self.lent(name, lease_id)
+        return loan
+
+    async def _look(self, name: str, lease_id: str, lease_ttl_s: float, borrower: Borrower) -> Loan | None:
         """The lease, with its whole time, where it is held under this id. Raises LeaseOver, LockStoreDown."""
         reply, sent_at_s = await self._ask(name, lease_id, lease_ttl_s, "", None)
         if reply == b"none":
             return None
         if isinstance(reply, bytes):
             raise self._lending.over(name, lease_id, reply.decode())
-        return self._lending.extended(Loan(name, lease_id, reply[0], lease_ttl_s, sent_at_s, is_new=False), reply)
+        return self._lending.extended(
+            Loan(name, lease_id, reply[0], lease_ttl_s, sent_at_s, is_new=False), reply, borrower
+        )
 
-    async def _wait(self, name: str, lease_id: str, lease_ttl_s: float, wait_s: float, for_whom: str) -> Loan | None:
+    async def _wait(
+        self, name: str, lease_id: str, lease_ttl_s: float, wait_s: float, for_whom: str, borrower: Borrower
+    ) -> Loan | None:
         """The lease of whoever began to wait; None for those who came later, and are to look. Raises LockBusy."""
         gives_up_at_s = clock.monotonic_s() + wait_s
         wait = self._waits.get((name, lease_id))
         is_first = wait is None
         if wait is None:
             wait = self._waits[name, lease_id] = _Wait()
-            work = self._begin(wait, name, lease_id, lease_ttl_s, math.inf, for_whom)
+            work = self._begin(wait, name, lease_id, lease_ttl_s, math.inf, for_whom, borrower)
             wait.task = asyncio.create_task(work, name="lock-asked")
             wait.task.add_done_callback(_retrieve)
         wait.listener_count += 1
@@ -116,7 +130,14 @@ class ChosenIds:
         return loan if is_first else None
 
     async def _begin(
-        self, wait: _Wait, name: str, lease_id: str, lease_ttl_s: float, wait_s: float, for_whom: str
+        self,
+        wait: _Wait,
+        name: str,
+        lease_id: str,
+        lease_ttl_s: float,
+        wait_s: float,
+        for_whom: str,
+        borrower: Borrower,
     ) -> Loan:
         """Acquires the lock under an id of ours, and lends it under the client's. Raises as Lending.lend_as."""
         lease = await self._lending.acquired(name, lease_ttl_s, wait_s, for_whom)
@@ -130,16 +151,18 @@ class ChosenIds:
         except BaseException:
             self._locker.drop(lease)  # travels behind: what was lent already is not ours to release
             raise
-        return self._lent(lease, lease_id, lease_ttl_s, sent_at_s, reply)
+        return self._lent(lease, lease_id, lease_ttl_s, sent_at_s, reply, borrower)
 
-    def _lent(self, lease: Lease, lease_id: str, lease_ttl_s: float, sent_at_s: float, reply: Any) -> Loan:
+    def _lent(
+        self, lease: Lease, lease_id: str, lease_ttl_s: float, sent_at_s: float, reply: Any, borrower: Borrower
+    ) -> Loan:
         fencing_token, _, is_keeper, for_whom, _, is_new = reply
         owner = read_for_whom(for_whom.decode()).owner
         loan = Loan(lease.name, lease_id, fencing_token, lease_ttl_s, sent_at_s, owner, is_new=bool(is_new))
         if not lease.ended:
             self._locker.hand_out(lease)
             if is_keeper:
-                self._lending.keep(loan, lease.acquired_at_s, lease.for_whom)
+                self._lending.keep(loan, lease.acquired_at_s, lease.for_whom, borrower)
             else:
                 self._emit(Exported(lease.name, fencing_token, lease.held_s, lease.for_whom))
         return loan

@@ -26,9 +26,10 @@ from locks.contention_store import (
 )
 from locks.for_whom import read_for_whom
 from locks.histogram import LogHistogram
-from locks.listing import ListedLock, LockPage, Sort, Told, as_listed, listed, page_of, told_locks
+from locks.listing import ListedLock, LockPage, Sort, Told, as_listed, listed, matching, page_of, told_locks
 from locks.locker import Locker
 from locks.picture import Picture
+from locks.pieces import in_pieces
 from locks.publishing import HOTTEST, WINDOW_SECONDS
 from locks.seen import HotSeen
 
@@ -39,7 +40,6 @@ QUARTER_S, DAY_S = 15 * 60, 24 * 3600
 SETTLED_S = 120
 MOST_SETTLED = 2000
 # So many rows of a long list are made before others have the loop.
-LISTED_AT_ONCE = 200
 
 Value = TypeVar("Value")
 
@@ -177,26 +177,23 @@ class Contention:
         with python-redis-lock hold is listed while a caller of ours waits for it.
         """
         told = await self._told.get()
-        page, next_cursor, total = page_of(told, sort=sort, limit=limit, cursor=cursor, search=search)
+        page, next_cursor, total = await page_of(told, sort=sort, limit=limit, cursor=cursor, search=search)
         views = await asyncio.gather(*[self._locker.inspect(each.name) for each in page])
         return LockPage(tuple(listed(view) for view in views if view is not None), next_cursor, total)
 
     async def all_locks(self, *, sort: Sort, search: str = "") -> Sequence[ListedLock]:
         """All of them as their holders have told of them; those of which no holder has told, as they are now."""
         told = await self._told.get()
-        page, _, _ = page_of(told, sort=sort, limit=len(told.by_name), cursor=None, search=search)
         found: list[ListedLock] = []
-        for at in range(0, len(page), LISTED_AT_ONCE):
-            chunk = page[at : at + LISTED_AT_ONCE]
-            untold = [each.name for each in chunk if not each.fencing_token]
+        async for piece in in_pieces(await matching(told, sort=sort, search=search)):
+            untold = [each.name for each in piece if not each.fencing_token]
             views = await asyncio.gather(*[self._locker.inspect(name) for name in untold])
             looked_at = dict(zip(untold, views, strict=True))
-            for each in chunk:
+            for each in piece:
                 if each.fencing_token:
                     found.append(as_listed(each, told.at))
                 elif (view := looked_at[each.name]) is not None:
                     found.append(listed(view))
-            await asyncio.sleep(0)
         return found
 
     async def recent(self) -> Sequence[Slot]:
@@ -263,7 +260,7 @@ class Contention:
         texts = await self._store.texts([list_key(token) for token, _, _ in instances])
         tellers = [teller for _, teller, _ in instances]
         lists = [(teller, text) for teller, text in zip(tellers, texts, strict=True) if text is not None]
-        return told_locks(await self._store.now_s(), lists)
+        return await told_locks(await self._store.now_s(), lists)
 
     async def _slots(self, from_s: int, until_s: int, length_s: int) -> Sequence[Slot]:
         starts = range(from_s - from_s % length_s, until_s + 1, length_s)

@@ -86,6 +86,10 @@ class TooManyLeases(LocksError):
     """This process already holds as many leases as it may; nothing was taken."""
 
 
+class TooManyBorrowed(TooManyLeases):
+    """This borrower already has as many leases of this process as one borrower may; nothing was taken."""
+
+
 def _again(kind: type[LocksError], args: tuple[Any, ...], attributes: dict[str, Any]) -> LocksError:
     # Not by its constructor, which wants other words than the message that `args` has.
     error = kind.__new__(kind, *args)

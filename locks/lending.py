@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from locks import clock
 from locks.chosen import ChosenIds
-from locks.errors import Dismissed, LeaseLost, LocksError, LockStoreDown, LossReason, TooManyLeases
+from locks.errors import Dismissed, LeaseLost, LocksError, LockStoreDown, LossReason, TooManyBorrowed, TooManyLeases
 from locks.events import Adopted, Exported, Extended, Listener, Lost, Released
 from locks.for_whom import read_for_whom, text_for_client
 from locks.held import HeldLeases
@@ -36,6 +36,9 @@ LOOK_SLACK_S, LOOK_AGAIN_S = 0.01, 1.0
 # How long the end of a lease that was made to last for ever goes unnoticed.
 UNENDING_S = 60.0
 
+
+# Whoever leases are counted for, as whoever lends them names them; None: nobody.
+Borrower = int | None
 
 _is_lease_id = re.compile(r"[0-9a-f]{32}").fullmatch
 
@@ -62,6 +65,7 @@ class LentLease:
     acquired_at_s: float
     deadline_s: float
     for_whom: str
+    borrower: Borrower = None
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
     @property
@@ -82,6 +86,7 @@ class Lending:
         emit: Listener,
         *,
         max_leases: int,
+        max_leases_per_borrower: int,
         spawn: Spawn,
     ) -> None:
         self._locker = locker
@@ -90,8 +95,10 @@ class Lending:
         self._returns = returns
         self._emit = emit
         self._max_leases = max_leases
+        self._max_leases_per_borrower = max_leases_per_borrower
         self._spawn = spawn
         self._kept: dict[tuple[str, str], LentLease] = {}  # by lock and lease id: a client may choose one for several
+        self._borrowed: dict[int, int] = {}  # what is kept here for each borrower, or asked for
         self._chosen = ChosenIds(self, locker, store, emit)
 
     @property
@@ -100,27 +107,45 @@ class Lending:
         return list(self._kept.values())
 
     async def lend(
-        self, name: str, *, lease_ttl_s: float, wait_s: float, request_id: str, owner: str | None = None
+        self,
+        name: str,
+        *,
+        lease_ttl_s: float,
+        wait_s: float,
+        request_id: str,
+        owner: str | None = None,
+        borrower: Borrower = None,
     ) -> Loan:
-        """A lease for a client outside. Raises as Locker.acquire; cancelled, it leaves none behind."""
+        """A lease for a client outside, of `borrower`'s share; cancelled, it leaves none behind.
+
+        Raises as Locker.acquire, and TooManyBorrowed.
+        """
         for_whom = text_for_client(request_id, owner)
-        self.check_room()
-        lease = await self.acquired(name, lease_ttl_s, wait_s, for_whom)
-        counted_from_s = lease.acquired_at_s
-        try:
-            if lease.is_unconfirmed:
-                counted_from_s = await self._confirmed(lease)
-            if lease.ended:
-                raise lease.loss()
-        except LeaseLost as error:
-            raise LockStoreDown("the lease was lost before it could be handed out") from error
-        loan = Loan(name, lease.known_as, lease.fencing_token, lease_ttl_s, counted_from_s, owner)
-        self._locker.hand_out(lease)
-        self.keep(loan, lease.acquired_at_s, for_whom)
+        with self.room_for(borrower):
+            lease = await self.acquired(name, lease_ttl_s, wait_s, for_whom)
+            counted_from_s = lease.acquired_at_s
+            try:
+                if lease.is_unconfirmed:
+                    counted_from_s = await self._confirmed(lease)
+                if lease.ended:
+                    raise lease.loss()
+            except LeaseLost as error:
+                raise LockStoreDown("the lease was lost before it could be handed out") from error
+            loan = Loan(name, lease.known_as, lease.fencing_token, lease_ttl_s, counted_from_s, owner)
+            self._locker.hand_out(lease)
+            self.keep(loan, lease.acquired_at_s, for_whom, borrower)
         return loan
 
     async def lend_as(
-        self, name: str, lease_id: str, *, lease_ttl_s: float, wait_s: float, request_id: str, owner: str | None = None
+        self,
+        name: str,
+        lease_id: str,
+        *,
+        lease_ttl_s: float,
+        wait_s: float,
+        request_id: str,
+        owner: str | None = None,
+        borrower: Borrower = None,
     ) -> Loan:
         """A lease under an id that the client chose: asked for again, through any process, it is the same lease.
 
@@ -131,11 +156,14 @@ class Lending:
         if _is_lease_id(lease_id) is None:
             raise ValueError("a lease_id is 32 lowercase hex digits")
         for_whom = text_for_client(request_id, owner)
-        return await self._chosen.lend(name, lease_id, lease_ttl_s=lease_ttl_s, wait_s=wait_s, for_whom=for_whom)
+        return await self._chosen.lend(
+            name, lease_id, lease_ttl_s=lease_ttl_s, wait_s=wait_s, for_whom=for_whom, borrower=borrower
+        )
 
-    async def extend(self, name: str, lease_id: str, *, lease_ttl_s: float) -> Loan:
+    async def extend(self, name: str, lease_id: str, *, lease_ttl_s: float, borrower: Borrower = None) -> Loan:
         """Gives the lease `lease_ttl_s` from now; the fencing token stays.
 
+        Where its keeper is gone, this process is from now on, and it counts as `borrower`'s, however many those have.
         Raises LeaseOver, LockStoreDown, ValueError.
         """
         check_name(name)
@@ -151,9 +179,9 @@ class Lending:
         reply = await self._store.run(name, command)
         if isinstance(reply, bytes):
             raise self.over(name, lease_id, reply.decode())
-        return self.extended(Loan(name, lease_id, reply[0], lease_ttl_s, sent_at_s), reply)
+        return self.extended(Loan(name, lease_id, reply[0], lease_ttl_s, sent_at_s), reply, borrower)
 
-    def extended(self, loan: Loan, reply: Sequence[Any]) -> Loan:
+    def extended(self, loan: Loan, reply: Sequence[Any], borrower: Borrower) -> Loan:
         """The server has given a lease more time; `reply` says since when it is held, for whom, and who keeps it."""
         name, fencing_token, lease_ttl_s = loan.name, loan.fencing_token, loan.lease_ttl_s
         held_us, is_keeper, for_whom, is_chosen = reply[1], reply[2], reply[3].decode(), reply[4]
@@ -162,7 +190,7 @@ class Lending:
             self._moved(kept, lease_ttl_s)
         elif is_keeper:
             self._emit(Adopted(name, fencing_token))
-            self.keep(loan, clock.monotonic_s() - max(0, held_us) / 1_000_000, for_whom)
+            self.keep(loan, clock.monotonic_s() - max(0, held_us) / 1_000_000, for_whom, borrower)
         self._emit(Extended(name, fencing_token))
         return replace(loan, owner=read_for_whom(for_whom).owner)
 
@@ -214,10 +242,18 @@ class Lending:
         elif word == "forced":
             self._ended(kept, word)
 
-    def check_room(self) -> None:
-        """Raises TooManyLeases when there is none for one more."""
+    @contextlib.contextmanager
+    def room_for(self, borrower: Borrower) -> Iterator[None]:
+        """A lease may be asked for, and kept, within. Raises TooManyBorrowed, TooManyLeases."""
+        if borrower is not None and self._borrowed.get(borrower, 0) >= self._max_leases_per_borrower:
+            raise TooManyBorrowed(f"one borrower may have {self._max_leases_per_borrower} leases of this process")
         if len(self._kept) >= self._max_leases:
             raise TooManyLeases(f"this process keeps {self._max_leases} leases already")
+        self._count(borrower, 1)
+        try:
+            yield
+        finally:
+            self._count(borrower, -1)
 
     async def acquired(self, name: str, lease_ttl_s: float, wait_s: float, for_whom: str) -> Lease:
         """The lock, for a client outside; raises as Locker.acquire, but for Dismissed."""
@@ -278,13 +314,14 @@ class Lending:
             self._emit(Released(name, fencing_token, held_s, True, bool(handed_over), for_whom.decode()))
         self._released(kept, handed_over=bool(handed_over))
 
-    def keep(self, loan: Loan, acquired_at_s: float, for_whom: str) -> None:
+    def keep(self, loan: Loan, acquired_at_s: float, for_whom: str, borrower: Borrower) -> None:
         """From now on this process keeps the books of the lease."""
         former = self._kept.get((loan.name, loan.lease_id))
         if former is not None:  # found by two requests at once, or of an earlier grant whose end was not heard of
             self._exported(former)
-        kept = LentLease(loan.name, loan.lease_id, loan.fencing_token, acquired_at_s, 0.0, for_whom)
+        kept = LentLease(loan.name, loan.lease_id, loan.fencing_token, acquired_at_s, 0.0, for_whom, borrower)
         self._kept[loan.name, loan.lease_id] = kept
+        self._count(borrower, 1)
         self._moved(kept, loan.lease_ttl_s)
 
     def _moved(self, kept: LentLease, lease_ttl_s: float) -> None:
@@ -362,8 +399,15 @@ class Lending:
 
     def _close(self, kept: LentLease) -> None:
         del self._kept[kept.name, kept.lease_id]
+        self._count(kept.borrower, -1)
         if kept.timer is not None:
             kept.timer.cancel()
+
+    def _count(self, borrower: Borrower, by: int) -> None:
+        if borrower is not None:
+            count = self._borrowed.pop(borrower, 0) + by
+            if count:
+                self._borrowed[borrower] = count
 
 
 def _check_id(name: str, lease_id: str) -> None:

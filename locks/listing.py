@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+import heapq
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from locks.inspection import LockView, Party, party_of
 from locks.picture import Teller, ToldLock, read_locks
+from locks.pieces import in_pieces
 
 Sort = Literal["waiters", "held", "name"]
 
@@ -46,29 +49,31 @@ class Told:
     by_name: Mapping[str, ToldLock]
 
 
-def told_locks(at: float, lists: Iterable[tuple[Teller, str]]) -> Told:
+async def told_locks(at: float, lists: Iterable[tuple[Teller, str]]) -> Told:
     """From the list of each instance."""
     by_name: dict[str, ToldLock] = {}
     for teller, text in lists:
-        for told in read_locks(text, teller):
-            known = by_name.get(told.name)
-            by_name[told.name] = told if known is None else _merged(known, told)
+        async for lines in in_pieces(text.split("\n")):
+            for told in read_locks(lines, teller):
+                known = by_name.get(told.name)
+                by_name[told.name] = told if known is None else _merged(known, told)
     return Told(at, by_name)
 
 
-def page_of(
+async def page_of(
     told: Told, *, sort: Sort, limit: int, cursor: str | None, search: str
 ) -> tuple[Sequence[ToldLock], str | None, int]:
     """A page, the cursor of the next one, and how many match. Raises ValueError for a text that is no cursor."""
-    place = _place(cursor, sort) if cursor is not None else None
-    found = [each for each in told.by_name.values() if search in each.name] if search else [*told.by_name.values()]
-    total = len(found)
-    ordered = sorted(found, key=lambda each: _key(each, sort))
-    if place is not None:
-        ordered = [each for each in ordered if _key(each, sort) > place]
-    page = ordered[:limit]
-    more = len(ordered) > limit
+    total, ordered = await _ordered(told, sort, search, _place(cursor, sort) if cursor is not None else None)
+    page = list(islice(ordered, limit))
+    more = next(ordered, None) is not None
     return page, _cursor(page[-1], sort) if more and page else None, total
+
+
+async def matching(told: Told, *, sort: Sort, search: str) -> Iterable[ToldLock]:
+    """All that match, in order."""
+    _, ordered = await _ordered(told, sort, search, None)
+    return ordered
 
 
 def listed(view: LockView) -> ListedLock:
@@ -98,6 +103,18 @@ def as_listed(lock: ToldLock, at: float) -> ListedLock:
         fencing_token=lock.fencing_token if is_held else None,
         waiters=lock.waiters,
     )
+
+
+async def _ordered(
+    told: Told, sort: Sort, search: str, after: tuple[float, str] | None
+) -> tuple[int, Iterator[ToldLock]]:
+    """How many match, and those after this place, in order."""
+    runs, total = [], 0
+    async for piece in in_pieces(told.by_name.values()):
+        found = [(_key(each, sort), each) for each in piece if search in each.name]
+        total += len(found)
+        runs.append(sorted(each for each in found if after is None or each[0] > after))
+    return total, (each for _, each in heapq.merge(*runs))
 
 
 def _merged(known: ToldLock, told: ToldLock) -> ToldLock:

@@ -48,6 +48,7 @@ class Locker:
         max_waiters: int = 10_000,
         max_waiters_per_lock: int = 10_000,
         max_leases: int = 100_000,
+        max_leases_per_borrower: int | None = None,
         queue_limits: QueueLimits | None = None,
         credentials: Callable[[], tuple[str, ...]] | None = None,
         look_up_every_s: float = LOOK_UP_EVERY_S,
@@ -58,7 +59,8 @@ class Locker:
         `credentials`: gives (password,) or (username, password), instead of the URL's; it is called in a thread before
         each connection. `look_up_every_s`: how often a name is looked up, and a Sentinel asked, while all is well.
         `command_timeout_s`: when a server counts as silent. `outage_wait_s`: how long callers wait for a connection to
-        come back before they get LockStoreDown (None: command_timeout_s).
+        come back before they get LockStoreDown (None: command_timeout_s). `max_leases_per_borrower`: of those that are
+        lent (None: all).
         """
         self.instance_id = instance_id
         self._emit = listener = harmless(listener)
@@ -101,6 +103,7 @@ class Locker:
             self._lines.returns,
             listener,
             max_leases=max_leases,
+            max_leases_per_borrower=max_leases if max_leases_per_borrower is None else max_leases_per_borrower,
             spawn=self._spawn,
         )
         self.trial = Trial(
@@ -190,6 +193,10 @@ class Locker:
     def waiter_count(self) -> int:
         """How many callers of this process wait for a lock."""
         return self._lines.waiter_count
+
+    def is_wanted(self, name: str) -> bool:
+        """Whether a caller of this process holds the lock, asks for it, or waits for it."""
+        return name in self._lines.by_name or self._held.holder_of(name) is not None
 
     @property
     def store(self) -> LockStore:

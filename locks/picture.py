@@ -103,24 +103,23 @@ class ToldLock(NamedTuple):
     teller: Teller
 
 
-def locks_text(
-    held: Iterable[HeldLock], waited_for: Iterable[tuple[str, int, float]], *, monotonic_s: float, server_s: float
-) -> str:
-    """A line for each lock; `monotonic_s` and `server_s` are the same moment by two clocks."""
-    offset_s = server_s - monotonic_s
-    waiters = {name: count for name, count, _ in waited_for}
-    lines = [
+def lines_of_held(held: Iterable[HeldLock], waiters: dict[str, int], *, offset_s: float) -> list[str]:
+    """A line for each lock that is held, whose waiters are taken out; `offset_s`: the server's clock less ours."""
+    return [
         f"{lease.name}\t{lease.fencing_token}\t{(lease.deadline_s + offset_s) * 1000:.0f}"
         f"\t{waiters.pop(lease.name, 0)}\t{lease.for_whom}"
         for lease in held
     ]
-    lines += [f"{name}\t0\t0\t{count}\t" for name, count in waiters.items()]
-    return "\n".join(lines)
 
 
-def read_locks(text: str, teller: Teller) -> Iterable[ToldLock]:
-    """What locks_text has made."""
-    for line in text.split("\n"):
+def lines_of_waited_for(waiters: Mapping[str, int]) -> list[str]:
+    """A line for each lock that is only waited for."""
+    return [f"{name}\t0\t0\t{count}\t" for name, count in waiters.items()]
+
+
+def read_locks(lines: Iterable[str], teller: Teller) -> Iterable[ToldLock]:
+    """What the two have made."""
+    for line in lines:
         if line:
             name, token, expires_ms, waiters, for_whom = line.split("\t")
             yield ToldLock(name, int(token), int(expires_ms), int(waiters), for_whom, teller)

@@ -33,7 +33,8 @@ from locks.contention_store import (
 from locks.errors import LockStoreDown
 from locks.histogram import LogHistogram
 from locks.locker import Locker
-from locks.picture import HeldLock, Picture, locks_text
+from locks.picture import HeldLock, Picture, lines_of_held, lines_of_waited_for
+from locks.pieces import in_pieces
 from locks.seen import HotSeen, NotedHold, NotedIncident, Second, Seen
 from locks.under_way import Levels, LineSeen, Waits, ages_of, cells_of, lines_of
 
@@ -124,7 +125,7 @@ class Publisher:
             token=self._token,
             number=str(self._number),
             picture=self._picture(held, waits, lines).text(),
-            locks=self._locks(held, [(name, len(ages_s), max(ages_s)) for name, ages_s in waits.items()]),
+            locks=await self._locks(held, waits),
             additions=self._pending,
         )
         self._pending = None
@@ -162,15 +163,19 @@ class Publisher:
             waited_so_far={name: (line.total_s, line.oldest_s) for name, line in lines.items()},
         )
 
-    def _locks(self, held: list[HeldLock], waited_for: Iterable[tuple[str, int, float]]) -> str:
+    async def _locks(self, held: list[HeldLock], waits: Waits) -> str:
         """'' where the last list stands a while longer. Never empty otherwise, so that an old one is replaced."""
-        began_at_s = clock.monotonic_s()
-        if began_at_s < self._next_list_at_s:
+        if clock.monotonic_s() < self._next_list_at_s:
             return ""
-        server_s = time.time() + self._clock_offset_s
-        text = locks_text(held, waited_for, monotonic_s=began_at_s, server_s=server_s)
-        self._next_list_at_s = began_at_s + LIST_SHARE * (clock.monotonic_s() - began_at_s)
-        return text or "\n"
+        offset_s = time.time() + self._clock_offset_s - clock.monotonic_s()
+        waiters, lines, took_s = {name: len(ages_s) for name, ages_s in waits.items()}, list[str](), 0.0
+        async for piece in in_pieces(held):
+            began_at_s = clock.monotonic_s()
+            lines += lines_of_held(piece, waiters, offset_s=offset_s)
+            took_s += clock.monotonic_s() - began_at_s
+        lines += lines_of_waited_for(waiters)
+        self._next_list_at_s = clock.monotonic_s() + LIST_SHARE * took_s
+        return "\n".join(lines) or "\n"
 
     def _additions(self, second: Second, waits: Waits, lines: Mapping[str, LineSeen], *, held_count: int) -> Additions:
         additions, at_s = Additions(), int(time.time() + self._clock_offset_s)

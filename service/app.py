@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 
 import orjson
@@ -38,7 +39,7 @@ from service.handlers.coupons import CouponHandlers
 from service.handlers.dashboard import DashboardHandlers
 from service.handlers.entries import EntryHandlers
 from service.handlers.forcing import ForcingHandlers
-from service.handlers.http import BODY_WAIT_S
+from service.handlers.http import BODY_WAIT_S, IN_FLIGHT, MAX_FORM_FIELDS, USER_ID
 from service.handlers.leases import LeaseHandlers
 from service.handlers.running import ReadMetrics, RunningHandlers
 from service.handlers.security_headers import secure
@@ -51,13 +52,15 @@ from service.observe import Metrics, Observer
 from service.openapi import openapi, status_of_codes
 from service.outage import OutageRule, ProceedOnRowLock, RefuseWithoutLock
 from service.output import dropped_lines
+from service.participants import KnownParticipants
 from service.problems import BUG, is_bug, new_request_id, problem_answer, problem_of
 from service.reading import Reading
-from service.refusals import Draining, MethodNotAllowed, NotFound, Overloaded, TooLarge
+from service.refusals import Draining, MethodNotAllowed, NotFound, TooLarge
 from service.routes import Route, routes
 from service.rtc_token import RoomTokenMint
 from service.sessions import Sessions
 from service.settings import Settings
+from service.shares import Limit, callers_most
 from service.spent import SpentTokens
 from service.tracing import Tracing
 
@@ -65,6 +68,7 @@ log = structlog.get_logger("chargeonce.http")
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 HEALTH_THREADS = 1
+ANYONE = 0  # no user's id
 
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -118,6 +122,7 @@ async def running_instance(
     charges = _charges(settings, all_listeners)
     charging = _charging(settings, charges, observer)
     charged = _charged(settings, charges, locker, observer)
+    participants = KnownParticipants(charges, size=settings.charged_cache_size)
     health = Health(database, health_threads, locker, metrics, interval_s=settings.health_interval_s)
     observer.on_store_lost = health.lock_store.lost
     database.on_lost = charges.on_lost = health.database_lost
@@ -145,7 +150,7 @@ async def running_instance(
     auditing = _auditing(settings, locker, metrics)
     auditing.start()
     try:
-        entering = _entering(settings, locker, charging, charged, observer)
+        entering = _entering(settings, locker, charging, charged, participants, observer)
         app = _application(
             settings,
             instance_id,
@@ -168,6 +173,7 @@ async def running_instance(
         await publisher.stop()
         await locker.close()
         await charged.close()
+        await participants.close()
         await charging.close()
         for threads in (read_threads, health_threads):
             threads.shutdown(wait=False, cancel_futures=True)
@@ -224,14 +230,16 @@ def _application(
         is_draining=lambda: traffic.draining,
     )
     forcing = Forcing(locker, reading)
+    limit = partial(Limit, caller_share=settings.caller_share)
+    streams = limit("streams", settings.max_streams)
     table = routes(
         EntryHandlers(entering, known_callers, observer, app_id=settings.agora_app_id, tracing=tracing),
         AppointmentHandlers(reading, known_callers, entry_limit=settings.max_listed_entries),
         CouponHandlers(reading, known_callers),
-        ContentionHandlers(
-            contention, locker, known_callers, max_streams=settings.max_streams, stopping=traffic.stopping
+        ContentionHandlers(contention, locker, known_callers, streams=streams, stopping=traffic.stopping),
+        LeaseHandlers(
+            locker, known_callers, waits=limit("waits for leases", settings.lease_waits), stopping=traffic.stopping
         ),
-        LeaseHandlers(locker, known_callers, max_waits=settings.lease_waits, stopping=traffic.stopping),
         ForcingHandlers(forcing, known_callers),
         running,
     )
@@ -247,16 +255,20 @@ def _application(
         ),
         Sessions(known_callers, SpentTokens(reading), secret=_jwt_secret(settings)),
         forcing,
-        max_streams=settings.max_streams,
+        streams=streams,
+        exports=limit("exports", settings.max_exports),
         stopping=traffic.stopping,
     )
     pages = dashboard.routes()
     running.openapi_json = orjson.dumps(openapi([*table, dashboard.described()]))
-    edge = _edge(traffic, observer, health.lock_store, [*table, *pages], settings, tracing)
+    in_flight = limit("requests", settings.max_requests_in_flight)
+    edge = _edge(traffic, in_flight, observer, health.lock_store, [*table, *pages], settings, tracing)
     app = web.Application(
         middlewares=[edge] if tracing is None else [_traced(tracing, table), edge],
         client_max_size=settings.max_body_bytes,
+        client_max_fields=MAX_FORM_FIELDS,
     )
+    app[IN_FLIGHT] = in_flight
     app[BODY_WAIT_S] = settings.body_wait_s
     app.on_response_prepare.append(secure)
     for route in (*table, *pages):
@@ -271,6 +283,7 @@ def _application(
 
 def _edge(
     traffic: Traffic,
+    in_flight: Limit,
     observer: Observer,
     lock_store: LockStoreHealth,
     table: Iterable[Route],
@@ -279,6 +292,8 @@ def _edge(
 ) -> Middleware:
     """The outermost layer: request ids, limits, draining, and refusals into problems."""
     public = {route.path for route in table if route.public}
+    open_paths = {route.path for route in table if route.for_anyone}
+    strangers = Limit("requests of nobody known", settings.max_unauthenticated, caller_share=1.0)
     metrics, tally = observer.metrics, observer.tally
     seen: dict[tuple[str, str, int], Histogram] = {}
 
@@ -289,15 +304,19 @@ def _edge(
             return await handler(request)
         if traffic.draining:
             raise Draining("this instance is about to stop")
-        if traffic.in_flight >= settings.max_requests_in_flight:
-            raise Overloaded(f"{traffic.in_flight} requests are under way already")
         traffic.in_flight += 1
         try:
-            return await handler(request)
+            return await (for_anyone(request, handler) if path in open_paths else handler(request))
         finally:
+            if USER_ID in request:
+                in_flight.leave(request[USER_ID])
             traffic.in_flight -= 1
             if traffic.in_flight == 0:
                 traffic.idle.set()
+
+    async def for_anyone(request: web.Request, handler: Next) -> web.StreamResponse:
+        with strangers.place(ANYONE):
+            return await handler(request)
 
     @web.middleware
     async def edge(request: web.Request, handler: Next) -> web.StreamResponse:
@@ -417,6 +436,7 @@ def _locker(settings: Settings, instance_id: str, listeners: Listeners) -> Locke
         max_waiters=settings.max_waiters,
         max_waiters_per_lock=settings.max_waiters_per_lock,
         max_leases=settings.max_leases,
+        max_leases_per_borrower=callers_most(settings.max_leases, settings.caller_share),
         listener=listeners.on_lock_event,
     )
 
@@ -475,13 +495,20 @@ def _charged(settings: Settings, charges: Charges, locker: Locker, observer: Obs
 
 
 def _entering(
-    settings: Settings, locker: Locker, charging: Charging, charged: ChargedAppointments, observer: Observer
+    settings: Settings,
+    locker: Locker,
+    charging: Charging,
+    charged: ChargedAppointments,
+    participants: KnownParticipants,
+    observer: Observer,
 ) -> Entering:
     assert settings.agora_app_id is not None
     assert settings.agora_app_certificate is not None
     outage: OutageRule = RefuseWithoutLock()
     if settings.lock_outage == "proceed":
-        outage = ProceedOnRowLock(concurrent=settings.outage_charges, waiting=settings.outage_waiting)
+        outage = ProceedOnRowLock(
+            concurrent=settings.outage_charges, waiting=settings.outage_waiting, caller_share=settings.caller_share
+        )
     mint = RoomTokenMint(
         settings.agora_app_id, settings.agora_app_certificate.get_secret_value(), settings.room_token_ttl_s
     )
@@ -489,6 +516,7 @@ def _entering(
         locker,
         charging,
         charged,
+        participants,
         mint,
         outage,
         lease_ttl_s=settings.lease_ttl_s,

@@ -1,7 +1,8 @@
 """The use case: hold the appointment's lease, charge, mint the room token.
 
-Whoever comes after the charge takes no turn with the lock: an appointment that is known to be charged is entered at
-once, and those who stand in line for the lock when it is charged are dismissed.
+Where a turn would have to be waited for, nobody stands in line who may not enter anyway: a crowd of outsiders keeps no
+participant waiting. Whoever comes after the charge takes no turn with the lock: an appointment that is known to be
+charged is entered at once, and those who stand in line for the lock when it is charged are dismissed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from locks import Dismissed, Hold, LeaseLost, LockBusy, Locker, LockStoreDown
 from service.charged import ChargedAppointments
 from service.charging import Charging
 from service.outage import OutageRule
+from service.participants import KnownParticipants
 from service.pending_charge import PendingCharge, TimedEntry
 from service.refusals import ChargeInProgress
 from service.rtc_token import RoomToken, RoomTokenMint
@@ -56,6 +58,7 @@ class Entering:
         locker: Locker,
         charging: Charging,
         charged: ChargedAppointments,
+        participants: KnownParticipants,
         mint: RoomTokenMint,
         outage: OutageRule,
         *,
@@ -66,6 +69,7 @@ class Entering:
         self._locker = locker
         self._charging = charging
         self._charged = charged
+        self._participants = participants
         self._mint = mint
         self._outage = outage
         self._lease_ttl_s = lease_ttl_s
@@ -74,14 +78,16 @@ class Entering:
 
     async def enter(self, request: EntryRequest) -> Entered:
         """Raises ChargeInProgress, LockStoreDown, TooManyWaiters, TooManyLeases, db's refusals, as Charging.submit."""
-        timed = None
-        if request.appointment_id in self._charged:
+        timed, appointment_id = None, request.appointment_id
+        if appointment_id not in self._charged and self._locker.is_wanted(lock_name(appointment_id)):
+            await self._participants.refuse_outsider(_charge_request(request, None))
+        if appointment_id in self._charged:
             timed = await self._enter_again(request, 0.0, "is_consume")
         if timed is None:
             timed = await self._charge(request)
         if timed.entry.outcome is not Outcome.FREE:
-            self._charged.add(request.appointment_id)
-        channel = f"appointment-{request.appointment_id}"
+            self._charged.add(appointment_id)
+        channel = f"appointment-{appointment_id}"
         began_at_s = time.perf_counter()
         room_token = self._mint.mint(channel=channel, user_id=request.user_id, now=time.time())
         return Entered(timed, channel, room_token, time.perf_counter() - began_at_s)
@@ -90,7 +96,8 @@ class Entering:
         try:
             return await self._charge_in_turn(request, time.monotonic())
         except LockStoreDown:
-            return await self._outage.charge(lambda: self._charge_without_lease(request))
+            await self._participants.refuse_outsider(_charge_request(request, None))
+            return await self._outage.charge(request.user_id, lambda: self._charge_without_lease(request))
 
     async def _charge_in_turn(self, request: EntryRequest, started_at_s: float) -> TimedEntry:
         stale_turns = 0

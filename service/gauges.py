@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from db.audit import INVARIANTS
 from locks import Locker
 from locks.picture import HeldLock
+from locks.pieces import in_pieces
 from service.charging import QUEUES, Charging
 from service.reading import Reading
 from service.settings import Settings
@@ -67,14 +68,11 @@ class SampledGauges:
                 self.lanes_busy.labels(name).set(seen.lanes_busy)
                 self.lanes.labels(name).set(seen.lanes)
 
-    def set_locks(self, *, held_s: Iterable[tuple[str, float]], waited_s: Iterable[tuple[str, float]]) -> None:
+    def set_locks(self, *, held_s: Mapping[str, float], waited_s: Mapping[str, float]) -> None:
         """The oldest of each resource; 0 where nobody holds, or waits."""
-        for gauge, seen in ((self.oldest_held, held_s), (self.oldest_wait, waited_s)):
-            oldest = dict.fromkeys(self._resources, 0.0)
-            for resource, seconds in seen:
-                oldest[resource] = max(oldest.get(resource, 0.0), seconds)
-            for resource, seconds in oldest.items():
-                gauge.labels(resource).set(seconds)
+        for gauge, oldest_s in ((self.oldest_held, held_s), (self.oldest_wait, waited_s)):
+            for resource in self._resources | oldest_s.keys():
+                gauge.labels(resource).set(oldest_s.get(resource, 0.0))
 
 
 class AuditGauges:
@@ -142,10 +140,10 @@ class Sampling:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Looks once, then goes on looking."""
+        """Looks at the queues, and goes on looking at everything."""
         self._gauges.leases_limit.set(self._settings.max_leases)
         self._gauges.build_info.labels(version("chargeonce")).set(1)
-        self._look()
+        self._gauges.set_queues(self._queues())
         self._task = asyncio.create_task(self._watch(), name="gauges")
 
     async def stop(self) -> None:
@@ -159,18 +157,28 @@ class Sampling:
         took_s = 0.0
         while True:
             await asyncio.sleep(max(self._interval_s, LOOK_SHARE * took_s))
-            began_at_s = time.monotonic()
-            self._look()
-            took_s = time.monotonic() - began_at_s
+            took_s = await self._look()
 
-    def _look(self) -> None:
+    async def _look(self) -> float:
+        """Returns how many seconds of this process' time it took."""
+        began_at_s = time.monotonic()
         self._gauges.set_queues(self._queues())
-        label_of, locker = self._label_of, self._locker
-        held: list[HeldLock] = [*locker.held, *locker.lending.all]
-        self._gauges.set_locks(
-            held_s=[(label_of(lease.name), lease.held_s) for lease in held],
-            waited_s=[(label_of(name), max(ages_s)) for name, ages_s in locker.waits.items()],
-        )
+        waited_s = [(name, max(ages_s)) for name, ages_s in self._locker.waits.items()]
+        held: list[HeldLock] = [*self._locker.held, *self._locker.lending.all]
+        oldest_held_s, oldest_wait_s = dict[str, float](), dict[str, float]()
+        self._note_oldest(waited_s, oldest_wait_s)
+        took_s = time.monotonic() - began_at_s
+        async for piece in in_pieces(held):
+            began_at_s = time.monotonic()
+            self._note_oldest([(lease.name, lease.held_s) for lease in piece], oldest_held_s)
+            took_s += time.monotonic() - began_at_s
+        self._gauges.set_locks(held_s=oldest_held_s, waited_s=oldest_wait_s)
+        return took_s
+
+    def _note_oldest(self, seen: Iterable[tuple[str, float]], oldest_s: dict[str, float]) -> None:
+        for name, seconds in seen:
+            resource = self._label_of(name)
+            oldest_s[resource] = max(oldest_s.get(resource, 0.0), seconds)
 
     def _queues(self) -> Mapping[str, QueueSeen]:
         settings, reading = self._settings, self._reading.under_way_count

@@ -8,20 +8,20 @@ from typing import Protocol
 
 from locks import LockStoreDown
 from service.pending_charge import PendingCharge, TimedEntry
-from service.refusals import Overloaded
+from service.shares import Limit
 
 
 class OutageRule(Protocol):
     """What happens to entries while Redis is out of reach."""
 
-    async def charge(self, submit: Callable[[], PendingCharge]) -> TimedEntry:
+    async def charge(self, user_id: int, submit: Callable[[], PendingCharge]) -> TimedEntry:
         """Charges on the row lock alone, or raises."""
 
 
 class RefuseWithoutLock:
     """LOCK_OUTAGE=refuse: no lock, no entry."""
 
-    async def charge(self, submit: Callable[[], PendingCharge]) -> TimedEntry:
+    async def charge(self, user_id: int, submit: Callable[[], PendingCharge]) -> TimedEntry:
         """Raises LockStoreDown."""
         raise LockStoreDown("Redis is out of reach, and entries need the lock")
 
@@ -29,17 +29,12 @@ class RefuseWithoutLock:
 class ProceedOnRowLock:
     """LOCK_OUTAGE=proceed: the row lock decides alone, behind a bulkhead, since the crowd now stands at the rows."""
 
-    def __init__(self, *, concurrent: int, waiting: int) -> None:
+    def __init__(self, *, concurrent: int, waiting: int, caller_share: float) -> None:
         self._slots = asyncio.Semaphore(concurrent)
-        self._room = concurrent + waiting
+        self._places = Limit("entries without Redis", concurrent + waiting, caller_share=caller_share)
 
-    async def charge(self, submit: Callable[[], PendingCharge]) -> TimedEntry:
-        """Raises Overloaded when too many are waiting already, else as the charge."""
-        if self._room == 0:
-            raise Overloaded("Redis is out of reach, and as many entries as may go on without it are under way")
-        self._room -= 1
-        try:
+    async def charge(self, user_id: int, submit: Callable[[], PendingCharge]) -> TimedEntry:
+        """Raises TooManyRequests or Overloaded when too many are waiting already, else as the charge."""
+        with self._places.place(user_id):
             async with self._slots:
                 return await submit()
-        finally:
-            self._room += 1

@@ -16,6 +16,7 @@ from db.coupons import BalanceTooLarge, ReferenceReused, UnknownCoupon, Unstorab
 from db.decisions import AppointmentNotOpen, IllegalRequest, InsufficientCoupons
 from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, IdTaken, TimedOut
 from locks import HolderChanged, LockStoreDown, TooManyLeases, TooManyWaiters
+from locks.errors import TooManyBorrowed
 from locks.lending import LeaseOver
 from service.callers import Unauthenticated
 from service.handlers.security_headers import add_to
@@ -33,6 +34,7 @@ from service.refusals import (
     NotFound,
     Overloaded,
     TooLarge,
+    TooManyRequests,
 )
 
 log = structlog.get_logger("chargeonce.http")
@@ -65,6 +67,14 @@ BUG = Problem(
     "internal-error", HTTPStatus.INTERNAL_SERVER_ERROR, "Something is wrong with the service", True, "unknown"
 )
 
+SHARE_USED_UP = Problem(
+    "too-many-requests",
+    HTTPStatus.TOO_MANY_REQUESTS,
+    "This caller's share is used up",
+    retryable=True,
+    retry_after_s=RETRY_AFTER_S,
+)
+
 PROBLEMS: Mapping[type[BaseException], Problem] = {
     InvalidRequest: Problem("invalid-request", BAD, "The request cannot be read"),
     UnknownCoupon: Problem("invalid-request", BAD, "The request cannot be read"),
@@ -87,6 +97,8 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     LeaseOver: Problem("lease-lost", HTTPStatus.GONE, "The lease is over"),
     HolderChanged: Problem("holder-changed", HTTPStatus.CONFLICT, "Somebody else holds the lock by now"),
     TooLarge: Problem("too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
+    TooManyRequests: SHARE_USED_UP,
+    TooManyBorrowed: SHARE_USED_UP,
     Overloaded: _away("overloaded", "Too much is under way"),
     TooManyWaiters: _away("overloaded", "Too much is under way"),
     TooManyLeases: _away("overloaded", "Too much is under way"),

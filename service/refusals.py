@@ -87,6 +87,10 @@ class Overloaded(ServiceRefusal):
     """More is under way than may be; nothing was charged."""
 
 
+class TooManyRequests(ServiceRefusal):
+    """This caller has as much under way as one caller may; nothing was done."""
+
+
 class Draining(ServiceRefusal):
     """This instance is about to stop and takes no new work."""
 

@@ -19,7 +19,7 @@ from service.handlers.running import RunningHandlers
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-BUSY = ("overloaded", "draining")
+BUSY = ("too-many-requests", "overloaded", "draining")
 STORED = (*BUSY, "database-down", "charge-unknown")
 CALLED = ("invalid-request", "unauthenticated")
 WATCHED = (*CALLED, "forbidden", "too-large", "lock-store-down", *BUSY)
@@ -50,6 +50,7 @@ class Route:
     form: bool = False  # the body may also come as a form
     query: Mapping[str, str] = field(default_factory=dict)
     public: bool = False
+    for_anyone: bool = False  # work for whoever it is: bounded apart from that of callers who are known
     has_head: bool = True  # a GET that also answers HEAD
 
 

@@ -53,6 +53,11 @@ class Session:
         return "by address" if self.user_id is None else f"user {self.user_id}"
 
     @property
+    def counts_as(self) -> int:
+        """Whose share it takes: that of all whom a code let in is one."""
+        return self.user_id or 0
+
+    @property
     def digest(self) -> bytes:
         """What is written down at sign-out: of what is signed, because one signature can be spelt in several ways."""
         return _digest(_SESSION, self.token.rpartition(".")[0])

@@ -106,6 +106,9 @@ class Settings(BaseSettings):
     max_requests_in_flight: int = Field(4000, ge=1, le=1_000_000)
     max_lease_waits: int | None = Field(None, ge=1, le=1_000_000)
     max_streams: int = Field(100, ge=1, le=100_000)
+    max_exports: int = Field(4, ge=1, le=1000)
+    max_unauthenticated: int = Field(100, ge=1, le=1_000_000)
+    caller_share: float = Field(0.5, gt=0, le=1, allow_inf_nan=False)
     max_listed_entries: int = Field(1000, ge=1, le=100_000)
     drain_timeout_s: Seconds = 15.0
     health_interval_s: Seconds = 0.5

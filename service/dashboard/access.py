@@ -9,6 +9,7 @@ from aiohttp import web
 
 from db.errors import DatabaseError
 from service.callers import MONITOR, OPERATOR, Unauthenticated
+from service.handlers.http import count_for
 from service.handlers.security_headers import PAGE_PATH, is_https
 from service.refusals import Forbidden, Overloaded
 from service.sessions import LoginRefused, Session, Sessions
@@ -34,11 +35,12 @@ class CrossSite(Forbidden):
 
 
 async def session_of(request: web.Request, sessions: Sessions) -> Session:
-    """The session of whoever may look at the page. Raises NotLoggedIn, Forbidden.
+    """The session of whoever may look at the page. Raises NotLoggedIn, Forbidden, TooManyRequests, Overloaded.
 
     While Postgres is away nobody can say who has signed out meanwhile, and the page is there to show that it is away.
     """
     session = presented(request, sessions)
+    count_for(session.counts_as, request)
     with contextlib.suppress(DatabaseError, Overloaded):
         await _check_not_signed_out(session, sessions)
     if not session.may_look:

@@ -1,10 +1,10 @@
-"""Tables as CSV and JSON. What a spreadsheet would take for a formula is quoted."""
+"""Tables as CSV and JSON, written a piece at a time. What a spreadsheet would take for a formula is quoted."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from locks.inspection import Party
+from locks.pieces import in_pieces
 from service.dashboard.asked import Asked
 from service.dashboard.formatting import iso
 from service.dashboard.looking import Looking
@@ -29,25 +30,32 @@ class Table:
     rows: Iterable[Row]
 
 
-def as_csv(table: Table) -> bytes:
-    """RFC 4180, UTF-8."""
+async def as_csv(table: Table) -> AsyncIterator[bytes]:
+    """RFC 4180, UTF-8, a piece at a time."""
+    yield _csv([table.columns])
+    async for piece in in_pieces(table.rows):
+        yield _csv([_cell(value) for value in row] for row in piece)
+
+
+async def as_json(table: Table) -> AsyncIterator[bytes]:
+    """A list of objects, a piece at a time."""
+    before = b"["
+    async for piece in in_pieces(table.rows):
+        yield before + orjson.dumps([_object(table.columns, row) for row in piece])[1:-1]
+        before = b","
+    yield b"]" if before == b"," else b"[]"
+
+
+def _csv(rows: Iterable[Iterable[Any]]) -> bytes:
     text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(table.columns)
-    writer.writerows([_cell(value) for value in row] for row in table.rows)
+    csv.writer(text).writerows(rows)
     return text.getvalue().encode()
 
 
-def as_json(table: Table) -> bytes:
-    """A list of objects."""
-    rows = [
-        {
-            column: iso(value) if isinstance(value, datetime) else value
-            for column, value in zip(table.columns, row, strict=True)
-        }
-        for row in table.rows
-    ]
-    return orjson.dumps(rows)
+def _object(columns: Sequence[str], row: Row) -> dict[str, Any]:
+    return {
+        column: iso(value) if isinstance(value, datetime) else value for column, value in zip(columns, row, strict=True)
+    }
 
 
 def _cell(value: Any) -> Any:
@@ -65,21 +73,19 @@ async def _locks(looking: Looking, asked: Asked) -> Table:
         "name", "instance", "host", "pid", "request_id", "owner", "kind", "held_s", "expires_in_s",
         "fencing_token", "waiters", "by_python_redis_lock",
     )  # fmt: skip
-    return Table(
-        columns,
-        [
-            (
-                each.name,
-                *_party(each.holder),
-                each.held_s,
-                each.expires_in_s,
-                each.fencing_token,
-                each.waiters,
-                each.by_python_redis_lock,
-            )
-            for each in found
-        ],
+    rows = (
+        (
+            each.name,
+            *_party(each.holder),
+            each.held_s,
+            each.expires_in_s,
+            each.fencing_token,
+            each.waiters,
+            each.by_python_redis_lock,
+        )
+        for each in found
     )
+    return Table(columns, rows)
 
 
 async def _lock(looking: Looking, asked: Asked) -> Table:
@@ -158,7 +164,7 @@ TABLES: Mapping[str, Callable[[Looking, Asked], Awaitable[Table]]] = {
     "appointment": _appointment,
     "audit_log": _audit_log,
 }
-FORMATS: Mapping[str, tuple[str, Callable[[Table], bytes]]] = {
+FORMATS: Mapping[str, tuple[str, Callable[[Table], AsyncIterator[bytes]]]] = {
     "csv": ("text/csv; charset=utf-8", as_csv),
     "json": ("application/json", as_json),
 }

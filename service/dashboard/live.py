@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -16,6 +16,7 @@ from service.dashboard.views.table import View
 from service.handlers.http import write_event
 from service.refusals import Overloaded
 from service.sessions import Session, Sessions
+from service.shares import Limit
 
 # A session that is signed out anywhere ends its streams within twice this.
 SESSION_LOOK_S = 0.5
@@ -33,37 +34,24 @@ class _Fragment:
 class Live:
     """All open streams of this instance. Those who look at the same thing share its rendering."""
 
-    def __init__(self, render: Render, sessions: Sessions, *, max_streams: int, stopping: asyncio.Event) -> None:
+    def __init__(self, render: Render, sessions: Sessions, *, streams: Limit, stopping: asyncio.Event) -> None:
         self._render = render
         self._sessions = sessions
-        self._max_streams = max_streams
+        self._streams = streams
         self._stopping = stopping
         self._fragments: dict[object, _Fragment] = {}
-        self.open_count = 0
 
     async def stream(self, request: web.Request, view: View, asked: Asked) -> web.StreamResponse:
         """The view again and again, until the browser goes, the session ends, or this instance stops.
 
-        Raises Overloaded, and whatever the first rendering does.
+        Raises TooManyRequests, Overloaded, and whatever the first rendering does.
         """
-        if self.open_count >= self._max_streams:
-            raise Overloaded(f"{self.open_count} pages are kept up to date already")
-        self.open_count += 1
-        try:
+        with self._streams.place(asked.session.counts_as):
             # A page was rendered a moment ago: its stream must not begin with what is older than that.
             first = await self._fragment(view, asked, at_most_s=0.1)
-            response = web.StreamResponse(
-                headers={
-                    "Content-Type": "text/event-stream",
-                    "X-Accel-Buffering": "no",
-                    "X-Request-Id": request["id"],
-                }
-            )
-            await response.prepare(request)
+            response = await _begun(request, {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
             with contextlib.suppress(ConnectionResetError):
                 await self._follow(request, response, view, asked, first)
-        finally:
-            self.open_count -= 1
         return response
 
     async def _follow(
@@ -111,6 +99,27 @@ class Live:
         with contextlib.suppress(DatabaseError, Overloaded):  # nobody can say, and the page shows that Postgres is away
             return await self._sessions.is_signed_out(session, at_most_s=SESSION_LOOK_S)
         return False
+
+
+async def sent_in_pieces(
+    request: web.Request, headers: Mapping[str, str], pieces: AsyncIterator[bytes]
+) -> web.StreamResponse:
+    """An answer that is too long to be made at once; whoever does not read on is left."""
+    response = await _begun(request, headers)
+    try:
+        async for piece in pieces:
+            await write_event(request, response, piece)
+    except ConnectionResetError:
+        response.force_close()
+        if request.transport is not None:
+            request.transport.abort()  # so that nobody takes it for the whole
+    return response
+
+
+async def _begun(request: web.Request, headers: Mapping[str, str]) -> web.StreamResponse:
+    response = web.StreamResponse(headers={**headers, "X-Request-Id": request["id"]})
+    await response.prepare(request)
+    return response
 
 
 def message(html: str) -> bytes:

@@ -20,7 +20,8 @@ from service import models
 from service.callers import MONITOR, Callers
 from service.handlers.http import answer, caller_with, page_limit, path_name, query_value, write_event
 from service.observe import LAYERS
-from service.refusals import InvalidRequest, LockFree, Overloaded
+from service.refusals import InvalidRequest, LockFree
+from service.shares import Limit
 
 LOCKS_PER_PAGE = 100
 SORTS = ("waiters", "held", "name")
@@ -34,14 +35,13 @@ class ContentionHandlers:
     """Reading only: everything here takes the scope monitor."""
 
     def __init__(
-        self, contention: Contention, locker: Locker, callers: Callers, *, max_streams: int, stopping: asyncio.Event
+        self, contention: Contention, locker: Locker, callers: Callers, *, streams: Limit, stopping: asyncio.Event
     ) -> None:
         self._contention = contention
         self._locker = locker
         self._callers = callers
-        self._max_streams = max_streams
+        self._streams = streams
         self._stopping = stopping
-        self._streams = 0
 
     async def list_locks(self, request: web.Request) -> web.Response:
         """A page of held locks."""
@@ -74,31 +74,24 @@ class ContentionHandlers:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """The same once a second, until the client goes, its token expires or this instance stops."""
         caller = caller_with(request, self._callers, MONITOR)
-        if self._streams >= self._max_streams:
-            raise Overloaded(f"{self._streams} streams are open already")
-        first = await self._contention.snapshot()
-        response = web.StreamResponse(
-            headers={
-                "Content-Type": "text/event-stream",
-                "X-Request-Id": request["id"],
-            }
-        )
-        await response.prepare(request)
-        if request.method == "HEAD":
-            return response
-        self._streams += 1
-        try:
-            await write_event(request, response, _event(first))
-            while not await _set_within(self._stopping, min(STREAM_INTERVAL_S, caller.expires_at - time.time())):
-                if time.time() >= caller.expires_at:
-                    await write_event(request, response, _problem_event("unauthenticated"))
-                    break
-                await write_event(request, response, await self._next_event())
-        except ConnectionResetError:
-            pass  # nobody reads any more
-        finally:
-            self._streams -= 1
+        with self._streams.place(caller.user_id):
+            first = await self._contention.snapshot()
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Request-Id": request["id"]})
+            await response.prepare(request)
+            if request.method != "HEAD":
+                with contextlib.suppress(ConnectionResetError):  # nobody reads any more
+                    await self._follow(request, response, first, caller.expires_at)
         return response
+
+    async def _follow(
+        self, request: web.Request, response: web.StreamResponse, first: Snapshot, expires_at: float
+    ) -> None:
+        await write_event(request, response, _event(first))
+        while not await _set_within(self._stopping, min(STREAM_INTERVAL_S, expires_at - time.time())):
+            if time.time() >= expires_at:
+                await write_event(request, response, _problem_event("unauthenticated"))
+                break
+            await write_event(request, response, await self._next_event())
 
     async def _next_event(self) -> bytes:
         try:

@@ -18,7 +18,7 @@ from service.dashboard.door import Door
 from service.dashboard.exports import FORMATS, TABLES
 from service.dashboard.force import ForcePages
 from service.dashboard.last_seen import LastSeen, Seen
-from service.dashboard.live import Live
+from service.dashboard.live import Live, sent_in_pieces
 from service.dashboard.looking import Looking
 from service.dashboard.pages import SESSION, Handler, Pages, see
 from service.dashboard.rendering import Templates
@@ -29,6 +29,7 @@ from service.problems import detail_of, is_bug, problem_of
 from service.refusals import InvalidRequest, NotFound
 from service.routes import Route
 from service.sessions import Session, Sessions
+from service.shares import Limit
 
 HTML, STREAM = "text/html", "text/event-stream"
 SHOWN: Mapping[int, type | str] = dict.fromkeys((200, 400, 401, 403, 503), HTML)
@@ -40,7 +41,14 @@ class DashboardHandlers:
     """Everything under /dashboard."""
 
     def __init__(
-        self, looking: Looking, sessions: Sessions, forcing: Forcing, *, max_streams: int, stopping: asyncio.Event
+        self,
+        looking: Looking,
+        sessions: Sessions,
+        forcing: Forcing,
+        *,
+        streams: Limit,
+        exports: Limit,
+        stopping: asyncio.Event,
     ) -> None:
         self._looking = looking
         self._sessions = sessions
@@ -50,7 +58,8 @@ class DashboardHandlers:
         self._door = Door(sessions, self._pages)
         self._force = ForcePages(looking, sessions, forcing, self._pages)
         self._last_seen = LastSeen(looking.down_since)
-        self._live = Live(self._fragment, sessions, max_streams=max_streams, stopping=stopping)
+        self._live = Live(self._fragment, sessions, streams=streams, stopping=stopping)
+        self._exports = exports
 
     def routes(self) -> list[Route]:
         """Every address of the page. None answers HEAD: some do something, and none is worth a probe."""
@@ -60,14 +69,14 @@ class DashboardHandlers:
             _route("GET", "/appointments", page(self._find_appointment), {303: HTML, 400: HTML, 401: HTML, 403: HTML}),
             _route("GET", "/locks/{name}/force-release", page(force.ask), SHOWN),
             _route("POST", "/locks/{name}/force-release", page(force.force), {303: HTML, 409: HTML, **SHOWN}),
-            _route("GET", "/login", page(door.show_or_log_in_by_code), {200: HTML, 303: HTML, 503: HTML}),
-            _route("POST", "/login", page(door.log_in), {303: HTML, 400: HTML, 401: HTML, 403: HTML}),
-            _route("POST", "/logout", page(door.log_out), {303: HTML, 403: HTML, 503: HTML}),
-            _route("POST", "/theme", page(door.choose_theme), {303: HTML, 400: HTML, 403: HTML}),
-            _route("GET", "/streams/{view}", self._stream, {200: STREAM}, (*TOLD, "overloaded")),
+            _open("GET", "/login", page(door.show_or_log_in_by_code), {200: HTML, 303: HTML, 503: HTML}),
+            _open("POST", "/login", page(door.log_in), {303: HTML, 400: HTML, 401: HTML, 403: HTML}),
+            _open("POST", "/logout", page(door.log_out), {303: HTML, 403: HTML, 503: HTML}),
+            _open("POST", "/theme", page(door.choose_theme), {303: HTML, 400: HTML, 403: HTML}),
+            _route("GET", "/streams/{view}", self._stream, {200: STREAM}, TOLD),
             _route("GET", "/exports/{table}", self._export, {200: "text/csv"}, (*TOLD, "database-down")),
             _route("GET", "/series", self._series, {200: "application/json"}, TOLD),
-            _route("GET", "/static/{digest}/{file}", self._assets.serve, {200: "text/css", 304: ""}, ("not-found",)),
+            _open("GET", "/static/{digest}/{file}", self._assets.serve, {200: "text/css", 304: ""}, ("not-found",)),
         ]
 
     def described(self) -> Route:
@@ -123,16 +132,16 @@ class DashboardHandlers:
         told = None if seen.values is None else {**seen.values, "as_of": seen.at_s if seen.problem else None}
         return web.Response(body=orjson.dumps(told), content_type="application/json")
 
-    async def _export(self, request: web.Request) -> web.Response:
+    async def _export(self, request: web.Request) -> web.StreamResponse:
         asked = await self._asked_by_script(request)
         name, _, kind = request.match_info["table"].rpartition(".")
         if name not in TABLES or kind not in FORMATS:
             raise NotFound("there is no such table, or not in this format")
         media_type, written = FORMATS[kind]
-        body = written(await TABLES[name](self._looking, asked))
         file = f"chargeonce-{name.replace('_', '-')}.{kind}"
         headers = {"Content-Type": media_type, "Content-Disposition": f'attachment; filename="{file}"'}
-        return web.Response(body=body, headers=headers)
+        with self._exports.place(asked.session.counts_as):
+            return await sent_in_pieces(request, headers, written(await TABLES[name](self._looking, asked)))
 
     async def _asked_by_script(self, request: web.Request) -> Asked:
         """What is asked where no person reads a refusal. Raises Unauthenticated, Forbidden."""
@@ -152,6 +161,13 @@ def _route(
         handler=handler,
         summary="A part of the page",
         answers=answers,
-        problems=(*problems, "draining"),
+        problems=(*problems, "too-many-requests", "overloaded", "draining"),
         has_head=False,
     )
+
+
+def _open(
+    method: str, path: str, handler: Handler, answers: Mapping[int, type | str], problems: tuple[str, ...] = ()
+) -> Route:
+    """One that needs no session."""
+    return replace(_route(method, path, handler, answers, problems), for_anyone=True)

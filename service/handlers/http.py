@@ -19,6 +19,7 @@ from service.callers import Caller, Callers
 from service.handlers.quick_answer import QuickAnswer
 from service.models import MAX_ID, ChargeAnswer
 from service.refusals import Forbidden, InvalidRequest, NameReserved, TooLarge
+from service.shares import Limit
 from service.strict_json import NotReadable, RepeatedKey, read_json
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -26,19 +27,32 @@ Model = TypeVar("Model", bound=BaseModel)
 # Whoever reads nothing for so long is gone, or as good as gone.
 EVENT_WAIT_S = 20.0
 BODY_WAIT_S = web.AppKey("BODY_WAIT_S", float)
+IN_FLIGHT = web.AppKey("IN_FLIGHT", Limit)
+USER_ID = web.RequestKey("USER_ID", int)  # whose request it is, and whose place it has
 JSON = "application/json"
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+MAX_FORM_FIELDS = 20  # each part of a multipart form costs a third of a millisecond
+MAX_FORM_BYTES = 16 * 1024  # an access token, or a reason in any script
 CUT_SHORT = (web.RequestPayloadError, ConnectionError)
 _ID = re.compile(r"[1-9][0-9]{0,18}")
 
 
 def caller_of(request: web.Request, callers: Callers) -> Caller:
-    """Who is calling. Raises Unauthenticated."""
-    return callers.identify(request.headers.get("Authorization"), now=time.time())
+    """Who is calling; the request counts as theirs. Raises Unauthenticated, TooManyRequests, Overloaded."""
+    caller = callers.identify(request.headers.get("Authorization"), now=time.time())
+    count_for(caller.user_id, request)
+    return caller
+
+
+def count_for(user_id: int, request: web.Request) -> None:
+    """From now on it is this user's request that is under way. Raises TooManyRequests, Overloaded."""
+    if USER_ID not in request:
+        request.app[IN_FLIGHT].enter(user_id)
+        request[USER_ID] = user_id
 
 
 def caller_with(request: web.Request, callers: Callers, scope: str) -> Caller:
-    """Who is calling, who must have the scope. Raises Unauthenticated, Forbidden."""
+    """Who is calling, who must have the scope. Raises as caller_of, and Forbidden."""
     caller = caller_of(request, callers)
     if not caller.may(scope):
         raise Forbidden(scope)
@@ -99,21 +113,26 @@ async def json_body(request: web.Request, model: type[Model]) -> Model:
 
 
 async def json_or_form_body(request: web.Request, model: type[Model]) -> Model:
-    """The body as the model, from JSON or from a form. Raises as json_body."""
+    """The body as the model, from JSON or from a form of either kind. Raises as json_body."""
     if request.content_type not in FORMS:
         return await json_body(request, model)
-    return validated(model, await form_fields(request))
+    return validated(model, await _fields(request, request))
 
 
 async def form_fields(request: web.Request) -> dict[str, str]:
-    """A form's fields, without files. Raises InvalidRequest or TooLarge."""
-    if request.content_type not in FORMS:
+    """The fields of a form of the page. Raises InvalidRequest or TooLarge."""
+    if request.content_type != FORMS[0]:
         raise InvalidRequest("Content-Type", f"must be {FORMS[0]}")
+    return await _fields(request, request.clone(client_max_size=MAX_FORM_BYTES))
+
+
+async def _fields(request: web.Request, form: web.BaseRequest) -> dict[str, str]:
+    """A form's fields, without files; `form`: the request, with its limits."""
     try:
         async with asyncio.timeout(request.app[BODY_WAIT_S]):
-            fields = await request.post()
+            fields = await form.post()
     except web.HTTPRequestEntityTooLarge as error:
-        raise TooLarge("the body is too large") from error
+        raise TooLarge("the form is too large, or has too many fields") from error
     except TimeoutError as error:
         raise InvalidRequest("body", f"did not arrive within {request.app[BODY_WAIT_S]:g} s") from error
     except (ValueError, LookupError, AssertionError, RuntimeError, HttpProcessingError, *CUT_SHORT) as error:

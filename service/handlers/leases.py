@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -13,12 +14,13 @@ from aiohttp.abc import AbstractStreamWriter
 
 from locks import LockBusy, Locker
 from locks.loan import Loan
-from service.callers import LOCKS, Callers
+from service.callers import LOCKS, Caller, Callers
 from service.handlers.contention import party_answer
 from service.handlers.http import JSON, answer_dict, as_json, caller_with, json_body, reached_name
 from service.handlers.quick_answer import QuickAnswer
 from service.models import LeaseAnswer, LeaseExtension, NewLease
-from service.refusals import Draining, LeaseRefused, Overloaded
+from service.refusals import Draining, LeaseRefused
+from service.shares import Limit
 
 LONGEST_RETRY_AFTER_S = 60.0
 
@@ -26,13 +28,12 @@ LONGEST_RETRY_AFTER_S = 60.0
 class LeaseHandlers:
     """Everything under /v1/locks/{name}/leases. A lease belongs to the client, not to the worker that granted it."""
 
-    def __init__(self, locker: Locker, callers: Callers, *, max_waits: int, stopping: asyncio.Event) -> None:
+    def __init__(self, locker: Locker, callers: Callers, *, waits: Limit, stopping: asyncio.Event) -> None:
         self._locker = locker
         self._lending = locker.lending
         self._callers = callers
-        self._max_waits = max_waits
+        self._waits = waits
         self._stopping = stopping
-        self._waits = 0
 
     async def lend(self, request: web.Request) -> web.Response:
         """A new lease, had within wait_ms; a client that hangs up meanwhile leaves neither place nor lease behind.
@@ -43,7 +44,7 @@ class LeaseHandlers:
         name = reached_name(request, caller)
         wanted = await json_body(request, NewLease)
         try:
-            loan = await self._lent(name, wanted, request["id"])
+            loan = await self._lent(name, wanted, caller, request["id"])
         except LockBusy as busy:
             raise await self._refusal(busy) from busy
         if wanted.lease_id is not None:
@@ -56,7 +57,7 @@ class LeaseHandlers:
         name = reached_name(request, caller)
         wanted = await json_body(request, LeaseExtension)
         lease_id = request.match_info["lease_id"]
-        loan = await self._lending.extend(name, lease_id, lease_ttl_s=wanted.ttl_ms / 1000)
+        loan = await self._lending.extend(name, lease_id, lease_ttl_s=wanted.ttl_ms / 1000, borrower=caller.user_id)
         return answer_dict(_shown(loan))
 
     async def release(self, request: web.Request) -> web.Response:
@@ -65,16 +66,11 @@ class LeaseHandlers:
         await self._lending.release(reached_name(request, caller), request.match_info["lease_id"])
         return QuickAnswer(status=204)
 
-    async def _lent(self, name: str, wanted: NewLease, request_id: str) -> Loan:
+    async def _lent(self, name: str, wanted: NewLease, caller: Caller, request_id: str) -> Loan:
         if wanted.wait_ms == 0:
-            return await self._asked(name, wanted, request_id)
-        if self._waits >= self._max_waits:
-            raise Overloaded(f"{self._waits} clients wait for leases already")
-        self._waits += 1
-        try:
-            loan = await self._unless_stopping(self._asked(name, wanted, request_id))
-        finally:
-            self._waits -= 1
+            return await self._asked(name, wanted, caller, request_id)
+        with self._waits.place(caller.user_id):
+            loan = await self._unless_stopping(self._asked(name, wanted, caller, request_id))
         if wanted.lease_id is not None:
             return loan
         try:
@@ -84,19 +80,17 @@ class LeaseHandlers:
             raise
         return loan
 
-    def _asked(self, name: str, wanted: NewLease, request_id: str) -> Coroutine[Any, Any, Loan]:
-        lease_ttl_s, wait_s = wanted.ttl_ms / 1000, wanted.wait_ms / 1000
-        if wanted.lease_id is None:
-            return self._lending.lend(
-                name, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id=request_id, owner=wanted.owner
-            )
-        return self._lending.lend_as(
+    def _asked(self, name: str, wanted: NewLease, caller: Caller, request_id: str) -> Coroutine[Any, Any, Loan]:
+        lend = self._lending.lend
+        if wanted.lease_id is not None:
+            lend = partial(self._lending.lend_as, lease_id=wanted.lease_id)
+        return lend(
             name,
-            wanted.lease_id,
-            lease_ttl_s=lease_ttl_s,
-            wait_s=wait_s,
+            lease_ttl_s=wanted.ttl_ms / 1000,
+            wait_s=wanted.wait_ms / 1000,
             request_id=request_id,
             owner=wanted.owner,
+            borrower=caller.user_id,
         )
 
     async def _unless_stopping(self, lending: Coroutine[Any, Any, Loan]) -> Loan:

@@ -31,6 +31,7 @@ from service.listeners import Listeners
 from service.metrics_folder import OwnFiles
 from service.observe import Metrics, Observer, set_up_logs
 from service.openapi import status_of_codes
+from service.participants import KnownParticipants
 from service.problems import ProblemRunner
 from service.settings import Settings, load_settings, metrics_folder
 from service.workers import collect_garbage_less_often, wait_politely
@@ -80,7 +81,8 @@ async def _measured(ground: Ground) -> list[Stage]:
     charges = composed._charges(settings, listeners)
     charging = composed._charging(settings, charges, observer)
     charged = composed._charged(settings, charges, locker, observer)
-    entering = composed._entering(settings, locker, charging, charged, observer)
+    participants = KnownParticipants(charges, size=settings.charged_cache_size)
+    entering = composed._entering(settings, locker, charging, charged, participants, observer)
     await locker.open()
     await locker.up_within(5.0)
     appointments = ground.new_appointments(4 * IN_PROCESS + 2)

@@ -43,13 +43,14 @@ STATUSES = {
     "holder-changed": 409,
     "lease-lost": 410,
     "too-large": 413,
+    "too-many-requests": 429,
     "overloaded": 503,
     "draining": 503,
     "database-down": 503,
     "lock-store-down": 503,
     "charge-unknown": 503,
 }
-RETRYABLE = AWAY_CODES | {"charge-in-progress", "lock-busy"}
+RETRYABLE = AWAY_CODES | {"charge-in-progress", "lock-busy", "too-many-requests"}
 TABLES = (
     "appointment_info",
     "appointment_action",

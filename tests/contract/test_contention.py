@@ -39,6 +39,7 @@ def own_world(module_database_url: str, tmp_path_factory: pytest.TempPathFactory
         "statement_timeout_s": "40",
         "charge_timeout_s": "50",
         "max_streams": "2",
+        "caller_share": "1",
     }
     with a_world_apart(tmp_path_factory.mktemp("contention"), module_database_url, settings) as world:
         yield world

@@ -30,7 +30,7 @@ ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
     """Few streams, so that their bound is soon reached."""
-    return {"max_streams": "4"}
+    return {"max_streams": "4", "caller_share": "1"}
 
 
 def test_every_page_bears_the_strict_policy_and_nothing_inline(world: World) -> None:

@@ -107,7 +107,7 @@ def test_it_says_which_routes_take_a_token_and_what_they_refuse(world: World) ->
         for status in statuses - {"200", "201", "204"}:
             assert "application/problem+json" in operation["responses"][status]["content"]
     entry = document["paths"]["/v1/appointments/{appointment_id}/entries"]["post"]
-    assert set(entry["responses"]) == {"200", "201", "400", "401", "402", "403", "409", "413", "503"}
+    assert set(entry["responses"]) == {"200", "201", "400", "401", "402", "403", "409", "413", "429", "503"}
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])

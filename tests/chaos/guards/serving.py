@@ -16,12 +16,13 @@ from db.decisions import Outcome
 from service.app import callers
 from service.callers import Callers
 from service.entering import EntryRequest
-from service.handlers.http import answer_dict, caller_of, charge_answer, path_id
+from service.handlers.http import IN_FLIGHT, USER_ID, answer_dict, caller_of, charge_answer, path_id
 from service.listeners import NOBODY, Listeners
 from service.problems import ProblemRunner, is_bug, new_request_id, problem_answer
 from service.refusals import NotFound
 from service.rtc_token import RoomTokenMint
 from service.settings import Settings
+from service.shares import Limit
 
 log = structlog.get_logger("chargeonce.chaos")
 
@@ -71,6 +72,7 @@ def _application(settings: Settings, guard: Guard) -> web.Application:
     )
     entries = _Entries(guard, callers(settings), mint, app_id=settings.agora_app_id)
     app = web.Application(middlewares=[_edge])
+    app[IN_FLIGHT] = Limit("requests", settings.max_requests_in_flight, caller_share=1.0)
     app.router.add_post("/v1/appointments/{appointment_id}/entries", entries.enter)
     app.router.add_get("/readyz", _ready)
     return app
@@ -124,5 +126,8 @@ async def _edge(
         if is_bug(error):
             log.error("request failed", request_id=request_id, exc_info=error)
         response = problem_answer(error, request_id)
+    finally:
+        if USER_ID in request:
+            request.app[IN_FLIGHT].leave(request[USER_ID])
     response.headers["X-Request-Id"] = request_id
     return response

@@ -24,6 +24,7 @@ from service.charged import ChargedAppointments
 from service.charging import Charging
 from service.entering import Entering, EntryRequest
 from service.outage import ProceedOnRowLock
+from service.participants import KnownParticipants
 from service.rtc_token import RoomTokenMint
 
 from .mortal_loop import MortalLoop
@@ -264,8 +265,9 @@ def _entering(locker: Locker, charging: Charging, charges: Charges) -> Entering:
         locker,
         charging,
         ChargedAppointments(charges, size=64, on_found=lambda appointment_id: None),
+        KnownParticipants(charges, size=64),
         RoomTokenMint("0" * 32, "1" * 32, 60),
-        ProceedOnRowLock(concurrent=64, waiting=0),
+        ProceedOnRowLock(concurrent=64, waiting=0, caller_share=1.0),
         lease_ttl_s=LONG_S,
         lock_wait_s=LONG_S,
         on_stale_holder=lambda name, token: None,

@@ -1,0 +1,147 @@
+"""Thousands of leases are told of, listed, looked at and exported a piece at a time: others have their turn between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import csv
+import io
+import json
+from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from prometheus_client import CollectorRegistry
+
+from db.charging import Charges
+from db.database import Database
+from locks import Locker, clock
+from locks.contention import Contention
+from locks.listing import matching, page_of, told_locks
+from locks.loan import Loan
+from locks.picture import Teller
+from locks.pieces import PIECE, in_pieces
+from locks.publishing import Publisher
+from locks.seen import Seen
+from service.charging import Charging
+from service.dashboard.exports import Table, as_csv, as_json
+from service.gauges import SampledGauges, Sampling
+from service.reading import Reading
+from service.settings import Settings
+from tests.integration.charging_helpers import ENTRANT_PAYS
+
+Result = TypeVar("Result")
+
+LEASES = 5000
+ENOUGH_TURNS = LEASES // PIECE  # each piece is followed by one
+
+
+async def turns_during(work: Coroutine[Any, Any, Result]) -> tuple[int, Result]:
+    """How often somebody else had the loop meanwhile, and what came of it."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(others())
+    await asyncio.sleep(0)
+    turns = 0
+    result = await work
+    counted, _ = turns, counting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await counting
+    return counted, result
+
+
+@asynccontextmanager
+async def lender(redis_url: str) -> AsyncIterator[Locker]:
+    """A process that keeps very many leases, as far as it knows."""
+    async with Locker.connect(redis_url, instance_id="test") as locker:
+        now_s = clock.monotonic_s()
+        for number in range(LEASES):
+            loan = Loan(f"long:{number:05}", f"{number:032x}", number + 1, 1000.0, now_s)
+            locker.lending.keep(loan, now_s, f"r-{number}", None)
+        yield locker
+
+
+async def test_what_is_held_is_told_in_pieces_and_found_again(redis_url: str) -> None:
+    async with lender(redis_url) as locker:
+        publisher = Publisher(locker, Seen(), version="1", also_held=lambda: locker.lending.all)
+
+        turns, _ = await turns_during(publisher._locks([*locker.lending.all], {}))
+
+        assert turns >= ENOUGH_TURNS
+        publisher._next_list_at_s = 0.0
+        await publisher.start()
+        found = await Contention(locker).all_locks(sort="name", search="long:")
+        assert [each.name for each in found] == [f"long:{number:05}" for number in range(LEASES)]
+        await publisher.stop()
+
+
+async def test_a_page_is_sorted_in_pieces_and_is_the_one_that_follows() -> None:
+    lines = [f"long:{number:05}\t{LEASES - number}\t0\t{number % 7}\t" for number in range(LEASES)]
+
+    reading_turns, told = await turns_during(told_locks(0.0, [(Teller("api-1", "host", 1), "\n".join(lines))]))
+    turns, (first, cursor, total) = await turns_during(page_of(told, sort="waiters", limit=100, cursor=None, search=""))
+    second, _, _ = await page_of(told, sort="waiters", limit=100, cursor=cursor, search="")
+    everything = [*await matching(told, sort="waiters", search="")]
+    found, _, found_total = await page_of(told, sort="held", limit=3, cursor=None, search="99")
+
+    assert min(turns, reading_turns) >= ENOUGH_TURNS
+    assert total == LEASES
+    assert [each.name for each in (*first, *second)] == [each.name for each in everything[:200]]
+    assert [each.name for each in found] == ["long:04999", "long:04998", "long:04997"]
+    assert found_total == sum("99" in line.split("\t")[0] for line in lines)
+
+
+async def test_the_gauges_look_in_pieces(redis_url: str, database_url: str) -> None:
+    settings = Settings()
+    charges = Charges(database_url, ENTRANT_PAYS)
+    charging = Charging(
+        charges,
+        lanes=1,
+        solo_lanes=1,
+        repeat_lanes=1,
+        batch_size=1,
+        max_waiting=1,
+        timeout_s=1.0,
+        on_batch=lambda size: None,
+        on_entries=lambda entries: None,
+    )
+    database, registry = Database(database_url), CollectorRegistry()
+    with ThreadPoolExecutor(1) as executor:
+        reading = Reading(database, executor, max_waiting=1, timeout_s=1.0)
+        async with lender(redis_url) as locker:
+            sampling = Sampling(
+                SampledGauges(registry), locker, charging, reading, label_of=lambda name: "long", settings=settings
+            )
+
+            turns, _ = await turns_during(sampling._look())
+
+    assert turns >= ENOUGH_TURNS
+    assert registry.get_sample_value("chargeonce_lock_oldest_held_seconds", {"resource": "long"}) > 0  # type: ignore[operator]
+    database.close()
+    charges.close()
+
+
+async def test_an_export_is_written_in_pieces_and_is_whole() -> None:
+    rows = [(number, f"=name,{number}") for number in range(2 * PIECE + 1)]
+    as_text = [piece async for piece in as_csv(Table(("id", "name"), rows))]
+    as_objects = [piece async for piece in as_json(Table(("id", "name"), rows))]
+
+    assert [piece.count(b"\r\n") for piece in as_text] == [1, PIECE, PIECE, 1]
+    assert [piece.count(b'"id"') for piece in as_objects] == [PIECE, PIECE, 1, 0]
+    read = list(csv.reader(io.StringIO(b"".join(as_text).decode())))
+    assert read == [["id", "name"], *[[str(number), f"'{name}"] for number, name in rows]]
+    assert json.loads(b"".join(as_objects)) == [{"id": number, "name": name} for number, name in rows]
+    assert b"".join([piece async for piece in as_json(Table(("id",), []))]) == b"[]"
+
+
+async def test_pieces_are_everything_in_order() -> None:
+    assert [piece async for piece in in_pieces(list[int]())] == []
+    assert [len(piece) async for piece in in_pieces(range(PIECE + 1))] == [PIECE, 1]
+    assert [item async for piece in in_pieces(range(3 * PIECE)) for item in piece] == list(range(3 * PIECE))
