@@ -40,7 +40,8 @@ class KnownParticipants:
         if known is not None and known.allow(request):
             return
         try:
-            found = await asyncio.wait_for(asyncio.shield(self._ask(request.appointment_id)), LOOK_WAIT_S)
+            async with asyncio.timeout(LOOK_WAIT_S):
+                found = await asyncio.shield(self._ask(request.appointment_id))
         except TimeoutError:
             return
         if found is None:

@@ -28,7 +28,7 @@ SOON_S = 30.0
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
-    return {"max_lease_waits": str(MAX_WAITS), "drain_timeout_s": "1"}
+    return {"max_lease_waits": str(MAX_WAITS), "drain_timeout_s": "1", "caller_share": "1"}
 
 
 @pytest.fixture

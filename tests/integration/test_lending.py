@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from locks import Lease, Locker, LockStoreDown, LossReason, clock
+from locks import Lease, LockBusy, Locker, LockStoreDown, LossReason, clock
+from locks.errors import TooManyBorrowed
 from locks.events import Acquired, Adopted, Exported, Lost, Released, Waiting
 from locks.for_whom import text_for_client
 from locks.lending import LeaseOver
@@ -356,3 +357,23 @@ async def test_no_key_stays_without_an_end(keeper: Locker, other: Locker, name: 
     found = list(keys.client.scan_iter(match=f"*{{{name}}}*"))
     assert found
     assert all(0 < int(keys.client.pttl(key)) <= LONG_MS + 20_000 for key in found)
+
+
+async def test_an_adopted_lease_counts_for_whoever_extended_it_and_its_end_makes_room(
+    redis_server: RedisServer, name: str
+) -> None:
+    redis_url = redis_server.url
+    async with Locker.connect(redis_url, instance_id="keeper") as keeper:
+        lent = await keeper.lending.lend(name, lease_ttl_s=60, wait_s=0, request_id="", borrower=7)
+    async with Locker(redis_url, instance_id="heir", max_leases_per_borrower=1) as heir:
+        other = await heir.lending.lend(f"{name}/2", lease_ttl_s=60, wait_s=0, request_id="", borrower=7)
+        await heir.lending.extend(name, lent.lease_id, lease_ttl_s=60, borrower=7)  # one too many, and not refused
+
+        for ended in (other, lent):
+            with pytest.raises(TooManyBorrowed):
+                await heir.lending.lend(f"{name}/3", lease_ttl_s=60, wait_s=0, request_id="", borrower=7)
+            await heir.lending.release(ended.name, ended.lease_id)
+        with pytest.raises(LockBusy):  # gives its place back
+            async with heir.hold(f"{name}/3"):
+                await heir.lending.lend(f"{name}/3", lease_ttl_s=60, wait_s=0.01, request_id="", borrower=7)
+        assert heir.lending._borrowed == {}

@@ -189,7 +189,19 @@ async def test_only_what_this_process_wants_is_wanted(doors: Doors, name: str) -
     assert not locker.is_wanted(name)
 
 
-# What is asked and closed
+# What is asked, given up and closed
+
+
+async def test_whoever_gives_up_as_the_answer_comes_does_not_go_on(doors: Doors, rows: Rows) -> None:
+    request = ChargeRequest(rows.appointment(ANN, BOB), ANN)
+    asking = asyncio.create_task(doors.participants.refuse_outsider(request))
+    await asyncio.sleep(0)
+    question = doors.participants._next
+    assert question is not None
+    question.answer.add_done_callback(lambda _: asking.cancel())
+
+    with pytest.raises(asyncio.CancelledError):
+        await asking
 
 
 async def test_whoever_asks_while_it_closes_is_not_left_waiting(
