@@ -105,10 +105,9 @@ class Callers:
             raise Unauthenticated(f"the Authorization header is longer than {MAX_HEADER_LENGTH} bytes")
         if not 0 <= now - self._looked_at < self._look_every_s:
             self._look(now)
-        scheme, _, rest = authorization.partition(" ")
-        if scheme.lower() != "bearer":
+        if authorization[:7].lower() != "bearer ":
             raise Unauthenticated("the Authorization header is not of the form 'Bearer <token>'")
-        token = rest.strip(" ")
+        token = authorization[7:].strip(" ")
         verified = self._verified.get(token)
         if verified is None:
             verified = self._verify(token, now)

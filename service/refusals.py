@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+MAX_FIELD_SHOWN = 100
+
 
 class ServiceRefusal(Exception):
     """A request that is answered with a problem."""
@@ -13,8 +15,9 @@ class InvalidRequest(ServiceRefusal):
     """A path, query, header or body that cannot be read; `field` names the place."""
 
     def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
-        self.field = field
+        # It may be the client's own word, as long as it likes, and in bytes that are no text.
+        self.field = field[:MAX_FIELD_SHOWN].encode(errors="replace").decode()
+        super().__init__(f"{self.field}: {reason}")
 
 
 class Forbidden(ServiceRefusal):

@@ -33,13 +33,15 @@ def read_json(text: bytes) -> Any:
     if _is_deeper(value, MAX_LEVELS):
         raise NotReadable(f"is nested more than {MAX_LEVELS} levels deep")
     # orjson keeps the last of two equal keys and says nothing. What is known to be JSON is read again, to hear of both.
-    json.loads(text, object_pairs_hook=_each_once, parse_int=str, parse_float=str)
+    _reader.decode(text.decode())
     return value
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
     layer: Sequence[Any] = [value]
     for _ in range(levels):
+        if not layer:
+            return False
         inner: list[Any] = []
         for each in layer:
             if isinstance(each, dict):
@@ -56,3 +58,6 @@ def _each_once(pairs: list[tuple[str, Any]]) -> None:
         if key in keys:
             raise RepeatedKey(key)
         keys.add(key)
+
+
+_reader = json.JSONDecoder(object_pairs_hook=_each_once, parse_int=str, parse_float=str)

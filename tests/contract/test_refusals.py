@@ -322,6 +322,63 @@ def test_a_body_that_is_not_json_is_refused(world: World, method: str, path: str
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "body", "field"),
+    [
+        ("POST", "/v1/appointments", '{"user_id": 1, "invitee_user_id": 2, "user_id": 3}', "user_id"),
+        ("POST", "/v1/appointments", '{"user_id": 1, "invitee_user_id": 2, "\\u0075ser_id": 1}', "user_id"),
+        (
+            "POST",
+            "/v1/appointments",
+            '{"user_id": 1, "invitee_user_id": 2, "prepare_id": {"a": [{"b": 1, "b": 1}]}}',
+            "b",
+        ),
+        ("POST", "/v1/users/7/coupons", '{"coupon_id": 1, "count": 1, "count": 9, "reference": "twice"}', "count"),
+        ("PATCH", "/v1/appointments/7", '{"status": "open", "status": "ended"}', "status"),
+        ("POST", "/v1/locks/twice/leases", '{"ttl_ms": 100, "ttl_ms": 3600000}', "ttl_ms"),
+        ("PUT", f"/v1/locks/twice/leases/{'0' * 32}", '{"ttl_ms": 100, "ttl_ms": 200}', "ttl_ms"),
+        ("POST", "/v1/locks/twice/force-release", '{"reason": "a", "fencing_token": 1, "reason": "b"}', "reason"),
+        ("POST", "/agoraToken", '{"appointmentId": 1, "otherUserid": 2, "appointmentId": 3}', "appointmentId"),
+        ("POST", "/v1/appointments", json.dumps({"x" * 5000: 1})[:-1] + f', "{"x" * 5000}": 1}}', "x" * 100),
+    ],
+)
+def test_a_key_that_is_given_twice_is_named(world: World, method: str, path: str, body: str, field: str) -> None:
+    before = everything(world.rows)
+    headers = {"Content-Type": "application/json"}
+    answer = world.api.call(method, path, user=7, scope="service locks operator", body=body, headers=headers)
+    assert problem(answer, "invalid-request")["field"] == field
+    assert everything(world.rows) == before
+
+
+@pytest.mark.parametrize("levels", [33, 500, 985, 1000, 1020])
+@pytest.mark.parametrize(("begin", "end"), [("[", "]"), ('{"a":', "}")])
+def test_a_body_that_is_nested_deeper_than_any_of_ours_is_refused(
+    world: World, begin: str, end: str, levels: int
+) -> None:
+    body = f'{{"user_id": 1, "invitee_user_id": {begin * levels}2{end * levels}}}'
+    headers = {"Content-Type": "application/json"}
+    answer = world.api.post("/v1/appointments", user=7, scope="service", body=body, headers=headers)
+    members = problem(answer, "invalid-request")
+    assert "levels deep" in members["detail"]
+
+
+FORM_FIELD = b'--x\r\nContent-Disposition: form-data; name="%b"\r\n\r\n1\r\n'
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "field"),
+    [
+        ("application/x-www-form-urlencoded", b"appointmentId=1&otherUserid=2&appointmentId=3", "appointmentId"),
+        ("application/x-www-form-urlencoded", b"appointmentId=1&otherUserid=2&%ff=3&%ff=3", "\ufffd"),
+        ("multipart/form-data; boundary=x", FORM_FIELD % b"otherUserid" * 2 + b"--x--\r\n", "otherUserid"),
+        ("multipart/form-data; boundary=x", FORM_FIELD % b"\xff" * 2 + b"--x--\r\n", "?"),
+    ],
+)
+def test_a_field_that_a_form_gives_twice_is_named(world: World, content_type: str, body: bytes, field: str) -> None:
+    answer = world.api.post("/agoraToken", user=7, body=body, headers={"Content-Type": content_type})
+    assert problem(answer, "invalid-request")["field"] == field
+
+
+@pytest.mark.parametrize(
     "reference", ['{"coupon_id":1,"count":1,"reference":"\\ud800"}', '{"coupon_id":1,"count":1,"reference":"\\u0000"}']
 )
 def test_a_reference_that_no_database_can_keep_is_refused(world: World, reference: str) -> None:
@@ -352,6 +409,7 @@ def test_a_body_of_another_kind_is_refused(world: World, content_type: str) -> N
         ("limit=abc", "limit"),
         ("limit=%D9%A4", "limit"),
         ("limit=" + "9" * 30, "limit"),
+        ("limit=1&limit=1", "limit"),
         ("cursor=", "cursor"),
         ("cursor=abc", "cursor"),
         ("cursor=%00", "cursor"),
