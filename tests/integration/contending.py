@@ -40,7 +40,7 @@ async def instance(url: str, instance_id: str, *, interval_s: float = 0.1) -> As
             held_s.append(event.held_s)
 
     async with Locker.connect(url, instance_id=instance_id, listener=listen) as locker:
-        publisher = Publisher(locker, seen, version="1", interval_s=interval_s)
+        publisher = Publisher(locker, seen, version="1", also_held=lambda: locker.lending.all, interval_s=interval_s)
         await publisher.start()
         yield Instance(locker, publisher, Contention(locker), seen, waited_s, held_s)
         await publisher.stop()
