@@ -209,7 +209,7 @@ class Lending:
     def check_room(self) -> None:
         """Raises TooManyLeases when there is none for one more."""
         if len(self._kept) >= self._max_leases:
-            raise TooManyLeases(f"this process keeps {self._max_leases} leases already")
+            raise TooManyLeases(f"leases that this process keeps already: {self._max_leases}")
 
     async def acquired(self, name: str, lease_ttl_s: float, wait_s: float, request_id: str) -> Lease:
         """The lock, for a client outside; raises as Locker.acquire, but for Dismissed."""

@@ -44,7 +44,7 @@ class Live:
         Raises Overloaded, and whatever the first rendering does.
         """
         if self.open_count >= self._max_streams:
-            raise Overloaded(f"{self.open_count} pages are kept up to date already")
+            raise Overloaded(f"pages that are kept up to date already: {self.open_count}")
         self.open_count += 1
         try:
             # A page was rendered a moment ago: its stream must not begin with what is older than that.

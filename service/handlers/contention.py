@@ -74,7 +74,7 @@ class ContentionHandlers:
         """The same once a second, until the client goes or this instance stops."""
         caller_with(request, self._callers, MONITOR)
         if self._streams >= self._max_streams:
-            raise Overloaded(f"{self._streams} streams are open already")
+            raise Overloaded(f"streams that are open already: {self._streams}")
         first = await self._contention.snapshot()
         response = web.StreamResponse(
             headers={

@@ -68,7 +68,7 @@ class LeaseHandlers:
         if wanted.wait_ms == 0:
             return await self._asked(name, wanted, request_id)
         if self._waits >= self._max_waits:
-            raise Overloaded(f"{self._waits} clients wait for leases already")
+            raise Overloaded(f"clients that wait for leases already: {self._waits}")
         self._waits += 1
         try:
             loan = await self._unless_stopping(self._asked(name, wanted, request_id))
