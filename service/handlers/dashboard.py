@@ -51,9 +51,10 @@ class DashboardHandlers:
         self._live = Live(self._fragment, max_streams=max_streams, stopping=stopping)
 
     def routes(self) -> list[Route]:
-        """Every address of the page. None answers HEAD: some do something, and none is worth a probe."""
+        """Every address of the page. None answers HEAD: some do something, and none is worth a probe; but the front."""
         page, door, force = self._pages.guarded, self._door, self._force
         return [
+            _FRONT,
             *(_route("GET", view.path, page(self._show(view)), FOUND) for view in VIEWS.values()),
             _route("GET", "/appointments", page(self._find_appointment), {303: HTML, 400: HTML, 401: HTML, 403: HTML}),
             _route("GET", "/locks/{name}/force-release", page(force.ask), SHOWN),
@@ -70,7 +71,8 @@ class DashboardHandlers:
 
     def described(self) -> Route:
         """The page as the API's description has it: one address, without a token in a header."""
-        return replace(self.routes()[0], summary="The page, for people; it asks for an access token once", public=True)
+        [page] = [route for route in self.routes() if route.path == PATH]
+        return replace(page, summary="The page, for people; it asks for an access token once", public=True)
 
     def _show(self, view: View) -> Handler:
         async def show(request: web.Request) -> web.Response:
@@ -128,6 +130,15 @@ class DashboardHandlers:
         except NotLoggedIn as error:
             raise Unauthenticated(str(error)) from error
         return Asked(dict(request.query), session, time.time())
+
+
+async def _to_the_page(request: web.Request) -> web.Response:
+    """Whoever types the address without a path is a person."""
+    return secured(see(PATH))
+
+
+# As the other addresses of the page it is not in the API's description: no program has a use for it.
+_FRONT = Route(method="GET", path="/", handler=_to_the_page, summary="To the page", answers={303: HTML}, public=True)
 
 
 def _route(
