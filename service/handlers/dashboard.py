@@ -29,6 +29,7 @@ from service.refusals import InvalidRequest, NotFound
 from service.routes import Route
 from service.sessions import Session, Sessions
 
+TAG = "running"
 HTML, STREAM = "text/html", "text/event-stream"
 SHOWN: Mapping[int, type | str] = dict.fromkeys((200, 400, 401, 403, 503), HTML)
 FOUND: Mapping[int, type | str] = {**SHOWN, 404: HTML}
@@ -72,7 +73,12 @@ class DashboardHandlers:
     def described(self) -> Route:
         """The page as the API's description has it: one address, without a token in a header."""
         [page] = [route for route in self.routes() if route.path == PATH]
-        return replace(page, summary="The page, for people; it asks for an access token once", public=True)
+        return replace(
+            page,
+            summary="The page, for people",
+            description="It asks for an access token of scope monitor or operator once, and keeps it as a cookie.",
+            public=True,
+        )
 
     def _show(self, view: View) -> Handler:
         async def show(request: web.Request) -> web.Response:
@@ -138,7 +144,16 @@ async def _to_the_page(request: web.Request) -> web.Response:
 
 
 # As the other addresses of the page it is not in the API's description: no program has a use for it.
-_FRONT = Route(method="GET", path="/", handler=_to_the_page, summary="To the page", answers={303: HTML}, public=True)
+_FRONT = Route(
+    method="GET",
+    path="/",
+    handler=_to_the_page,
+    tag=TAG,
+    summary="To the page",
+    description="It leads to /dashboard.",
+    answers={303: HTML},
+    public=True,
+)
 
 
 def _route(
@@ -148,7 +163,9 @@ def _route(
         method=method,
         path=PATH + path,
         handler=handler,
+        tag=TAG,
         summary="A part of the page",
+        description="HTML, or what its script asks for.",
         answers=answers,
         problems=(*problems, "draining"),
         has_head=False,
