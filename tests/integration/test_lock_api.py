@@ -637,7 +637,7 @@ async def test_too_many_waiters_of_one_lock_are_refused_and_others_are_not(redis
         waiting = [asyncio.create_task(locker.acquire(name)) for _ in range(2)]
         await heard.count(Waiting, 2)
 
-        with pytest.raises(TooManyWaiters, match="2 callers of this process wait for this lock already"):
+        with pytest.raises(TooManyWaiters, match="that wait for this lock already: 2"):
             await locker.acquire(name)
 
         assert locker.waiter_count == len(heard.all(Waiting)) == 2
