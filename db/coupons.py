@@ -91,7 +91,7 @@ def grant_coupons(database: Database, *, user_id: int, coupon_id: int, count: in
     """
     _check_storable(reference)
     if count > MAX_BALANCE:
-        raise BalanceTooLarge(f"{count} coupons are more than can be counted")
+        raise BalanceTooLarge(f"more coupons than can be counted: {count}")
     made: set[tuple[int, datetime]] = set()
 
     def work(connection: sa.Connection) -> Grant:

@@ -25,7 +25,7 @@ class HeldLeases:
     def check_room(self) -> None:
         """Raises TooManyLeases when there is none for one more."""
         if len(self._by_id) + self.asked_for >= self._max_leases:
-            raise TooManyLeases(f"this process holds or asks for {self._max_leases} leases already")
+            raise TooManyLeases(f"leases that this process holds or asks for already: {self._max_leases}")
 
     @property
     def all(self) -> Sequence[Lease]:

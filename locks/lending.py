@@ -248,7 +248,7 @@ class Lending:
         if borrower is not None and self._borrowed.get(borrower, 0) >= self._max_leases_per_borrower:
             raise TooManyBorrowed(f"one borrower may have {self._max_leases_per_borrower} leases of this process")
         if len(self._kept) >= self._max_leases:
-            raise TooManyLeases(f"this process keeps {self._max_leases} leases already")
+            raise TooManyLeases(f"leases that this process keeps already: {self._max_leases}")
         self._count(borrower, 1)
         try:
             yield

@@ -73,9 +73,9 @@ class Lines:
     def check_room(self, line: Line | None) -> None:
         """Raises TooManyWaiters when there is none for one more."""
         if self.is_full:
-            raise TooManyWaiters(f"{self.waiter_count} callers of this process wait already")
+            raise TooManyWaiters(f"callers of this process that wait already: {self.waiter_count}")
         if line is not None and len(line.waiters) >= self._max_waiters_per_lock:
-            raise TooManyWaiters(f"{len(line.waiters)} callers of this process wait for this lock already")
+            raise TooManyWaiters(f"callers of this process that wait for this lock already: {len(line.waiters)}")
 
     def on_granted(self, lease_id: str, fencing_token: int, turns: int, name: str) -> None:
         """Another process has handed the lock over to whoever stands in line under this lease id."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.metadata import version
 from typing import Annotated, NoReturn
 
 from service.command import prepare, run
@@ -17,6 +18,7 @@ if __name__ == "__main__":
 
 import typer
 
+from service.dashboard.formatting import plural
 from service.locks_command import locks
 from service.settings import (
     Settings,
@@ -29,7 +31,6 @@ from service.settings import (
 
 app = typer.Typer(
     name="chargeonce",
-    help="Charges exactly once, however many clients race for one appointment.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,6 +39,21 @@ app.add_typer(locks, name="locks")
 
 COULD_NOT = 1
 COULD_NOT_LOOK = 2
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"chargeonce {version('chargeonce')}")
+        raise typer.Exit
+
+
+@app.callback()
+def chargeonce(
+    is_version_asked: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Charges exactly once, however many clients race for one appointment."""
 
 
 @app.command()
@@ -108,8 +124,9 @@ def seed(
         finally:
             database.close()
     print(
-        f"added {report.created_appointments} appointments, coupons for {report.granted_users} users and"
-        f" {report.created_prices} prices; there are {report.demo_appointments} demo appointments"
+        f"added {plural(report.created_appointments, 'appointment')}, coupons for"
+        f" {plural(report.granted_users, 'user')} and {plural(report.created_prices, 'price')};"
+        f" demo appointments by now: {report.demo_appointments}"
     )
 
 
@@ -178,7 +195,7 @@ def audit(as_json: Annotated[bool, typer.Option("--json", help="as one JSON obje
             for example in invariant.examples:
                 print(f"        {example}")
         totals = asdict(report.totals).items()
-        print("looked at " + ", ".join(f"{'unknown' if count is None else count} {name}" for name, count in totals))
+        print("looked at " + ", ".join(_counted(count, many) for many, count in totals))
     raise typer.Exit(COULD_NOT if report.is_broken else 0 if report.holds else COULD_NOT_LOOK)
 
 
@@ -193,6 +210,11 @@ def worker(number: int, listening_fd: int, supervisor_fd: int) -> None:
     settings = _settings()
     set_up_logs(settings.log_level, settings.log_format)
     work(settings, number=number, listening_fd=listening_fd, supervisor_fd=supervisor_fd)
+
+
+def _counted(count: int | None, many: str) -> str:
+    one = {"entries": "entry"}.get(many, many.removesuffix("s"))
+    return f"unknown {many}" if count is None else plural(count, one, many)
 
 
 def _settings(**flags: object) -> Settings:

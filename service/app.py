@@ -29,6 +29,7 @@ from service.auditing import Auditing
 from service.callers import Callers
 from service.charged import ChargedAppointments
 from service.charging import Charging
+from service.dashboard.formatting import plural
 from service.dashboard.looking import Looking
 from service.entering import Entering, appointment_of, lock_name
 from service.forcing import Forcing
@@ -299,7 +300,7 @@ def _edge(
 
     async def bounded(request: web.Request, handler: Next, path: str | None) -> web.StreamResponse:
         if (length := request.content_length) is not None and length > settings.max_body_bytes:
-            raise TooLarge(f"the body is larger than {settings.max_body_bytes} bytes")
+            raise TooLarge(f"the body is larger than {plural(settings.max_body_bytes, 'byte')}")
         if path is None or path in public:
             return await handler(request)
         if traffic.draining:

@@ -88,7 +88,7 @@ class Charging:
             raise Draining("this instance is about to stop")
         waiting_count = len(self._together.waiting) + len(self._alone.waiting) + len(self._again.waiting)
         if waiting_count >= self._max_waiting:
-            raise Overloaded(f"{self._max_waiting} charges wait already")
+            raise Overloaded(f"charges that wait already: {self._max_waiting}")
         now_s = time.monotonic()
         item = PendingCharge(request, lease, lock_wait_s, guarded_by, self._loop, now_s, now_s + self._timeout_s)
         queue.waiting.append(item)

@@ -38,6 +38,10 @@ class ForcedRelease:
     holder: Party | None
 
 
+class HolderGone(HolderChanged):
+    """The lease with this fencing token is not the current one, for there is none: nobody holds the lock."""
+
+
 class Forcing:
     """Ends leases that are not one's own, each with a row in lock_audit."""
 
@@ -49,8 +53,8 @@ class Forcing:
     async def force_release(self, name: str, *, fencing_token: int, reason: str, actor: str) -> ForcedRelease:
         """Ends the lease with this token, 0 for a python-redis-lock program's; begun, it is done whoever hangs up.
 
-        Raises HolderChanged when it is not the current one or nobody holds the lock; DatabaseError or Overloaded when
-        it could not be written down, and then nothing is forced; LockStoreDown, ValueError.
+        Raises HolderChanged when it is not the current one, HolderGone when nobody holds the lock; DatabaseError or
+        Overloaded when it could not be written down, and then nothing is forced; LockStoreDown, ValueError.
         """
         task = asyncio.create_task(self._force(name, fencing_token, reason, actor), name="force-release")
         self._under_way.add(task)
@@ -64,7 +68,7 @@ class Forcing:
         audit_id = await self._note(name, fencing_token, reason, actor, view)
         try:
             if not await self._locker.force_release(name, fencing_token=fencing_token):
-                raise HolderChanged(f"nobody holds the lock {name!r}")
+                raise HolderGone(f"nobody holds the lock {name!r}")
         except HolderChanged:
             await self._mark(lock_audit.mark_refused, audit_id)
             raise

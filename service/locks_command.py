@@ -1,6 +1,7 @@
 """chargeonce locks list / show / release: what the HTTP API says of the locks, for a terminal.
 
-Exit status: 0 done; 1 refused, since another holds the lock by now; 2 could not look; 3 nobody holds the lock.
+Exit status: 0 done; 1 refused, since the lease with the given fencing token is not the current one; 2 could not look;
+3 nobody holds the lock, whatever else was asked.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def list_locks(
 ) -> None:
     """The locks that are held, over all instances: a table on a terminal, else a line each with tabs between."""
     from locks.contention import Contention
+    from service.dashboard.formatting import plural
     from service.handlers.contention import locks_answer
 
     page = _with_locker(
@@ -74,12 +76,12 @@ def list_locks(
     else:
         _print_table([lock for lock in page.locks if lock.is_held])
         if page.next_cursor is not None:
-            print(f"chargeonce: {answer.total} locks in all; --limit shows more", file=sys.stderr)
+            print(f"chargeonce: {plural(answer.total, 'lock')} in all; --limit shows more", file=sys.stderr)
 
 
 @locks.command("show")
 def show_lock(name: Name, as_json: AsJson = False) -> None:
-    """Who holds the lock, and who waits, in order. Exit status 3 when nobody holds it."""
+    """Who holds the lock, and who waits, in order. Exit status: 0 shown; 2 could not look; 3 nobody holds it."""
     from service.handlers.contention import lock_answer
 
     _check(name)
@@ -98,7 +100,14 @@ def release_lock(
         typer.Option(min=0, help="release only this lease; 0 is a python-redis-lock program's. Else the current one"),
     ] = None,
 ) -> None:
-    """Ends the lease, whoever holds it. Exit status 1 when another holds the lock by now, 3 when nobody does."""
+    """Ends the lease, whoever holds it.
+
+    Exit status:
+    0 it is over
+    1 the lease with --fencing-token is not the current one: nothing was released
+    2 could not look, or not write it down: nothing was released
+    3 nobody holds the lock
+    """
     from db.errors import DatabaseError
     from locks import HolderChanged
 
@@ -118,19 +127,21 @@ def release_lock(
 
 
 async def _release(locker: Locker, database: Database, name: str, reason: str, fencing_token: int | None) -> int | None:
-    """The token of the lease that was ended; None where none was asked for and nobody holds the lock."""
-    from service.forcing import Forcing
+    """The token of the lease that was ended; None where nobody holds the lock."""
+    from service.forcing import Forcing, HolderGone
     from service.holder_words import holder_words, told_words
 
     view = await locker.inspect(name)
-    if view is not None and view.is_held:
-        print(f"{name} is held by {holder_words(view.holder)}, for {_seconds(view.held_s)}")
-        if fencing_token is None:
-            fencing_token = view.fencing_token or 0
-    if fencing_token is None:
+    if view is None or not view.is_held:
         return None
+    print(f"{name} is held by {holder_words(view.holder)}, for {_seconds(view.held_s)}")
+    if fencing_token is None:
+        fencing_token = view.fencing_token or 0
     forcing = Forcing(locker, _Threads(database))
-    forced = await forcing.force_release(name, fencing_token=fencing_token, reason=reason, actor=f"cli:{_user()}")
+    try:
+        forced = await forcing.force_release(name, fencing_token=fencing_token, reason=reason, actor=f"cli:{_user()}")
+    except HolderGone:  # since we looked
+        return None
     print(told_words(forced.holder))
     return fencing_token
 

@@ -9,6 +9,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from service import models
+from service.callers import BOUND, LOCKS, MONITOR, OPERATOR, SERVICE
 from service.handlers.appointments import AppointmentHandlers
 from service.handlers.contention import ContentionHandlers
 from service.handlers.coupons import CouponHandlers
@@ -19,6 +20,8 @@ from service.handlers.running import RunningHandlers
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+WATCHERS = (MONITOR, OPERATOR)
+LENDERS = (LOCKS, f"{BOUND}PREFIX")
 BUSY = ("too-many-requests", "overloaded", "draining")
 STORED = (*BUSY, "database-down", "charge-unknown")
 CALLED = ("invalid-request", "unauthenticated")
@@ -43,12 +46,15 @@ class Route:
     method: str
     path: str
     handler: Handler
+    tag: str
     summary: str
+    description: str
     answers: Mapping[int, type | str | None]  # a string: a media type that is not JSON; None: no content
     problems: tuple[str, ...] = ()
     body: type[BaseModel] | None = None
     form: bool = False  # the body may also come as a form
     query: Mapping[str, str] = field(default_factory=dict)
+    scopes: tuple[str, ...] = ()  # any one of them lets in whoever is no participant
     public: bool = False
     for_anyone: bool = False  # work for whoever it is: bounded apart from that of callers who are known
     has_head: bool = True  # a GET that also answers HEAD
@@ -69,7 +75,11 @@ def routes(
             method="POST",
             path="/v1/appointments/{appointment_id}/entries",
             handler=entries.enter,
+            tag="entries",
             summary="Enter an appointment's room, charged exactly once",
+            description="Takes the appointment's lock, charges whoever has to pay in one transaction, and answers "
+            "with the key to the room: 201 when this very request charged, 200 when it was charged before or this "
+            "caller enters free.",
             answers={201: models.EntryAnswer, 200: models.EntryAnswer},
             problems=ENTRY,
         ),
@@ -77,7 +87,10 @@ def routes(
             method="POST",
             path="/agoraToken",
             handler=entries.enter_as_before,
+            tag="entries",
             summary="Enter, by the origin's route",
+            description="As `POST /v1/appointments/{appointment_id}/entries`; an `otherUserid` who is not the other "
+            "participant is an illegal request.",
             body=models.AgoraTokenRequest,
             form=True,
             answers={201: models.EntryAnswer, 200: models.EntryAnswer},
@@ -87,7 +100,10 @@ def routes(
             method="POST",
             path="/v1/appointments",
             handler=appointments.create,
-            summary="Make an appointment (scope service)",
+            tag="appointments",
+            summary="Make an appointment",
+            description="It is open, and nobody has paid.",
+            scopes=(SERVICE,),
             body=models.NewAppointment,
             answers={201: models.AppointmentAnswer},
             problems=(*CALLED, "forbidden", "too-large", *STORED),
@@ -96,7 +112,10 @@ def routes(
             method="GET",
             path="/v1/appointments/{appointment_id}",
             handler=appointments.show,
-            summary="An appointment, for its participants (or scope service)",
+            tag="appointments",
+            summary="An appointment, for its participants",
+            description="With its charge and its entries. Whoever is no participant and has no scope `service` gets "
+            "the same answer as for one that does not exist.",
             answers={200: models.AppointmentAnswer},
             problems=(*CALLED, "illegal-request", "not-found", "too-large", *STORED),
         ),
@@ -104,7 +123,10 @@ def routes(
             method="PATCH",
             path="/v1/appointments/{appointment_id}",
             handler=appointments.change,
-            summary="Open, end or cancel an appointment (scope service)",
+            tag="appointments",
+            summary="Open, end or cancel an appointment",
+            description="What was charged stays charged, and an appointment that is opened again is not charged again.",
+            scopes=(SERVICE,),
             body=models.AppointmentChange,
             answers={200: models.AppointmentAnswer},
             problems=(*CALLED, "forbidden", "not-found", "too-large", *STORED),
@@ -113,7 +135,11 @@ def routes(
             method="POST",
             path="/v1/users/{user_id}/coupons",
             handler=coupons.grant,
-            summary="Grant coupons, once a reference (scope service)",
+            tag="coupons",
+            summary="Grant coupons, once a reference",
+            description="201 for a new grant; 200 for one that this reference has made before, and nothing more is "
+            "granted.",
+            scopes=(SERVICE,),
             body=models.NewGrant,
             answers={201: models.GrantAnswer, 200: models.GrantAnswer},
             problems=(*CALLED, "forbidden", "reference-reused", "too-large", *STORED),
@@ -122,7 +148,9 @@ def routes(
             method="GET",
             path="/v1/users/{user_id}/coupons",
             handler=coupons.show,
-            summary="A user's coupons and their movements, newest first (or scope service)",
+            tag="coupons",
+            summary="A user's coupons and their movements, newest first",
+            description="For that user, or with the scope `service`. Grants less charges are the balance.",
             query={"limit": "1 to 200 movements a page, 50 when absent", "cursor": "next_cursor of the page before"},
             answers={200: models.CouponsAnswer},
             problems=(*CALLED, "forbidden", "too-large", *STORED),
@@ -131,7 +159,11 @@ def routes(
             method="POST",
             path="/v1/locks/{name}/leases",
             handler=leases.lend,
-            summary="A lease on the lock, for any program (scope locks, or locks:PREFIX of the name)",
+            tag="leases",
+            summary="A lease on the lock, for any program",
+            description="Waits in one line with everybody else for `wait_ms` at most. 200 where a lease with this "
+            "`lease_id` stands already: it has `ttl_ms` anew. A client that hangs up while it waits leaves the line.",
+            scopes=LENDERS,
             body=models.NewLease,
             answers={201: models.LeaseAnswer, 200: models.LeaseAnswer},
             problems=(*LENT, "lock-busy"),
@@ -140,7 +172,10 @@ def routes(
             method="PUT",
             path="/v1/locks/{name}/leases/{lease_id}",
             handler=leases.extend,
-            summary="Extend the lease; its fencing token stays (scope locks, or locks:PREFIX of the name)",
+            tag="leases",
+            summary="Extend the lease",
+            description="It lasts `ttl_ms` from now, and its fencing token stays. Through any instance.",
+            scopes=LENDERS,
             body=models.LeaseExtension,
             answers={200: models.LeaseAnswer},
             problems=LENT,
@@ -149,7 +184,10 @@ def routes(
             method="DELETE",
             path="/v1/locks/{name}/leases/{lease_id}",
             handler=leases.release,
-            summary="Give the lock back, to the next waiter if one stands (scope locks, or locks:PREFIX)",
+            tag="leases",
+            summary="Give the lock back",
+            description="To the next waiter, if one stands. Through any instance.",
+            scopes=LENDERS,
             answers={204: None},
             problems=LENT,
         ),
@@ -157,7 +195,11 @@ def routes(
             method="POST",
             path="/v1/locks/{name}/force-release",
             handler=forcing.force_release,
-            summary="End the lease with this fencing token, whoever holds it; written to lock_audit (scope operator)",
+            tag="leases",
+            summary="End a lease by force",
+            description="The lease with this fencing token, whoever holds it, and no other. Written to `lock_audit` "
+            "before it is done.",
+            scopes=(OPERATOR,),
             body=models.ForceRelease,
             answers={200: models.ForceReleaseAnswer},
             problems=(*WATCHED, "holder-changed", "database-down"),
@@ -166,7 +208,10 @@ def routes(
             method="GET",
             path="/v1/locks",
             handler=contention.list_locks,
-            summary="The locks that are held, over all instances (scope monitor)",
+            tag="contention",
+            summary="The locks that are held, over all instances",
+            description="A page of them. It never shows a lease id.",
+            scopes=WATCHERS,
             query={
                 "sort": "waiters (most first, when absent), held (longest first) or name",
                 "limit": "1 to 200 locks a page, 100 when absent",
@@ -180,7 +225,10 @@ def routes(
             method="GET",
             path="/v1/locks/{name}",
             handler=contention.show_lock,
-            summary="Who holds the lock, and who waits, in order (scope monitor)",
+            tag="contention",
+            summary="Who holds the lock, and who waits, in order",
+            description="The holder by instance, host, process and request.",
+            scopes=WATCHERS,
             answers={200: models.LockAnswer},
             problems=(*WATCHED, "lock-free"),
         ),
@@ -188,7 +236,11 @@ def routes(
             method="GET",
             path="/v1/contention",
             handler=contention.snapshot,
-            summary="Contention over all instances now (scope monitor)",
+            tag="contention",
+            summary="Contention over all instances now",
+            description="Rates, percentiles of waits and holds, the locks that are waited for most, and every "
+            "instance.",
+            scopes=WATCHERS,
             answers={200: models.ContentionAnswer},
             problems=WATCHED,
         ),
@@ -196,7 +248,10 @@ def routes(
             method="GET",
             path="/v1/contention/stream",
             handler=contention.stream,
-            summary="The same as server-sent events, once a second (scope monitor)",
+            tag="contention",
+            summary="Contention as server-sent events",
+            description="As `GET /v1/contention`, once a second, until the client goes or this instance stops.",
+            scopes=WATCHERS,
             answers={200: "text/event-stream"},
             problems=WATCHED,
         ),
@@ -204,7 +259,9 @@ def routes(
             method="GET",
             path="/livez",
             handler=running.alive,
+            tag="running",
             summary="The process is alive",
+            description="Its event loop turns, and that is all this says.",
             answers={200: models.AliveAnswer},
             problems=("too-large",),
             public=True,
@@ -213,7 +270,10 @@ def routes(
             method="GET",
             path="/readyz",
             handler=running.ready,
+            tag="running",
             summary="This instance may take traffic",
+            description="503 while it drains, while Postgres is away, and with `LOCK_OUTAGE=refuse` while Redis is "
+            "away. Either answer names each dependency.",
             answers={200: models.ReadyAnswer},
             problems=("too-large", "draining", "database-down", "lock-store-down"),
             public=True,
@@ -222,8 +282,10 @@ def routes(
             method="GET",
             path="/metrics",
             handler=running.metrics,
+            tag="running",
             summary="Prometheus metrics, totals over all workers",
-            answers={200: "text/plain"},
+            description="Prometheus text. 503 in plain words where the counts would not be whole.",
+            answers={200: "text/plain", 503: "text/plain"},
             problems=("too-large",),
             public=True,
         ),
@@ -231,7 +293,9 @@ def routes(
             method="GET",
             path="/openapi.json",
             handler=running.openapi,
+            tag="running",
             summary="This description",
+            description="OpenAPI 3.1, made from what validates and answers.",
             answers={200: "application/json"},
             problems=("too-large",),
             public=True,

@@ -18,6 +18,7 @@ from db.migrate import migrate, schema_state
 from db.sequences import sequences_behind
 from service.app import callers
 from service.callers import sign_token
+from service.dashboard.formatting import plural
 from service.descriptors import lowered_limits, raise_limit
 from service.embedded import EmbeddedServers, ServerDied, ServerUpAgain
 from service.generated import with_generated_secrets
@@ -196,7 +197,7 @@ def _demo_curl(settings: Settings, address: str) -> str | None:
 
 def _greet(settings: Settings, port: int, hints: list[str]) -> None:
     address = _address(settings, port)
-    line = f"chargeonce {version('chargeonce')} on {address} with {settings.workers} workers; Ctrl-C stops it"
+    line = f"chargeonce {version('chargeonce')} on {address} with {plural(settings.workers, 'worker')}; Ctrl-C stops it"
     print("\n".join([line, *hints]), flush=True)
 
 

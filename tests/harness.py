@@ -125,11 +125,14 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """How `chargeonce serve` is started; what it logs goes to a file of its own where no `stderr` is given."""
+    """How `chargeonce serve` is started; what it logs goes to a file of its own where no `stderr` is given, and
+    without `settings` it is given the tests' secrets.
+    """
 
     command: Sequence[str] = (sys.executable, "-m", "service", "serve")
     cwd: Path = ROOT
     stderr: int | None = None
+    settings: Mapping[str, str] | None = None
 
 
 @contextmanager
@@ -143,7 +146,7 @@ def service(folder: Path, start: Start | None = None, /, *, workers: int = 2, **
         "data_dir": str(folder / "data"),
         "audit_interval_s": "0",
     }
-    environment = clean_environment(**{**defaults, **settings})
+    environment = clean_environment(**{**(defaults if start.settings is None else start.settings), **settings})
     log = folder / f"service-{time.monotonic_ns()}.log"
     with log.open("w") as errors:
         process = subprocess.Popen(

@@ -31,6 +31,7 @@ from service.routes import Route
 from service.sessions import Session, Sessions
 from service.shares import Limit
 
+TAG = "running"
 HTML, STREAM = "text/html", "text/event-stream"
 SHOWN: Mapping[int, type | str] = dict.fromkeys((200, 400, 401, 403, 503), HTML)
 FOUND: Mapping[int, type | str] = {**SHOWN, 404: HTML}
@@ -62,9 +63,10 @@ class DashboardHandlers:
         self._exports = exports
 
     def routes(self) -> list[Route]:
-        """Every address of the page. None answers HEAD: some do something, and none is worth a probe."""
+        """Every address of the page. None answers HEAD: some do something, and none is worth a probe; but the front."""
         page, door, force = self._pages.guarded, self._door, self._force
         return [
+            _FRONT,
             *(_route("GET", view.path, page(self._show(view)), FOUND) for view in VIEWS.values()),
             _route("GET", "/appointments", page(self._find_appointment), {303: HTML, 400: HTML, 401: HTML, 403: HTML}),
             _route("GET", "/locks/{name}/force-release", page(force.ask), SHOWN),
@@ -81,7 +83,13 @@ class DashboardHandlers:
 
     def described(self) -> Route:
         """The page as the API's description has it: one address, without a token in a header."""
-        return replace(self.routes()[0], summary="The page, for people; it asks for an access token once", public=True)
+        [page] = [route for route in self.routes() if route.path == PATH]
+        return replace(
+            page,
+            summary="The page, for people",
+            description="It asks for an access token of scope monitor or operator once, and keeps it as a cookie.",
+            public=True,
+        )
 
     def _show(self, view: View) -> Handler:
         async def show(request: web.Request) -> web.Response:
@@ -152,6 +160,24 @@ class DashboardHandlers:
         return Asked(dict(request.query), session, time.time())
 
 
+async def _to_the_page(request: web.Request) -> web.Response:
+    """Whoever types the address without a path is a person."""
+    return see(PATH)
+
+
+# As the other addresses of the page it is not in the API's description: no program has a use for it.
+_FRONT = Route(
+    method="GET",
+    path="/",
+    handler=_to_the_page,
+    tag=TAG,
+    summary="To the page",
+    description="It leads to /dashboard.",
+    answers={303: HTML},
+    public=True,
+)
+
+
 def _route(
     method: str, path: str, handler: Handler, answers: Mapping[int, type | str], problems: tuple[str, ...] = ()
 ) -> Route:
@@ -159,7 +185,9 @@ def _route(
         method=method,
         path=PATH + path,
         handler=handler,
+        tag=TAG,
         summary="A part of the page",
+        description="HTML, or what its script asks for.",
         answers=answers,
         problems=(*problems, "too-many-requests", "overloaded", "draining"),
         has_head=False,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from service.dashboard.formatting import plural
 from service.workers import wait_politely
 from tests.chaos.arguments import kinds_of, parser
 from tests.chaos.checks import worst_of
@@ -71,8 +72,9 @@ def _run(words: list[str]) -> int:
     printed = asked.history.with_suffix(".schedule.json")
     schedule.save(printed)
     console.print(
-        f"{len(schedule.faults)} faults in {printed}, from seed {schedule.seed}; {schedule.instances} instances,"
-        f" {schedule.clients} clients, {schedule.duration_s:g} s under faults …",
+        f"{plural(len(schedule.faults), 'fault')} in {printed}, from seed {schedule.seed};"
+        f" {plural(schedule.instances, 'instance')}, {plural(schedule.clients, 'client')},"
+        f" {schedule.duration_s:g} s under faults …",
         highlight=False,
     )
     exit_codes = []
@@ -106,7 +108,8 @@ def _cut_down(console: Console, standing: Standing, folder: Path, judged: Judged
     path = asked.history.with_suffix(".shrunk.json")
     shrunk.schedule.save(path)
     console.print(
-        f"{len(judged.schedule.faults)} faults cut down to {len(shrunk.schedule.faults)} in {shrunk.trials} runs:"
+        f"{plural(len(judged.schedule.faults), 'fault')} cut down to {len(shrunk.schedule.faults)}"
+        f" in {plural(shrunk.trials, 'run')}:"
         f" {again(path)}",
         highlight=False,
         soft_wrap=True,

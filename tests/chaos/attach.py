@@ -36,6 +36,7 @@ from tests.chaos.telling import tell
 from tests.chaos.workload.config import MIX, Config
 
 SECRET = "CHARGEONCE_JWT_SECRET"
+ATTACHED = "attached"  # the world that such a history names
 QUIET_S = 3.0
 PAUSE_S = (1.0, 3.0)  # between two faults
 JUDGED = (
@@ -68,7 +69,7 @@ def main(words: list[str]) -> int:
             raise RunError(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
     events = read_history(asked.history)
     schedule = Schedule(seed=asked.seed, instances=len(asked.base_url.split(",")), duration_s=asked.duration_s)
-    judged = Judged(schedule, asked.history, events, _judged(judge(events)))
+    judged = Judged(schedule, asked.history, events, what_can_be_told(judge(events)))
     tell(console, judged)
     write_report(
         asked.report, events, judged.verdicts, command=shlex.join(["python", "-m", "tests.chaos", "attach", "…"])
@@ -77,7 +78,8 @@ def main(words: list[str]) -> int:
     return judged.exit_code
 
 
-def _judged(verdicts: list[Verdict]) -> list[Verdict]:
+def what_can_be_told(verdicts: list[Verdict]) -> list[Verdict]:
+    """The verdicts that such a history has the events for: an attached run is asked for no others."""
     return [verdict for verdict in verdicts if verdict.property in JUDGED]
 
 
@@ -119,7 +121,13 @@ async def _run(asked: argparse.Namespace, folder: Path, secret: str, shells: lis
     asked.history.unlink(missing_ok=True)
     history = History(asked.history)
     history.write(
-        "run", version=1, seed=asked.seed, instances=len(base_urls), lease_ttl_s=asked.lease_ttl_s, world="attached"
+        "run",
+        version=1,
+        seed=asked.seed,
+        instances=len(base_urls),
+        duration_s=asked.duration_s,
+        lease_ttl_s=asked.lease_ttl_s,
+        world=ATTACHED,
     )
     config = Config(
         history=str(asked.history.resolve()),

@@ -8,8 +8,9 @@ from pathlib import Path
 import psycopg2
 from rich.console import Console
 
-from tests.chaos.checks import judge
-from tests.chaos.history import History, read_history
+from tests.chaos.attach import ATTACHED, what_can_be_told
+from tests.chaos.checks import Verdict, judge
+from tests.chaos.history import Event, History, read_history
 from tests.chaos.leftovers import write_tables
 from tests.chaos.report import write_report
 from tests.chaos.run import RunError
@@ -36,15 +37,23 @@ def main(words: list[str]) -> int:
     if not runs:
         raise RunError(f"{asked.history}: there is no run in it")
     known = {name: runs[0][name] for name in Schedule.__dataclass_fields__ if name in runs[0]}
+    if missing := {"seed", "instances", "duration_s"} - known.keys():
+        raise RunError(f"{asked.history}: the run in it does not say {sorted(missing)[0]}")
     faults = [fault for event in events if event["e"] == "schedule" for fault in event["faults"]]
     schedule = Schedule(**known | {"faults": faults})
-    # A deployment of one's own is attacked without a schedule, and asked for no more than its properties.
-    thresholds = least_of(schedule) if any(event["e"] == "schedule" for event in events) else None
-    judged = Judged(schedule, asked.history, events, judge(events, thresholds=thresholds))
+    judged = Judged(schedule, asked.history, events, _verdicts(schedule, events))
     tell(Console(), judged)
     if asked.report:
         write_report(asked.report, events, judged.verdicts, command=f"python -m tests.chaos check {asked.history}")
     return judged.exit_code
+
+
+def _verdicts(schedule: Schedule, events: list[Event]) -> list[Verdict]:
+    """On all that this run was asked for, and with the thresholds that it had."""
+    if schedule.world == ATTACHED:  # attacked without a schedule
+        return what_can_be_told(judge(events))
+    has_schedule = any(event["e"] == "schedule" for event in events)
+    return judge(events, thresholds=least_of(schedule) if has_schedule else None)
 
 
 def _tables(database_url: str, beside: Path) -> list[dict[str, object]]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from service.dashboard.formatting import plural
 from service.workers import wait_politely
 from tests.chaos.arguments import count, natural, positive
 from tests.chaos.checks import in_words, unknown_in
@@ -191,7 +192,8 @@ def _say(proof: Proof, took_s: float, report: Path) -> int:
     found = sum(row["found"] == row["tried"] for row in proof.mutants)
     totals = proof.totals
     console.print(
-        f"{totals.operations:,} operations, {totals.faults:,} faults of {len(totals.kinds)} kinds"
+        f"{plural(totals.operations, 'operation')}, {plural(totals.faults, 'fault')}"
+        f" of {plural(len(totals.kinds), 'kind')}"
         f" ({totals.targeted_faults:,} at points, {len(totals.cells)} of {len(CELLS)} cells),"
         f" {totals.holders_killed_inside:,} holders killed inside, {totals.unknowns_committed:,} unknowns committed;"
         f" {proof.interleavings['orders of two handlers']} interleavings; {found} of {len(proof.mutants)} mutants"

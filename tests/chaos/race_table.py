@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from service.dashboard.formatting import plural
 from tests.chaos.race_ground import Charged
 from tests.chaos.race_instances import INSTANCES, LEASE_TTL_S
 from tests.chaos.race_rounds import LONGEST_PAUSE_LEASES, PAUSE_LEASES, Measured, Plan
@@ -23,7 +24,7 @@ from tests.chaos.race_verdicts import Verdict
 def print_table(console: Console, plan: Plan, measured: Sequence[Measured], judged: Sequence[Verdict]) -> None:
     """Charges, p99 and connections of each guard, and whether it did what is said of it."""
     table = Table(
-        title=f"{plan.entrants} entrants race for each appointment, on {INSTANCES} instances",
+        title=f"{plural(plan.entrants, 'entrant')} race for each appointment, on {INSTANCES} instances",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -79,12 +80,12 @@ def sentence(measured: Measured) -> str:
     if crowd.overcharged:
         return (
             f"one appointment was charged {_times(max(crowd.most_charges, paused.most_charges))},"
-            f" {too_many} coupons too many were taken"
+            f" and {plural(too_many, 'coupon')} too many taken"
         )
     if paused.overcharged:
         return (
             f"charged once, until a holder was paused past its lease: then {_times(paused.most_charges)},"
-            f" {too_many} coupons too many were taken"
+            f" and {plural(too_many, 'coupon')} too many taken"
         )
     return "every appointment was charged once, a paused holder or not"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from service.dashboard.formatting import plural
 from tests.chaos.race_rounds import Measured
 
 PILED_UP = 2.0  # times those of lock-and-row
@@ -39,9 +40,9 @@ def verdicts(measured: Sequence[Measured]) -> list[Verdict]:
 def _is_no_guard(measured: Measured) -> str:
     uncharged = measured.crowd.uncharged + measured.paused.uncharged
     if uncharged:
-        return f"{uncharged} appointments were not charged at all"
+        return f"not charged at all: {plural(uncharged, 'appointment')}"
     bugs = measured.answers.get(INTERNAL_ERROR, 0)
-    return f"{bugs} answers were {INTERNAL_ERROR}" if bugs else ""
+    return f"answered {INTERNAL_ERROR}: {plural(bugs, 'entry', 'entries')}" if bugs else ""
 
 
 def _charges_again(measured: Measured, _others: dict[str, Measured]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from service.dashboard.formatting import plural
 from tests.chaos.arguments import positive
 from tests.chaos.schedule import Fault, Schedule, load
 from tests.chaos.standing import Standing
@@ -115,8 +116,8 @@ def main(words: list[str]) -> int:
         shrunk = shrink(schedule, fails, within_s=asked.within_s)
     shrunk.schedule.save(asked.out)
     console.print(
-        f"{len(schedule.faults)} faults cut down to {len(shrunk.schedule.faults)}, {schedule.duration_s:g} s to"
-        f" {shrunk.schedule.duration_s:g} s, in {shrunk.trials} runs; again: {again(asked.out)}",
+        f"{plural(len(schedule.faults), 'fault')} cut down to {len(shrunk.schedule.faults)}, {schedule.duration_s:g} s"
+        f" to {shrunk.schedule.duration_s:g} s, in {plural(shrunk.trials, 'run')}; again: {again(asked.out)}",
         highlight=False,
         soft_wrap=True,
     )

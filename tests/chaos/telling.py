@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from service.dashboard.formatting import plural
 from tests.chaos.checks import Verdict, in_words
 from tests.chaos.history import Event
 from tests.chaos.standing import Judged
@@ -44,8 +45,9 @@ def summary(events: Sequence[Event]) -> str:
     missed = kinds["missed"]
     inside = sum(1 for event in events if event["e"] == "died" and event.get("held"))
     return (
-        f"{kinds['invoke']:,} operations, {len(faults):,} faults of {len({fault['kind'] for fault in faults})} kinds"
-        f" ({targeted:,} at points, {missed:,} missed), {inside:,} holders killed inside, {kinds['unknown']:,} unknown"
+        f"{plural(kinds['invoke'], 'operation')}, {plural(len(faults), 'fault')} of"
+        f" {plural(len({fault['kind'] for fault in faults}), 'kind')} ({targeted:,} at points, {missed:,} missed),"
+        f" {plural(inside, 'holder')} killed inside, {kinds['unknown']:,} unknown"
     )
 
 

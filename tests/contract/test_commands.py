@@ -8,9 +8,12 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
 
 import jwt
 import pytest
@@ -145,6 +148,39 @@ def test_secrets_must_be_there_and_fit_each_other(
     assert ended.returncode not in (0, -9)
     [line] = ended.stderr.splitlines()
     assert all(name in line for name in names)
+
+
+def test_the_version_is_told_whatever_the_settings_are(tmp_path: Path) -> None:
+    said = f"chargeonce {version('chargeonce')}\n"
+    wrong = clean_environment(port="none", data_dir="/dev/null", jwt_secret="short")
+
+    assert run_cli("--version", environment=wrong).stdout == said  # python -m service
+    command = Path(sys.executable).with_name("chargeonce")
+    installed = subprocess.run([command, "--version"], env=wrong, cwd=tmp_path, capture_output=True, text=True)
+
+    assert (installed.returncode, installed.stdout, installed.stderr) == (0, said, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_says_what_it_does_and_what_does_not_exist_is_named() -> None:
+    environment = clean_environment()
+    helped = run_cli("--help", environment=environment).stdout
+    for command in ("serve", "migrate", "seed", "token", "audit", "locks list", "locks show", "locks release"):
+        ended = run_cli(*command.split(), "--help", environment=environment)
+        assert (ended.returncode, ended.stderr) == (0, ""), command
+        assert command.split()[0] in helped
+    unknown = run_cli("serv", environment=environment)
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "No such command 'serv'" in unknown.stderr
+
+
+def test_one_of_a_thing_is_told_in_the_singular(cli_environment: dict[str, str], rows: Rows) -> None:
+    ended = run_cli("seed", "--appointments", "1", "--users", "2", "--coupons", "5", environment=cli_environment)
+    assert ended.stdout.startswith("added 1 appointment, coupons for 2 users and "), ended
+    appointment = rows.one("SELECT id FROM appointment_info")
+    rows.run("INSERT INTO appointment_action (appointment_id, user_id, type) VALUES (%s, 1, 1)", appointment)
+    last = run_cli("audit", environment=cli_environment).stdout.splitlines()[-1]
+    assert last == "looked at 1 appointment, 0 charges, 1 entry, 2 users"
 
 
 def test_a_port_in_use_stops_the_start(cli_environment: dict[str, str]) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from db.database import Database
+from locks import Locker
+from service.locks_command import _release
 from tests.contract.conftest import World
 from tests.contract.lease_client import LeaseClient, fresh_name
 from tests.harness import PATIENCE_S, ROOT, clean_environment, run_cli, wait_until
@@ -134,6 +140,37 @@ def test_release_names_the_holder_ends_the_lease_and_is_written_down(
         ("force-release-refused", "a try", actor, 1),
         ("force-release", "it hangs", actor, lease["fencing_token"]),
     ]
+
+
+@pytest.mark.parametrize("token", [(), ("--fencing-token", "7"), ("--fencing-token", "0")], ids=["", "7", "0"])
+def test_the_release_of_a_free_lock_has_a_status_of_its_own_whatever_token_is_named(
+    environment: Mapping[str, str], token: tuple[str, ...]
+) -> None:
+    name = fresh_name()
+
+    free = run_cli("locks", "release", name, "--reason", "it hangs", *token, environment=environment)
+
+    assert (free.returncode, free.stdout) == (3, "")
+    assert free.stderr.splitlines() == [f"chargeonce: nobody holds the lock '{name}'"]
+
+
+def test_a_lock_that_is_given_back_while_its_release_is_written_down_counts_as_free(
+    world: World, leases: LeaseClient, held: tuple[str, dict[str, object]]
+) -> None:
+    name, lease = held
+
+    class GivesItBack(Database):
+        def settled_transaction(self, *words: Any, **more: Any) -> Any:
+            leases.release(name, str(lease["lease_id"]))
+            return super().settled_transaction(*words, **more)
+
+    async def release() -> int | None:
+        async with Locker.connect(world.redis_url, instance_id="cli-test") as locker:
+            return await _release(locker, database, name, "it hangs", None)
+
+    with closing(GivesItBack(world.database_url)) as database:
+        assert asyncio.run(release()) is None
+    assert world.rows.one("SELECT action FROM lock_audit WHERE lock_name = %s", name) == "force-release-refused"
 
 
 @pytest.mark.parametrize(

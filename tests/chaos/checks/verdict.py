@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -104,10 +105,9 @@ def worst_of(exit_codes: Iterable[int]) -> int:
 
 
 def in_words(verdicts: Sequence[Verdict]) -> str:
-    """How many held, and which are broken or unknown, in one line."""
-    held = sum(verdict.holds is True for verdict in verdicts)
-    if verdicts and held == len(verdicts):
-        return f"every invariant held, {held} of {held}"
+    """How many held, broke and are unknown, and which of them broke or are unknown, in one line."""
+    counts = Counter({True: "held", False: "broken", None: "unknown"}[verdict.holds] for verdict in verdicts)
+    counted = [f"{counts[what]} {what}" for what in ("held", "broken", "unknown") if counts[what] or what == "held"]
     named = {
         "broken": [verdict.property for verdict in verdicts if verdict.holds is False],
         "unknown": unknown_in(verdicts),
@@ -116,7 +116,7 @@ def in_words(verdicts: Sequence[Verdict]) -> str:
         ],
     }
     told = [f"{what}: {', '.join(names)}" for what, names in named.items() if names]
-    return "; ".join([f"{held} of {len(verdicts)} invariants held", *told])
+    return "; ".join([", ".join(counted), *told])
 
 
 def unknown_in(verdicts: Iterable[Verdict]) -> list[str]:
