@@ -246,7 +246,9 @@ class Lending:
     def room_for(self, borrower: Borrower) -> Iterator[None]:
         """A lease may be asked for, and kept, within. Raises TooManyBorrowed, TooManyLeases."""
         if borrower is not None and self._borrowed.get(borrower, 0) >= self._max_leases_per_borrower:
-            raise TooManyBorrowed(f"one borrower may have {self._max_leases_per_borrower} leases of this process")
+            raise TooManyBorrowed(
+                f"of this process' leases one borrower may have no more than {self._max_leases_per_borrower}"
+            )
         if len(self._kept) >= self._max_leases:
             raise TooManyLeases(f"leases that this process keeps already: {self._max_leases}")
         self._count(borrower, 1)

@@ -181,6 +181,6 @@ def _all_well(snapshot: Snapshot) -> Finding:
     entered_per_s = sum(snapshot.per_s(f"charges:{outcome}") for outcome in ("charged", "already_charged", "free"))
     words = (
         f"All is well: {plural(count, 'instance')} {'holds' if count == 1 else 'hold'} {plural(snapshot.held, 'lock')},"
-        f" {waits}, {rate(entered_per_s)} entries a second"
+        f" {waits}; entries a second: {rate(entered_per_s)}"
     )
     return Finding(tone="good", subject="all", words=words)

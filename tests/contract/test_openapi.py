@@ -27,6 +27,7 @@ from schemathesis.specs.openapi.checks import (
 from service.models import MEMBERS_OF_CODES
 from tests.contract.api import PROBLEM_MEMBERS, STATUSES, assert_books_right
 from tests.contract.conftest import World
+from tests.contract.described import operations_of, resolved
 from tests.contract.lease_client import LeaseClient, fresh_name
 from tests.harness import bearer
 
@@ -69,23 +70,6 @@ with_examples = hypothesis_settings(
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-
-
-def operations_of(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Method, path and what is said of it."""
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            yield method.upper(), path, operation
-
-
-def resolved(document: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
-    """What a reference stands for; anything else as it is."""
-    while "$ref" in told:
-        place: Any = document
-        for step in told["$ref"].removeprefix("#/").split("/"):
-            place = place[step]
-        told = place
-    return told
 
 
 def examples_of(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], object]]:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.contract.api import Answer, answer_of, problem
 from tests.contract.conftest import World
+from tests.contract.described import operations_of, resolved
 from tests.contract.lease_client import LeaseClient, fresh_name, leases_of
 from tests.contract.page import COOKIE, FROM_OUR_PAGE
 from tests.harness import ROOT, token
@@ -49,6 +50,7 @@ API: dict[tuple[str, str], set[str]] = {
     ("GET", "/openapi.json"): ANYONE,
 }
 PAGE: dict[tuple[str, str], set[str]] = {
+    ("GET", "/"): ANYONE,
     ("GET", "/dashboard"): LOOKS,
     ("GET", "/dashboard/locks"): LOOKS,
     ("GET", "/dashboard/locks/{name}"): LOOKS,
@@ -238,12 +240,12 @@ def test_an_operator_still_reaches_every_name(world: World) -> None:
 
 
 def test_openapi_says_which_routes_refuse_a_name(world: World) -> None:
-    paths = world.api.get("/openapi.json").json["paths"]
+    document = world.api.get("/openapi.json").json
     told = {
-        (method.upper(), path)
-        for path, methods in paths.items()
-        for method, operation in methods.items()
-        if "name-reserved" in operation["responses"].get("403", {}).get("description", "")
+        (method, path)
+        for method, path, operation in operations_of(document)
+        if "403" in operation["responses"]
+        and "name-reserved" in resolved(document, operation["responses"]["403"])["description"]
     }
     assert told == {route for route in API if "/leases" in route[1]}
 

@@ -54,10 +54,10 @@ def test_all_is_well_in_figures() -> None:
     (well,) = found(snapshot(busy, picture("api-2")))
     assert (well.tone, well.words) == (
         "good",
-        "All is well: 2 instances hold 12 locks, 4 callers wait, the first for 80.0 ms, 3.5 entries a second",
+        "All is well: 2 instances hold 12 locks, 4 callers wait, the first for 80.0 ms; entries a second: 3.5",
     )
     (idle,) = found()
-    assert idle.words == "All is well: 1 instance holds 0 locks, nobody waits, 0 entries a second"
+    assert idle.words == "All is well: 1 instance holds 0 locks, nobody waits; entries a second: 0"
 
 
 def test_a_lock_that_a_crowd_waits_for_names_its_holder_and_both_times() -> None:
