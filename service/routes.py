@@ -19,6 +19,7 @@ from service.handlers.running import RunningHandlers
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+ENTRIES = "/v1/appointments/{appointment_id}/entries"
 BUSY = ("overloaded", "draining")
 STORED = (*BUSY, "database-down", "charge-unknown")
 CALLED = ("invalid-request", "unauthenticated")
@@ -65,7 +66,7 @@ def routes(
     return [
         Route(
             method="POST",
-            path="/v1/appointments/{appointment_id}/entries",
+            path=ENTRIES,
             handler=entries.enter,
             summary="Enter an appointment's room, charged exactly once",
             answers={201: models.EntryAnswer, 200: models.EntryAnswer},
