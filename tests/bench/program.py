@@ -80,6 +80,11 @@ class Program:
         self._agora_app_certificate = secrets.token_hex(16)
         self._tokens: dict[tuple[int, int], str] = {}
 
+    def access_token(self, user_id: int, *, scope: str, number: int = 0) -> str:
+        """One of the user's many, for every start of this program."""
+        claims = {"sub": str(user_id), "exp": int(time.time()) + TOKEN_TTL_S, "scope": scope, "jti": str(number)}
+        return jwt.encode(claims, self._jwt_secret, algorithm="HS256")
+
     @contextmanager
     def serving(self, ground: Ground, **settings: str) -> Iterator[Running]:
         """Ready on a free port; stopped with the block. Raises CandidateFailed."""
@@ -97,8 +102,7 @@ class Program:
 
     def _request_tail(self, user_id: int, number: int, port: int) -> bytes:
         if (user_id, number) not in self._tokens:
-            claims = {"sub": str(user_id), "exp": int(time.time()) + TOKEN_TTL_S, "scope": "", "jti": str(number)}
-            self._tokens[user_id, number] = jwt.encode(claims, self._jwt_secret, algorithm="HS256")
+            self._tokens[user_id, number] = self.access_token(user_id, scope="", number=number)
         token = self._tokens[user_id, number]
         return f"Host: {HOST}:{port}\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n".encode()
 

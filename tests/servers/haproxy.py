@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import re
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +59,7 @@ def haproxy(folder: Path, instance_ports: Sequence[int]) -> Iterator[Haproxy]:
     binary = haproxy_binary()
     assert binary is not None
     port, health_port = unused_port(), unused_port()
+    folder = Path(tempfile.mkdtemp(prefix="haproxy-", dir=folder))
     configuration, also = folder / "haproxy.cfg", folder / "haproxy-stats.cfg"
     stats, log = folder / "haproxy.sock", folder / "haproxy.log"
     configuration.write_text(_at(CONFIGURATION.read_text(), port, health_port, instance_ports))
@@ -72,7 +75,9 @@ def haproxy(folder: Path, instance_ports: Sequence[int]) -> Iterator[Haproxy]:
 
     def is_ready() -> bool:
         assert process.poll() is None, log.read_text()
-        return stats.exists() and all(each["status"] == "UP" for each in running.stats().values())
+        with contextlib.suppress(OSError):  # it does not listen yet
+            return all(each["status"] == "UP" for each in running.stats().values())
+        return False
 
     try:
         wait_until(is_ready, what="HAProxy that has found its instances")
