@@ -42,23 +42,23 @@ from service.handlers.entries import EntryHandlers
 from service.handlers.forcing import ForcingHandlers
 from service.handlers.http import BODY_WAIT_S, IN_FLIGHT, MAX_FORM_FIELDS, USER_ID
 from service.handlers.leases import LeaseHandlers
-from service.handlers.running import ReadMetrics, RunningHandlers
+from service.handlers.running import RunningHandlers
 from service.handlers.security_headers import secure
 from service.health import Health
 from service.jwt_keys import KeyFiles, Keys, OneKey, public_key, secret_key
 from service.listeners import NOBODY, Listeners
 from service.lock_store_health import LockStoreHealth
-from service.metrics_folder import metrics_text
 from service.observe import Metrics, Observer
 from service.openapi import openapi, status_of_codes
 from service.outage import OutageRule, ProceedOnRowLock, RefuseWithoutLock
 from service.output import dropped_lines
 from service.participants import KnownParticipants
-from service.problems import BUG, is_bug, new_request_id, problem_answer, problem_of
+from service.problems import is_bug, new_request_id, problem_answer, problem_of
 from service.reading import Reading
 from service.refusals import Draining, MethodNotAllowed, NotFound, TooLarge
-from service.routes import Route, routes
+from service.routes import ENTRIES, Route, routes
 from service.rtc_token import RoomTokenMint
+from service.scraping import ReadMetrics, no_metrics
 from service.sessions import Sessions
 from service.settings import Settings
 from service.shares import Limit, callers_most
@@ -107,7 +107,7 @@ class Instance:
 
 @asynccontextmanager
 async def running_instance(
-    settings: Settings, *, instance_id: str, listeners: Listeners = NOBODY, read_metrics: ReadMetrics = metrics_text
+    settings: Settings, *, instance_id: str, listeners: Listeners = NOBODY, read_metrics: ReadMetrics = no_metrics
 ) -> AsyncIterator[Instance]:
     """An instance with everything it needs, from settings whose addresses and secrets are all there."""
     metrics = Metrics(status_of_codes())
@@ -342,7 +342,8 @@ def _edge(
         tally.observe(series, time.perf_counter() - started_at_s)
         return response
 
-    _show_from_the_start(metrics, table)
+    for status in (200, 201):  # of the main job; every other series begins with its first use
+        metrics.request_seconds.labels("POST", ENTRIES, status)
     return edge
 
 
@@ -383,17 +384,6 @@ def _translated(error: Exception) -> Exception:
             return TooLarge("the body is too large")
         case _:
             return error
-
-
-def _show_from_the_start(metrics: Metrics, table: Iterable[Route]) -> None:
-    statuses = status_of_codes()
-    for route in table:
-        methods = ("GET", "HEAD") if route.method == "GET" and route.has_head else (route.method,)
-        for status in {*route.answers, *(statuses[code] for code in route.problems), int(BUG.status)}:
-            for method in methods:
-                metrics.request_seconds.labels(method, route.path, status)
-    for status in (404, 405, 413):
-        metrics.request_seconds.labels("other", "other", status)
 
 
 async def _expected(request: web.Request) -> None:

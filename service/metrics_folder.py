@@ -10,19 +10,23 @@ import contextlib
 import fcntl
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
 from io import FileIO
 from pathlib import Path
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, values
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client import values
+from prometheus_client.multiprocess import mark_process_dead
 
 from service.data_folder import is_alive
+from service.scraping import MetricsAway
 
 PREFIX = "chargeonce-metrics-"
 REMEMBERED_S = 60.0
+GATHERED_WITHIN_S = 8.0  # Prometheus gives up after 10 s where nobody chose
 
 
 class MetricsFolder:
@@ -97,10 +101,6 @@ class OwnFiles:
         self._open = made
 
 
-class MetricsAway(Exception):
-    """Files that processes of this serve count in are missing: what is left would tell of too few events."""
-
-
 class FilesOfAll:
     """The files of every process of this serve, as this one sees them: a scrape gets all of them or none."""
 
@@ -111,17 +111,13 @@ class FilesOfAll:
     def look(self) -> None:
         """Remembers what is there. What has been missing for a minute was left by a process that is long gone."""
         now_s = time.monotonic()
-        known = self._seen_at_s.items()
-        self._seen_at_s = {name: seen_s for name, seen_s in known if now_s < seen_s + REMEMBERED_S}
-        self._seen_at_s |= dict.fromkeys(self._names(), now_s)
+        known = {name: seen_s for name, seen_s in self._seen_at_s.items() if now_s < seen_s + REMEMBERED_S}
+        self._seen_at_s = known | dict.fromkeys(self._names(), now_s)
 
-    def text(self) -> tuple[bytes, str]:
-        """Every series as totals over all processes, and the content type. Raises MetricsAway."""
+    def text(self) -> bytes:
+        """Every series as totals over all processes; blocks, for any thread. Raises MetricsAway."""
         self._must_be_whole()
-        try:
-            told = metrics_text()
-        except (OSError, ValueError) as error:
-            raise MetricsAway(f"{self._folder} cannot be read, and is being made again") from error
+        told = metrics_text(self._folder)
         self._must_be_whole()
         return told
 
@@ -138,11 +134,17 @@ class FilesOfAll:
         return [path.name.rpartition("-")[0] for path in self._folder.glob("*_*-*.db")]
 
 
-def metrics_text() -> tuple[bytes, str]:
-    """Every series as totals over what is in the folder, and the content type. Raises OSError, ValueError."""
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry), CONTENT_TYPE_LATEST
+def metrics_text(folder: Path) -> bytes:
+    """Every series as totals over what is in the folder; blocks. Raises MetricsAway."""
+    # -P: as workers are started, see there.
+    command = [sys.executable, "-P", "-m", "service.metrics_process", str(folder)]
+    try:
+        gathered = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=GATHERED_WITHIN_S
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise MetricsAway(f"{folder} cannot be read, or is being made again: {error}") from error
+    return gathered.stdout
 
 
 def _taken(folder: Path) -> int | None:

@@ -9,7 +9,7 @@ import threading
 from collections import Counter as Multiset
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, Literal, TextIO, cast
+from typing import Any, BinaryIO, Literal, TextIO, TypeVar, cast
 
 import orjson
 import structlog
@@ -41,7 +41,8 @@ trace_context: Callable[[], dict[str, str]] | None = None  # set where tracing i
 
 
 class Metrics:
-    """The series of contract section 6, each label set there with 0 from the start."""
+    """The series that are told. There with 0 from the start is each label set that an alert or the shipped board asks
+    for, and all of an appointment's lock; those that clients can make many of begin with their first use."""
 
     def __init__(self, refusal_codes: Iterable[str]) -> None:
         # Not registered anywhere: what /metrics shows is read from the files that all workers of this serve write.
@@ -148,14 +149,31 @@ class Metrics:
         self.sampled.show_from_the_start(APPOINTMENT)
 
 
+Series = TypeVar("Series")
+
+
+class _ByOutcome(dict[str, Series]):
+    """Series by outcome, each looked up once, and there from its first use."""
+
+    def __init__(self, series_of: Callable[[str], Series]) -> None:
+        self._series_of = series_of
+
+    def __missing__(self, outcome: str) -> Series:
+        series = self[outcome] = self._series_of(outcome)
+        return series
+
+
 class _ResourceSeries:
-    """The series of one resource, looked up once: `labels()` costs more than counting does."""
+    """The series of one resource, looked up once: `labels()` costs more than counting does.
+
+    Those that alerts compare are there from the resource's first event.
+    """
 
     def __init__(self, metrics: Metrics, resource: str) -> None:
         self.resource = resource
         metrics.sampled.show_from_the_start(resource)
-        self.ended = {outcome: metrics.lock_acquire.labels(resource, outcome) for outcome in ACQUIRE_OUTCOMES}
-        self.waited_s = {outcome: metrics.lock_wait_seconds.labels(resource, outcome) for outcome in ACQUIRE_OUTCOMES}
+        self.ended = _ByOutcome(lambda outcome: metrics.lock_acquire.labels(resource, outcome))
+        self.waited_s = _ByOutcome(lambda outcome: metrics.lock_wait_seconds.labels(resource, outcome))
         self.held_s = metrics.lock_held_seconds.labels(resource)
         self.holders = metrics.lock_holders.labels(resource)
         self.waiters = metrics.lock_waiters.labels(resource)

@@ -22,6 +22,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 WATCHERS = (MONITOR, OPERATOR)
 LENDERS = (LOCKS, f"{BOUND}PREFIX")
+ENTRIES = "/v1/appointments/{appointment_id}/entries"
 BUSY = ("too-many-requests", "overloaded", "draining")
 STORED = (*BUSY, "database-down", "charge-unknown")
 CALLED = ("invalid-request", "unauthenticated")
@@ -73,7 +74,7 @@ def routes(
     return [
         Route(
             method="POST",
-            path="/v1/appointments/{appointment_id}/entries",
+            path=ENTRIES,
             handler=entries.enter,
             tag="entries",
             summary="Enter an appointment's room, charged exactly once",

@@ -23,12 +23,12 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from service.app import running_instance
-from service.handlers.running import ReadMetrics
 from service.listeners import NOBODY, Listeners
-from service.metrics_folder import FilesOfAll, MetricsFolder, OwnFiles, metrics_text
+from service.metrics_folder import FilesOfAll, MetricsFolder, OwnFiles
 from service.observe import log_lines_dropped
 from service.output import dropped_lines
 from service.problems import ProblemRunner
+from service.scraping import ReadMetrics, no_metrics
 from service.settings import Settings, count_in, environment_for_child, metrics_folder
 
 log = structlog.get_logger("chargeonce.workers")
@@ -452,7 +452,7 @@ async def serve_instance(
     until: Callable[[], Awaitable[object]],
     on_ready: Callable[[], None],
     listeners: Listeners = NOBODY,
-    read_metrics: ReadMetrics = metrics_text,
+    read_metrics: ReadMetrics = no_metrics,
 ) -> None:
     """One instance that serves from this socket until `until` returns, and then drains."""
     async with running_instance(

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from db.errors import DatabaseDown
 from locks import LockStoreDown
 from service.handlers.http import answer
 from service.health import Health
-from service.metrics_folder import MetricsAway
 from service.models import AliveAnswer, ReadyAnswer
 from service.problems import problem_answer
 from service.refusals import Draining
+from service.scraping import MetricsAway, ReadMetrics, Scraping
 
-# What other workers have counted in the tick that they are in reaches the series when it ends: a scrape lets it.
-TALLY_S = 0.02
 # The workers' metrics folder is made again within a second.
-MADE_AGAIN_S, LOOK_AGAIN_S = 3.0, 0.1
-
-ReadMetrics = Callable[[], tuple[bytes, str]]  # every series, and the content type; raises MetricsAway
+MADE_AGAIN_S = 3.0
 
 
 class RunningHandlers:
@@ -37,7 +33,7 @@ class RunningHandlers:
         needs_lock_store: bool,
         is_draining: Callable[[], bool],
     ) -> None:
-        self._read_metrics = read_metrics
+        self._scraping = Scraping(read_metrics)
         self._health = health
         self._instance_id = instance_id
         self._needs_lock_store = needs_lock_store
@@ -59,17 +55,15 @@ class RunningHandlers:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus text; 503 where it would not be whole, since a counter that falls looks like a start from 0."""
-        await asyncio.sleep(TALLY_S)
         give_up_at_s = time.monotonic() + MADE_AGAIN_S
         while True:
             try:
-                body, content_type = self._read_metrics()
+                body = await self._scraping.text()
             except MetricsAway as away:
                 if time.monotonic() >= give_up_at_s:
                     return web.Response(status=503, text=f"{away}\n", headers={"Retry-After": "1"})
-                await asyncio.sleep(LOOK_AGAIN_S)
             else:
-                return web.Response(body=body, headers={"Content-Type": content_type})
+                return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def openapi(self, request: web.Request) -> web.Response:
         """OpenAPI 3.1."""

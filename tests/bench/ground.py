@@ -200,7 +200,8 @@ SEED_APPOINTMENTS = """
 select setseed(%(seed)s);
 insert into appointment_info (id, user_id, invitee_user_id) overriding system value
     select id, %(first_payer)s + floor(random() * %(payers)s), 1 + %(users)s + floor(random() * %(users)s)
-    from generate_series(%(first)s, %(last)s) id
+    from generate_series(%(first)s, %(last)s) id;
+select setval('appointment_info_id_seq', %(last)s)
 """
 
 COUNT = """

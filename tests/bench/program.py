@@ -32,13 +32,12 @@ TOKEN_TTL_S = 6 * 3600
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """A program that is ready. `pids` are the roots of its process trees; `tail_of_request` takes a user's id and the
-    number of one of their access tokens, and gives the headers; `token_with` makes a token with these scopes."""
+    number of one of their access tokens, and gives the headers."""
 
     port: int
     pids: list[int]
     log: Path
     tail_of_request: Callable[[int, int], bytes]
-    token_with: Callable[[str], str]
 
     def entries(self, wanted: Iterable[tuple[int, int]]) -> Iterator[bytes]:
         """One request for each (appointment_id, user_id), with the user's access token."""
@@ -81,6 +80,11 @@ class Program:
         self._agora_app_certificate = secrets.token_hex(16)
         self._tokens: dict[tuple[int, int], str] = {}
 
+    def access_token(self, user_id: int, *, scope: str, number: int = 0) -> str:
+        """One of the user's many, for every start of this program."""
+        claims = {"sub": str(user_id), "exp": int(time.time()) + TOKEN_TTL_S, "scope": scope, "jti": str(number)}
+        return jwt.encode(claims, self._jwt_secret, algorithm="HS256")
+
     @contextmanager
     def serving(self, ground: Ground, **settings: str) -> Iterator[Running]:
         """Ready on a free port; stopped with the block. Raises CandidateFailed."""
@@ -94,18 +98,13 @@ class Program:
                 pids=[process.pid for process in processes],
                 log=log_path,
                 tail_of_request=lambda user_id, number: self._request_tail(user_id, number, port),
-                token_with=lambda scope: self._token(1, 0, scope),
             )
 
     def _request_tail(self, user_id: int, number: int, port: int) -> bytes:
         if (user_id, number) not in self._tokens:
-            self._tokens[user_id, number] = self._token(user_id, number, "")
+            self._tokens[user_id, number] = self.access_token(user_id, scope="", number=number)
         token = self._tokens[user_id, number]
         return f"Host: {HOST}:{port}\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n".encode()
-
-    def _token(self, user_id: int, number: int, scope: str) -> str:
-        claims = {"sub": str(user_id), "exp": int(time.time()) + TOKEN_TTL_S, "scope": scope, "jti": str(number)}
-        return jwt.encode(claims, self._jwt_secret, algorithm="HS256")
 
     def _environment(self, ground: Ground, port: int) -> dict[str, str]:
         return ground.environment() | {

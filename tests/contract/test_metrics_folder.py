@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 
 from tests import harness
 from tests.conftest import StartService
-from tests.contract.api import Api, assert_books_right
+from tests.contract.api import Api, assert_books_right, in_background
 from tests.harness import ELSEWHERE, PATIENCE_S, Rows, Service, Start, skip_where_no_namespace_may_be_made, wait_until
 
 Remove = Callable[[Path], None]
@@ -179,6 +180,33 @@ def test_a_file_in_the_folders_place_is_said_once_and_metrics_are_503_until_it_i
     again = api.get("/metrics")
     assert again.status == 200, again.body
     assert charged(api) == 4
+
+
+def test_a_gathering_that_stands_still_holds_up_nobody_but_those_who_scrape(
+    start_service: StartService, temporary_folder: Path
+) -> None:
+    api = Api(start_service().url)
+    stuck = the_folder(temporary_folder) / "counter_999999999-0.db"  # of nobody who lives
+    os.mkfifo(stuck)  # to open it is to wait until somebody writes
+
+    with in_background() as run:
+        scrapes = [run(api.get, "/metrics") for _ in range(8)]
+        writer: list[int] = []
+
+        def is_waited_for() -> bool:
+            with contextlib.suppress(OSError):
+                writer.append(os.open(stuck, os.O_WRONLY | os.O_NONBLOCK))
+            return bool(writer)
+
+        wait_until(is_waited_for, what="a gathering")
+        try:
+            assert [api.get("/livez").status for _ in range(40)] == [200] * 40, "from both workers"
+            assert not all(scrape.done() for scrape in scrapes)
+        finally:
+            stuck.unlink()
+            os.close(writer[0])
+
+        assert {scrape.result().status for scrape in scrapes} == {200}
 
 
 def test_beside_embedded_servers_it_lies_in_the_data_folder(

@@ -57,18 +57,19 @@ def test_every_series_is_there_from_the_start_with_every_label_set(world: World)
         assert samples["chargeonce_dependency_up", (("dependency", dependency),)] == 1
 
 
-def test_every_documented_answer_has_its_duration_series_from_the_start(world: World) -> None:
-    served = {
-        (labels["http_request_method"], labels["http_route"], labels["http_response_status_code"])
-        for name, pairs in world.api.metrics()
-        if name == SERVER_DURATION
-        for labels in [dict(pairs)]
-    }
-    document = world.api.get("/openapi.json").json
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            for status in operation["responses"]:
-                assert (method.upper(), path, status) in served
+def test_the_durations_of_entries_are_there_from_the_start_and_others_from_their_first_use(world: World) -> None:
+    def served() -> set[tuple[str, ...]]:
+        labels = ("http_request_method", "http_route", "http_response_status_code")
+        found = [dict(pairs) for name, pairs in world.api.metrics() if name == SERVER_DURATION]
+        return {tuple(each[label] for label in labels) for each in found}
+
+    entries = {("POST", "/v1/appointments/{appointment_id}/entries", status) for status in ("200", "201")}
+    refused = ("GET", "/v1/contention", "401")
+    first = served()
+    assert entries <= first
+    assert refused not in first
+    world.api.get("/v1/contention")
+    assert refused in served()
 
 
 def test_a_locks_name_is_no_label(world: World) -> None:

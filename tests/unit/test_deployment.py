@@ -350,6 +350,25 @@ class TestHaproxy:
         assert problem["charged"] == charged
         assert (problem["code"], problem["charged"]) in {(each.code, each.charged) for each in PROBLEMS.values()}
 
+    @pytest.mark.parametrize(
+        ("status", "code", "retryable"),
+        [(404, "not-found", False), (408, "invalid-request", False), (429, "too-many-requests", True)],
+    )
+    def test_what_it_refuses_itself_is_a_problem_of_ours(self, status: int, code: str, retryable: bool) -> None:
+        from service.problems import problem_answer
+        from service.refusals import NotFound
+
+        (body,) = re.findall(rf"http-error status {status} .*lf-string '(.*?)'", HAPROXY_TEXT)
+        problem = json.loads(re.sub(r"%\[[^]]*\]", "some-id", body))
+        assert problem.keys() == json.loads(problem_answer(NotFound(), "some-id").body).keys()  # type: ignore[arg-type]
+        told = {name: problem[name] for name in ("type", "status", "code", "retryable", "charged")}
+        type_ = f"urn:chargeonce:problem:{code}"
+        assert told == {"type": type_, "status": status, "code": code, "retryable": retryable, "charged": False}
+
+    def test_no_instance_is_sent_more_than_it_takes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        (most,) = re.findall(r"default-server .* maxconn (\d+)", HAPROXY_TEXT)
+        assert int(most) <= settings_of("api", monkeypatch).max_requests_in_flight
+
     def test_haproxy_and_the_api_agree_on_what_a_sane_request_id_is(self) -> None:
         from service.app import _SANE_REQUEST_ID
 

@@ -26,7 +26,7 @@ from tests.bench.ground import shared_servers
 from tests.bench.report import machine
 
 from ..arguments import among, positive
-from . import crowd, hot_payer, leases, ledger, memory, open_loop, repeats, stuck_row, table_size, workers
+from . import crowd, hostile, hot_payer, leases, ledger, memory, open_loop, repeats, stuck_row, table_size, workers
 from .stage import Plan, Stage
 from .tables import print_verdicts, print_windows
 from .verdicts import SceneResult
@@ -42,6 +42,7 @@ SCENES: dict[str, Callable[[Stage], SceneResult]] = {
     "memory": memory.play,
     "workers": workers.play,
     "leases": leases.play,
+    "hostile": hostile.play,
 }
 THOUSAND, MILLION = 1000, 1_000_000
 

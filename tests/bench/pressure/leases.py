@@ -25,8 +25,10 @@ def play(stage: Stage) -> SceneResult:
         ground = stack.enter_context(stage.ground("leases"))
         measures = []
         for name, workers in COUNTS.items():
-            running = stack.enter_context(the_service(workers=workers).serving(ground))
-            measures.append(partial(_window, name, stage.plan, running, ground))
+            service = the_service(workers=workers)
+            running = stack.enter_context(service.serving(ground))
+            head = f"Host: {HOST}:{running.port}\r\nAuthorization: Bearer {service.access_token(1, scope='locks')}\r\n"
+            measures.append(partial(_window, name, stage.plan, running, ground, head.encode()))
         windows = alternating(stage, measures)
     one, two = (median_per_s(windows, name) for name in COUNTS)
     verdicts = [
@@ -36,8 +38,7 @@ def play(stage: Stage) -> SceneResult:
     return SceneResult(scene="leases", windows=windows, verdicts=[*verdicts, *loop_was_free(lags_of(windows))])
 
 
-def _window(contestant: str, plan: Plan, running: Running, ground: Ground) -> Window:
-    head = f"Host: {HOST}:{running.port}\r\nAuthorization: Bearer {running.token_with('locks')}\r\n".encode()
+def _window(contestant: str, plan: Plan, running: Running, ground: Ground, head: bytes) -> Window:
     watch = Watch(ground, running)
     result = driven(_load(head, plan, running, watch), running)
     faults = faults_of(result.answers, None, None, wanted={TAKEN.decode(), NO_CONTENT.decode()})
