@@ -60,7 +60,7 @@ def test_what_the_role_may_not_look_at_is_unknown_to_the_audit_and_the_rest_is_c
     words = run_cli("audit", environment=environment)
     assert (words.returncode, words.stderr) == (2, "")
     assert "unknown No sequence gives an id that its table has already.\n        permission denied" in words.stdout
-    assert "0 appointments, 0 charges, unknown entries, 1 users" in words.stdout
+    assert "0 appointments, 0 charges, unknown entries, 1 user" in words.stdout
     report = json.loads(run_cli("audit", "--json", environment=environment).stdout)
     unknown = {each["name"]: each["unknown"] for each in report["invariants"] if each["unknown"]}
     assert unknown == {

@@ -136,7 +136,7 @@ def test_an_id_in_the_path_is_a_plain_positive_number(world: World, bad: str) ->
         assert members["field"] == ("user_id" if "users" in path else "appointment_id")
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/v1/nothing", "/v1/appointments/", "/v1/appointments//entries"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/nothing", "/v1/appointments/", "/v1/appointments//entries"])
 @pytest.mark.parametrize("method", ["GET", "POST", "PROPFIND"])
 def test_an_unknown_route_is_not_found(world: World, method: str, path: str) -> None:
     problem(world.api.call(method, path), "not-found")

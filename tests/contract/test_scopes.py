@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
 import time
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +15,8 @@ from tests.contract.conftest import World
 from tests.contract.described import operations_of, resolved
 from tests.contract.lease_client import LeaseClient, fresh_name, leases_of
 from tests.contract.page import COOKIE, FROM_OUR_PAGE
-from tests.harness import ROOT, token
+from tests.contract.route_table import route_table
+from tests.harness import token
 
 PREFIX = "scopes:"
 NOBODY, EXPIRED, BOUND = "nobody", "expired", f"locks:{PREFIX}"
@@ -88,27 +87,10 @@ FORMS: dict[tuple[str, str], str] = {
     ("POST", "/dashboard/login"): "token={token}",
     ("POST", "/dashboard/theme"): "theme=dark",
 }
-ROUTES_OF_AN_INSTANCE = """
-import asyncio, json
-from service.app import running_instance
-from service.settings import load_settings
-async def main():
-    async with running_instance(load_settings(), instance_id="looked-at") as instance:
-        print(json.dumps([(route.method, route.resource.canonical) for route in instance.app.router.routes()]))
-asyncio.run(main())
-"""
 
 
 def test_the_matrix_has_every_route_of_the_application(world: World) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", ROUTES_OF_AN_INSTANCE],
-        cwd=ROOT,
-        env=dict(world.service.environment),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    routes = {(method, path) for method, path in json.loads(ended.stdout.splitlines()[-1])}
+    routes = set(route_table(world))
     heads = {("GET", path) for method, path in routes if method == "HEAD"}
     assert {route for route in routes if route[0] != "HEAD"} == set(MAY)
     assert heads <= {*API, ("GET", "/")}, "the page has no HEAD"

@@ -14,7 +14,7 @@ from tests.conftest import StartService
 from tests.contract.api import Api, in_background, problem
 from tests.contract.conftest import World
 from tests.contract.page import COOKIE, Page, cookie_of, lease, next_message
-from tests.contract.test_scopes import BODIES, LEASE_ID, MAY
+from tests.contract.test_scopes import API, BODIES, LEASE_ID
 from tests.harness import SECRET, OwnRedis, token
 
 # So many requests, each on a connection of its own, reach both workers.
@@ -155,7 +155,7 @@ def test_what_a_code_begins_sees_every_view_and_forces_nothing(world: World) -> 
     assert world.rows.run("SELECT FROM lock_audit WHERE lock_name = 'page:seen-by-code'") == []
 
 
-@pytest.mark.parametrize(("method", "path"), [route for route, may in MAY.items() if "nobody" not in may])
+@pytest.mark.parametrize(("method", "path"), [route for route, may in API.items() if "nobody" not in may])
 def test_what_a_code_begins_is_no_access_token_anywhere(world: World, method: str, path: str) -> None:
     appointment_id = world.rows.appointment(1, 2)
     url = path.format(appointment_id=appointment_id, user_id=1, name="by-code", lease_id=LEASE_ID)
