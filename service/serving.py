@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import tempfile
 import time
 from contextlib import ExitStack, closing
@@ -209,8 +212,14 @@ def _dashboard(settings: Settings, address: str) -> list[str]:
     minutes = LOGIN_CODE_TTL_S // 60
     return [
         f"dashboard: {address}/dashboard/login?code={code} (logs in once, within {minutes} minutes, to look)",
-        "to release locks by force, log in with what this prints: chargeonce token --user 1 --scope operator",
+        f"to release locks by force, log in with what this prints: {_command()} token --user 1 --scope operator",
     ]
+
+
+def _command() -> str:
+    """What to type for `chargeonce` here: after `make run` it is in .venv/bin, which is not on the PATH."""
+    beside = Path(sys.executable).with_name("chargeonce")
+    return "chargeonce" if shutil.which("chargeonce") or not beside.exists() else os.path.relpath(beside)
 
 
 def _address(settings: Settings, port: int) -> str:

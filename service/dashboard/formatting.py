@@ -9,7 +9,7 @@ from locks.histogram import BOUNDS_S, LogHistogram
 
 NOTHING = "–"
 MOST_RUN = 16
-_PART = re.compile(rf"[^:/._,@\s-]{{1,{MOST_RUN}}}[:/._,@\s-]*|[:/._,@\s-]+")
+_PART = re.compile(rf"(?:[^:/._,@\s-]|(?<=\d)\.(?=\d)){{1,{MOST_RUN}}}[:/._,@\s-]*|[:/._,@\s-]+")
 
 
 def duration(seconds: float | None) -> str:
@@ -98,7 +98,7 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 
 
 def parts(text: str) -> list[str]:
-    """The text in pieces between which a line may break: after separators, and nowhere later than MOST_RUN."""
+    """The text in pieces between which a line may break: after separators, not in a number, at MOST_RUN at last."""
     return _PART.findall(text)
 
 

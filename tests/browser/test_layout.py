@@ -72,6 +72,27 @@ def test_at_1280_pixels_every_column_of_every_view_is_in_sight(window: OpenWindo
             assert hidden <= IN_SIGHT, (key, region.get_attribute("aria-label"))
 
 
+def test_at_375_pixels_no_number_of_the_overview_is_cut(window: OpenWindow, held: str) -> None:
+    looker = window("monitor")
+    looker.page.set_viewport_size({"width": 375, "height": 800})
+    page = looker.open()
+    expect(page.locator(".quiet td .lock").first).to_be_visible()
+    page.keyboard.press("p")
+    for region in page.locator("#seen .quiet-box").all():
+        cut = region.evaluate("each => each.scrollWidth - each.clientWidth")
+        assert cut <= IN_SIGHT, region.get_attribute("aria-label")
+    details = page.locator("#seen td.details").first.bounding_box()
+    assert details is not None
+    assert details["width"] >= 256
+
+
+def test_a_page_that_is_not_live_does_not_say_that_it_connects(window: OpenWindow, held: str) -> None:
+    looker = window("operator")
+    looker.page.goto(f"{looker.url}/dashboard/locks/{quote(held, safe='')}/force-release")
+    expect(looker.page.locator("#reason")).to_be_visible()
+    expect(looker.page.locator("#pause")).to_be_hidden()
+
+
 def test_a_long_name_can_be_read_whole_and_copied(window: OpenWindow, held: str) -> None:
     page = window("monitor").open(f"/locks?search={quote(LONG)}")
     link = page.locator("#live td a.lock")

@@ -37,6 +37,8 @@ NEEDS = {
     "audit_log": {"Postgres"},
 }
 
+SAID_OF_NOW = ("#story > p", "#tile-health .value")
+
 
 @dataclass(frozen=True, slots=True)
 class Outages:
@@ -175,6 +177,24 @@ def test_with_both_away_both_are_named(outages: Outages, looker: Looker) -> None
     expect(page.locator("#away")).to_have_count(0)
 
 
+def test_a_sentence_and_a_health_that_are_not_of_now_say_so(outages: Outages, looker: Looker) -> None:
+    page = looker.open()
+    assert [_said_before(page, each) for each in SAID_OF_NOW] == ["none", "none"]
+    outages.take("Redis")
+    expect(page.locator("#seen.old")).to_have_count(1)
+    assert [_said_before(page, each) for each in SAID_OF_NOW] == ['"Then: "', '"was "']
+    outages.give_back("Redis")
+
+
+def test_the_first_seconds_have_axes_with_times(looker: Looker, outages: Outages) -> None:
+    outages.take("Redis")
+    outages.give_back("Redis")  # empty, as it is at a first start
+    page = looker.open()
+    expect(page.locator(".chart canvas")).to_have_count(4)
+    series = page.evaluate("fetch('/dashboard/series?range=15m').then((each) => each.json())")
+    assert len(series["at"]) >= 2
+
+
 def test_charts_keep_their_lines_while_redis_is_away(outages: Outages, looker: Looker) -> None:
     page = looker.open()
     expect(page.locator(".chart canvas")).to_have_count(4)
@@ -210,6 +230,11 @@ def test_a_page_outlives_a_restart_of_the_service(
         expect(page.locator("#pause")).to_have_attribute("data-state", "live")
         expect(page.locator("#cut-off")).to_be_hidden()
         assert page.locator("#seen").evaluate("each => getComputedStyle(each).filter") == "none"
+
+
+def _said_before(page: Page, selector: str) -> str:
+    text: str = page.locator(selector).evaluate("each => getComputedStyle(each, '::before').content")
+    return text
 
 
 def _words(page: Page) -> str:

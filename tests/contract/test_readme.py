@@ -68,6 +68,11 @@ def transcripts() -> list[tuple[str, str]]:
     return [(command, answer.strip()) for command, answer in found]
 
 
+def test_the_command_for_an_operators_token_works_when_pasted(newcomer: Newcomer) -> None:
+    (command,) = re.findall(r"log in with what this prints: (.*)", newcomer.printed)
+    assert newcomer.paste(command).count(".") == 2
+
+
 def test_what_the_transcripts_show_is_what_a_newcomer_gets(newcomer: Newcomer) -> None:
     for command, shown in transcripts():
         said = newcomer.paste(command).strip()

@@ -77,4 +77,5 @@ def test_a_text_of_any_length_has_places_to_break_and_loses_nothing() -> None:
         pieces = parts(text)
         assert "".join(pieces) == text
         assert all(len(each.rstrip(":/._,@ -")) <= MOST_RUN for each in pieces)
+    assert parts("waited 1.17 s, v1") == ["waited ", "1.17 ", "s, ", "v1"]
     assert parts("report:daily/2026-11") == ["report:", "daily/", "2026-", "11"]

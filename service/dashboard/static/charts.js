@@ -41,6 +41,9 @@
 
   const ticksOf = (kind, low, high) => LOGARITHMIC.has(kind) ? axes.logarithmic(low || 0.1, high || 1) : axes.linear(high || 0);
 
+  // The points that no line leads to.
+  const lone = (values) => values.flatMap((value, at) => value != null && values[at - 1] == null && values[at + 1] == null ? [at] : []);
+
   // A legend without a cursor over its chart says how it stands now.
   function showLast(plot) { if (data?.at.length) plot.setLegend({ idx: data.at.length - 1 }, false); }
 
@@ -57,7 +60,7 @@
         { ...axis, size: 32, gap: 10, splits: (plot, index, from, until) => axes.times(from, until, Math.max(1, plot.bbox.width / devicePixelRatio / 75)), values: (plot, splits) => splits.map((each) => utc(each, splits.some((at) => at % 60))) },
         { ...axis, size: 52, splits: (plot, index, low, high) => ticksOf(kind, low, high), filter: (plot, splits) => splits, values: (plot, splits) => splits.map((each) => each.toLocaleString("en", { maximumSignificantDigits: 3 })) },
       ],
-      series: [{ label: "", value: (plot, at) => at == null ? "" : utc(at, true) }, ...lines.map(([, label, name], index) => ({ label, stroke: colour(name), width: 1.75, dash: index ? [6, 3] : undefined, points: { show: false }, value: (plot, value) => figure(value, unit) }))],
+      series: [{ label: "", value: (plot, at) => at == null ? "" : utc(at, true) }, ...lines.map(([, label, name], index) => ({ label, stroke: colour(name), width: 1.75, dash: index ? [6, 3] : undefined, points: { show: true, size: 4, filter: (plot, series) => lone(plot.data[series]) }, value: (plot, value) => figure(value, unit) }))],
       hooks: { draw: [drawMarks], setCursor: [(plot) => { if (plot.cursor.idx == null) showLast(plot); }], setData: [showLast] },
     }, columns(kind), element);
     showLast(plot);

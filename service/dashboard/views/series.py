@@ -47,9 +47,9 @@ async def series(looking: Looking, asked: Asked) -> Mapping[str, Any]:
 
 
 def _from_the_first(slots: Sequence[Slot]) -> Sequence[Slot]:
-    """Without the time before anything was seen: a service that has just begun has no flat line to show."""
+    """Without the time before anything was seen, and two at least: an axis of time needs a beginning and an end."""
     seen = [at for at, slot in enumerate(slots) if slot.counts or slot.held or slot.waiting]
-    return slots[max(0, seen[0] - 1) :] if seen else slots[-1:]
+    return slots[max(0, seen[0] - 1) :] if seen else slots[-2:]
 
 
 def _columns(slots: Sequence[Slot]) -> dict[str, list[float | None]]:
