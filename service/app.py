@@ -68,7 +68,7 @@ from service.tracing import Tracing
 log = structlog.get_logger("chargeonce.http")
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-HEALTH_THREADS = 1
+HEALTH_THREADS = SESSION_THREADS = 1
 ANYONE = 0  # no user's id
 
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -114,9 +114,10 @@ async def running_instance(
     dropped_lines.tell(metrics.lines_dropped.inc)
     observer = Observer(metrics)
     # Threads and connections of their own for each kind of work, so that no kind can take those of another.
-    database = _database(settings, connections=settings.read_threads + HEALTH_THREADS)
+    database = _database(settings, connections=settings.read_threads + HEALTH_THREADS + SESSION_THREADS)
     read_threads = ThreadPoolExecutor(settings.read_threads, "read")
     health_threads = ThreadPoolExecutor(HEALTH_THREADS, "health")
+    session_threads = ThreadPoolExecutor(SESSION_THREADS, "sessions")
     all_listeners = listeners.after(Listeners(observer.on_lock_event, observer.on_charge_event))
     locker = _locker(settings, instance_id, all_listeners)
     bound_waits(settings.statement_timeout_s + ANSWER_GRACE_S)
@@ -143,9 +144,10 @@ async def running_instance(
     await locker.up_within(settings.command_timeout_s)
     await health.start()
     await publisher.start()
-    reading = Reading(
-        database, read_threads, max_waiting=settings.max_waiting_charges, timeout_s=settings.charge_timeout_s
+    read_with = partial(
+        Reading, database, max_waiting=settings.max_waiting_charges, timeout_s=settings.charge_timeout_s
     )
+    reading = read_with(read_threads)
     sampling = Sampling(metrics.sampled, locker, charging, reading, label_of=observer.resource_of, settings=settings)
     sampling.start()
     auditing = _auditing(settings, locker, metrics)
@@ -158,6 +160,7 @@ async def running_instance(
             traffic,
             entering,
             reading,
+            SpentTokens(read_with(session_threads)),
             health,
             observer,
             locker,
@@ -176,7 +179,7 @@ async def running_instance(
         await charged.close()
         await participants.close()
         await charging.close()
-        for threads in (read_threads, health_threads):
+        for threads in (read_threads, health_threads, session_threads):
             threads.shutdown(wait=False, cancel_futures=True)
         database.close()
         if tracing is not None:
@@ -213,6 +216,7 @@ def _application(
     traffic: Traffic,
     entering: Entering,
     reading: Reading,
+    spent: SpentTokens,
     health: Health,
     observer: Observer,
     locker: Locker,
@@ -254,7 +258,7 @@ def _application(
             instance_id=instance_id,
             entry_limit=settings.max_listed_entries,
         ),
-        Sessions(known_callers, SpentTokens(reading), secret=_jwt_secret(settings)),
+        Sessions(known_callers, spent, secret=_jwt_secret(settings)),
         forcing,
         streams=streams,
         exports=limit("exports", settings.max_exports),

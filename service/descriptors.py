@@ -9,8 +9,8 @@ from service.settings import PREFIX, Settings, SettingsError
 
 # The log, the sockets to listen on, the metrics' files, Redis and who connects anew while the old one is closing.
 OF_THE_PROCESS = 64
-# One for each thread or task that looks at the database beside those that are configured: health, audit.
-LOOKING = 2
+# One for each thread or task that looks at the database beside those that are configured: health, audit, sessions.
+LOOKING = 3
 FEWEST_REQUESTS = 16
 MACOS_LIMIT = 10_240  # OPEN_MAX: more is refused there, although "unlimited" is what it says
 

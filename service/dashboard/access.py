@@ -39,8 +39,7 @@ async def session_of(request: web.Request, sessions: Sessions) -> Session:
 
     While Postgres is away nobody can say who has signed out meanwhile, and the page is there to show that it is away.
     """
-    session = presented(request, sessions)
-    count_for(session.counts_as, request)
+    session = _counted(request, sessions)
     with contextlib.suppress(DatabaseError, Overloaded):
         await _check_not_signed_out(session, sessions)
     if not session.may_look:
@@ -51,9 +50,9 @@ async def session_of(request: web.Request, sessions: Sessions) -> Session:
 async def operator_of(request: web.Request, sessions: Sessions) -> Session:
     """The session of whoever may release by force, for certain.
 
-    Raises NotLoggedIn, Forbidden, DatabaseError, Overloaded.
+    Raises NotLoggedIn, Forbidden, TooManyRequests, DatabaseError, Overloaded.
     """
-    session = presented(request, sessions)
+    session = _counted(request, sessions)
     await _check_not_signed_out(session, sessions)
     if not session.may_force:
         raise Forbidden(OPERATOR)
@@ -104,6 +103,13 @@ def keep_session(request: web.Request, response: web.Response, session: Session)
 def end_session(request: web.Request, response: web.Response) -> None:
     """The browser forgets the token."""
     response.del_cookie(COOKIE, path=PATH, httponly=True, samesite="Strict", secure=is_https(request))
+
+
+def _counted(request: web.Request, sessions: Sessions) -> Session:
+    """The session as presented() knows it; the request counts as theirs. Raises also TooManyRequests, Overloaded."""
+    session = presented(request, sessions)
+    count_for(session.counts_as, request)
+    return session
 
 
 async def _check_not_signed_out(session: Session, sessions: Sessions) -> None:

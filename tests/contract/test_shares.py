@@ -229,6 +229,21 @@ def test_a_caller_has_half_of_the_requests_under_way(start_service: StartService
     assert api.get(f"/v1/users/{HOSTILE}/coupons", user=HOSTILE).status == 200
 
 
+def test_whoever_forces_from_the_page_has_a_share_too(start_service: StartService) -> None:
+    api = Api(start_service(workers=1, max_requests_in_flight="8", body_wait_s="60").url)
+    operator = Page(api, "operator", user_id=HOSTILE)
+    form, session = "application/x-www-form-urlencoded", {"Cookie": f"chargeonce_session={operator.token}"}
+    with ExitStack() as stack:
+        for _ in range(4):
+            ours = {"Sec_Fetch_Site": "same-origin", **session}
+            stack.enter_context(slow_body(api, "POST", "/dashboard/locks/a/force-release", form, **ours))
+        wait_until(lambda: operator.get("").status == 429, what="the share to be used up")
+        assert operator.get("/locks/a/force-release").status == 429
+        assert Page(api, "operator", user_id=OTHER).get("/locks/a/force-release").status == 200
+
+    wait_until(lambda: operator.get("/locks/a/force-release").status == 200, what="room again")
+
+
 def test_every_route_that_takes_a_token_tells_of_the_share(world_api: Api) -> None:
     for path, methods in world_api.get("/openapi.json").json["paths"].items():
         for method, operation in methods.items():

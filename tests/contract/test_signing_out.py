@@ -11,11 +11,13 @@ import pytest
 
 from service.sessions import new_login_code
 from tests.conftest import StartService
-from tests.contract.api import Api, in_background, problem
+from tests.contract.api import Api, in_background, problem, waits_for_row
 from tests.contract.conftest import World
 from tests.contract.page import COOKIE, Page, cookie_of, lease, next_message
+from tests.contract.test_overload import LONG_WAITS
 from tests.contract.test_scopes import API, BODIES, LEASE_ID
-from tests.harness import SECRET, OwnRedis, token
+from tests.contract.under_way import Call, under_way
+from tests.harness import SECRET, OwnRedis, Rows, token, wait_until
 
 # So many requests, each on a connection of its own, reach both workers.
 OFTEN = 12
@@ -67,6 +69,27 @@ def test_a_session_signed_out_is_none_in_any_worker_or_instance_nor_after_a_flus
     again.token = copy
     assert again.get("").status == 401
     assert again.api.get("/v1/locks", headers={"Authorization": f"Bearer {copy}"}).status == 200, "as the words say"
+
+
+def test_whoever_reads_much_keeps_no_session_that_is_signed_out_alive(
+    start_service: StartService, rows: Rows, database_url: str
+) -> None:
+    """All threads that read are taken, by somebody without any scope; what is signed out is asked beside them."""
+    here, there = (Api(start_service(workers=1, read_threads="1", **LONG_WAITS).url) for _ in range(2))
+    page, id_ = Page(here, "monitor"), rows.appointment(1, 2)
+    assert page.post("/logout", {}).status == 303
+    stranger = Rows(database_url)
+    stranger.run("BEGIN")
+    stranger.run("LOCK TABLE appointment_info IN ACCESS EXCLUSIVE MODE")
+    try:
+        with under_way(there.url, [Call("GET", f"/v1/appointments/{id_}", 1)] * 3) as sent:
+            wait_until(lambda: waits_for_row(rows), what="the reads to take the threads")
+            page.api = there
+            assert page.get("/locks").status == 401
+            stranger.run("ROLLBACK")
+            sent.wait_for_all()
+    finally:
+        stranger.close()
 
 
 def test_what_is_written_of_a_session_is_a_digest_and_goes_when_it_is_over(world: World) -> None:
