@@ -10,9 +10,8 @@ from tests.bench.ground import Ground
 from tests.bench.lease_load import TAKEN, LeaseLoad
 from tests.bench.load import LoadResult, windowed
 from tests.bench.program import HOST, Running, the_service
-from tests.bench.rounds import percentiles_ms
 
-from .stage import Plan, Stage, Watch, alternating, driven
+from .stage import Plan, Stage, Watch, alternating, driven, window_of
 from .verdicts import SceneResult, Window, at_least, faults_of, lags_of, loop_was_free, median_per_s
 
 COUNTS = {"leases, 1 worker": 1, "leases, 2 workers": 2}
@@ -44,16 +43,7 @@ def _window(contestant: str, plan: Plan, running: Running, ground: Ground, head:
     faults = faults_of(result.answers, None, None, wanted={TAKEN.decode(), NO_CONTENT.decode()})
     if result.answers.get(TAKEN.decode()) != result.answers.get(NO_CONTENT.decode()):
         faults += ("not every lease was released",)
-    return Window(
-        contestant=contestant,
-        measured_s=result.measured_s,
-        answered=result.measured,
-        per_s=result.measured / result.measured_s,
-        latency_ms=percentiles_ms(result.latencies_s),
-        cpu_us=watch.cpu_us(result.measured, result.process_cpu_s),
-        lag=watch.lag(),
-        faults=faults,
-    )
+    return window_of(contestant, result, watch, faults)
 
 
 async def _load(head: bytes, plan: Plan, running: Running, watch: Watch) -> LoadResult:

@@ -17,7 +17,7 @@ from tests.bench.audit import audit
 from tests.bench.connection import CHARGED
 from tests.bench.cpu import Meter, Reading
 from tests.bench.ground import Appointments, Counted, Ground
-from tests.bench.load import LoadError, drive, drive_all
+from tests.bench.load import LoadError, LoadResult, drive, drive_all
 from tests.bench.program import HOST, Running
 from tests.bench.rounds import CandidateFailed, cpu_us_per_charge, percentiles_ms
 
@@ -147,6 +147,12 @@ def closed_window(
         wanted=wanted,
     )
     result = driven(load, running)
+    faults = faults_of(result.answers, before, count() if count else None, wanted={wanted.decode()})
+    return window_of(contestant, result, watch, faults)
+
+
+def window_of(contestant: str, result: LoadResult, watch: Watch, faults: tuple[str, ...]) -> Window:
+    """What a closed loop found, and what it cost."""
     return Window(
         contestant=contestant,
         measured_s=result.measured_s,
@@ -155,7 +161,7 @@ def closed_window(
         latency_ms=percentiles_ms(result.latencies_s),
         cpu_us=watch.cpu_us(result.measured, result.process_cpu_s),
         lag=watch.lag(),
-        faults=faults_of(result.answers, before, count() if count else None, wanted={wanted.decode()}),
+        faults=faults,
     )
 
 
