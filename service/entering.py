@@ -1,7 +1,7 @@
 """The use case: hold the appointment's lease, charge, mint the room token.
 
-Where a turn would have to be waited for, nobody stands in line who may not enter anyway: a crowd of outsiders keeps no
-participant waiting. Whoever comes after the charge takes no turn with the lock: an appointment that is known to be
+Where a turn would have to be waited for, nobody stands in line who may not enter anyway, and whoever was refused once
+takes no turn before the tables say that they may: a crowd of outsiders keeps no participant waiting. Whoever comes after the charge takes no turn with the lock: an appointment that is known to be
 charged is entered at once, and those who stand in line for the lock when it is charged are dismissed.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from db.charging import NotChargedYet
-from db.decisions import ChargeRequest, Outcome, StaleHolder
+from db.decisions import ChargeRequest, IllegalRequest, Outcome, StaleHolder
 from locks import Dismissed, Hold, LeaseLost, LockBusy, Locker, LockStoreDown
 from service.charged import ChargedAppointments
 from service.charging import Charging
@@ -78,19 +78,26 @@ class Entering:
 
     async def enter(self, request: EntryRequest) -> Entered:
         """Raises ChargeInProgress, LockStoreDown, TooManyWaiters, TooManyLeases, db's refusals, as Charging.submit."""
-        timed, appointment_id = None, request.appointment_id
-        if appointment_id not in self._charged and self._locker.is_wanted(lock_name(appointment_id)):
-            await self._participants.refuse_outsider(_charge_request(request, None))
-        if appointment_id in self._charged:
-            timed = await self._enter_again(request, 0.0, "is_consume")
-        if timed is None:
-            timed = await self._charge(request)
+        try:
+            timed = await self._let_in(request)
+        except IllegalRequest:
+            await self._participants.before_refusing(request.user_id)
+            raise
         if timed.entry.outcome is not Outcome.FREE:
-            self._charged.add(appointment_id)
-        channel = f"appointment-{appointment_id}"
+            self._charged.add(request.appointment_id)
+        channel = f"appointment-{request.appointment_id}"
         began_at_s = time.perf_counter()
         room_token = self._mint.mint(channel=channel, user_id=request.user_id, now=time.time())
         return Entered(timed, channel, room_token, time.perf_counter() - began_at_s)
+
+    async def _let_in(self, request: EntryRequest) -> TimedEntry:
+        timed, appointment_id = None, request.appointment_id
+        waits = appointment_id not in self._charged and self._locker.is_wanted(lock_name(appointment_id))
+        if waits or self._participants.was_refused(request.user_id):
+            await self._participants.refuse_outsider(_charge_request(request, None))
+        if appointment_id in self._charged:
+            timed = await self._enter_again(request, 0.0, "is_consume")
+        return await self._charge(request) if timed is None else timed
 
     async def _charge(self, request: EntryRequest) -> TimedEntry:
         try:

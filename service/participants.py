@@ -1,4 +1,4 @@
-"""Who may enter an appointment, asked before somebody stands in line for its lock: outsiders' turns cost others time.
+"""Who may enter an appointment, asked before somebody takes a turn with its lock: outsiders' turns cost others time.
 
 The participants of an appointment never change, so that they are known once they were read. Whoever is not known as one
 is looked up each time, in one question with all who come meanwhile: an outsider cannot tell by the time it takes
@@ -31,8 +31,13 @@ class KnownParticipants:
         self._charges = charges
         self._size = size
         self._known: dict[int, Participants] = {}
+        self._refused: dict[int, None] = {}  # the users who were refused last, the newest at the end
         self._next: _Question | None = None  # what is asked next
         self._asking: asyncio.Task[None] | None = None
+
+    def was_refused(self, user_id: int) -> bool:
+        """Whether this user wanted to enter what is not theirs, and may be trying on."""
+        return user_id in self._refused
 
     async def refuse_outsider(self, request: ChargeRequest) -> None:
         """Raises IllegalRequest where the request may not enter; returns as well where the database does not say."""
@@ -48,8 +53,15 @@ class KnownParticipants:
             return
         participants = found.get(request.appointment_id)
         if participants is None or not participants.allow(request):
-            await asyncio.sleep(random.uniform(*REFUSED_AFTER_S))
             raise IllegalRequest
+
+    async def before_refusing(self, user_id: int) -> None:
+        """Remembers who is refused, and takes its time, so that whoever asks again and again asks seldom."""
+        self._refused.pop(user_id, None)
+        self._refused[user_id] = None
+        if len(self._refused) > self._size:
+            del self._refused[next(iter(self._refused))]
+        await asyncio.sleep(random.uniform(*REFUSED_AFTER_S))
 
     async def close(self) -> None:
         """Asks no more."""

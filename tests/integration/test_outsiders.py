@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import closing
 
@@ -11,17 +12,19 @@ import pytest
 from db.charging import Charges
 from db.decisions import ChargeRequest, IllegalRequest, Outcome, Participants
 from locks import Lease, LockBusy, Locker
+from locks.events import Acquired
 from service.charged import ChargedAppointments
 from service.charging import Charging
 from service.entering import Entered, Entering, EntryRequest, lock_name
 from service.outage import RefuseWithoutLock
-from service.participants import KnownParticipants
+from service.participants import REFUSED_AFTER_S, KnownParticipants
 from service.rtc_token import RoomTokenMint
 from tests.harness import PATIENCE_S, Rows, wait_until_async
 from tests.integration.charging_helpers import ANN, BOB, ENTRANT_PAYS, EVE, PATIENT
 from tests.proxy import Proxy, Way, postgres_proxy
 
 NOBODYS = 10**15
+REMEMBERED = 10
 
 
 class Asked(Charges):
@@ -39,10 +42,11 @@ class Asked(Charges):
 class Doors:
     """Entering, with what it was asked on the way."""
 
-    def __init__(self, charges: Asked, locker: Locker) -> None:
+    def __init__(self, charges: Asked, locker: Locker, turns: list[str]) -> None:
         self.charges = charges
         self.locker = locker
-        self.participants = KnownParticipants(charges, size=10)
+        self.turns = turns  # the names of the locks that were had, one after the other
+        self.participants = KnownParticipants(charges, size=REMEMBERED)
         self.charging = Charging(
             charges,
             lanes=1,
@@ -83,9 +87,15 @@ def proxied(database_url: str) -> Iterator[tuple[Proxy, str]]:
 
 @pytest.fixture
 async def doors(proxied: tuple[Proxy, str], redis_url: str) -> AsyncIterator[Doors]:
-    async with Locker.connect(redis_url, instance_id="test") as locker:
+    turns: list[str] = []
+
+    def listen(event: object) -> None:
+        if isinstance(event, Acquired):
+            turns.append(event.name)
+
+    async with Locker.connect(redis_url, instance_id="test", listener=listen) as locker:
         with closing(Asked(proxied[1])) as charges:
-            doors = Doors(charges, locker)
+            doors = Doors(charges, locker, turns)
             yield doors
             await doors.participants.close()
             await doors.charging.close()
@@ -130,6 +140,41 @@ async def test_entries_that_need_not_wait_cost_no_question(doors: Doors, rows: R
         await doors.enter(rows.appointment(ANN, BOB), EVE)
 
     assert doors.charges.questions == []
+
+
+async def test_whoever_was_refused_takes_no_turn_of_a_free_lock_and_has_their_own(doors: Doors, rows: Rows) -> None:
+    rows.grant(EVE, 1)
+    anns, eves = rows.appointment(ANN, BOB), rows.appointment(EVE, BOB)
+    for _ in range(3):
+        with pytest.raises(IllegalRequest):
+            await doors.enter(anns, EVE)
+
+    entered = await doors.enter(eves, EVE)
+
+    assert doors.turns == [lock_name(anns), lock_name(eves)]
+    assert doors.charges.questions == [{anns}, {anns}, {eves}]
+    assert entered.timed.entry.outcome is Outcome.CHARGED
+
+
+async def test_a_refusal_takes_its_time_wherever_it_was_found(doors: Doors, rows: Rows) -> None:
+    rows.grant(ANN, 1)
+    charged, held, free = (rows.appointment(ANN, BOB) for _ in range(3))
+    await doors.enter(charged, ANN)
+    await doors.held(held)
+    for asked_for in (charged, held, free, NOBODYS):
+        for outsider in (EVE, EVE + 1 + asked_for):  # refused before, or never
+            began_at_s = time.monotonic()
+            with pytest.raises(IllegalRequest):
+                await doors.enter(asked_for, outsider)
+            assert time.monotonic() - began_at_s >= REFUSED_AFTER_S[0]
+
+
+async def test_only_those_refused_last_are_remembered(doors: Doors, rows: Rows) -> None:
+    id_, others = rows.appointment(ANN, BOB), range(EVE + 1, EVE + 1 + REMEMBERED)
+    for crowd in ([EVE], others):
+        await asyncio.gather(*[doors.enter(id_, user_id) for user_id in crowd], return_exceptions=True)
+
+    assert [doors.participants.was_refused(each) for each in (EVE, *others)] == [False] + [True] * REMEMBERED
 
 
 async def test_a_crowd_asks_once_and_participants_who_are_known_ask_no_more(
