@@ -1,4 +1,4 @@
-"""Long work on the event loop, a piece at a time: everybody else has their turn in between."""
+"""Long work on the event loop, a piece at a time: everybody else has most of the loop's time, however much is to do."""
 
 from __future__ import annotations
 
@@ -6,16 +6,38 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from itertools import islice
 from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+from locks import clock
 
 Item = TypeVar("Item")
 
-# So many leases, locks or rows are worked off within a millisecond or two.
-PIECE = 500
+# So many leases, locks or rows are worked off in a tenth of a millisecond to a whole one.
+PIECE = 100
+# Nobody else has the loop for longer than this and a piece; then they have it for twice as long as it was worked.
+WORK_S = 0.001
+SHARE = 3
+# Whoever waits for somebody else between two pieces has not worked all the time.
+MOST_WORK_S = 0.005
+
+# All long work of a loop has its third together: when the next of it may go on.
+_next_at_s: WeakKeyDictionary[asyncio.AbstractEventLoop, float] = WeakKeyDictionary()
 
 
 async def in_pieces(items: Iterable[Item]) -> AsyncIterator[list[Item]]:
-    """The items, PIECE at a time; nothing may be added to or taken from them meanwhile."""
+    """The items, PIECE at a time, with rests between; nothing may be added to or taken from them meanwhile."""
     iterator = iter(items)
+    began_at_s = clock.monotonic_s()
     while piece := list(islice(iterator, PIECE)):
         yield piece
-        await asyncio.sleep(0)
+        worked_s = clock.monotonic_s() - began_at_s
+        if worked_s >= WORK_S:
+            await _rest(began_at_s, min(worked_s, MOST_WORK_S))
+            began_at_s = clock.monotonic_s()
+
+
+async def _rest(began_at_s: float, worked_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    next_at_s = max(_next_at_s.get(loop, began_at_s), began_at_s) + SHARE * worked_s
+    _next_at_s[loop] = next_at_s
+    await asyncio.sleep(next_at_s - clock.monotonic_s())

@@ -11,6 +11,7 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 
 from locks import clock
 from locks.contention_store import (
@@ -43,6 +44,8 @@ WINDOW_SECONDS = 10
 HOTTEST = 20
 # The list of locks is made at most as often as costs a fiftieth of this process' time.
 LIST_SHARE = 50
+
+ACQUIRED_AT_S = attrgetter("acquired_at_s")
 
 AlsoHeld = Callable[[], Iterable[HeldLock]]
 
@@ -78,6 +81,7 @@ class Publisher:
         self._pending: Additions | None = None
         self._clock_offset_s = 0.0  # the server's clock less ours
         self._next_list_at_s = 0.0
+        self._listing: asyncio.Task[str] | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -89,9 +93,11 @@ class Publisher:
         """Tells that this instance stops."""
         if self._task is None:
             return
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        for task in filter(None, (self._task, self._listing)):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._listing = None
         incident = NotedIncident(time.time(), "instance-stopped", "", {"host": self._host, "pid": str(self._pid)})
         with contextlib.suppress(LockStoreDown):
             await self._publish_once()
@@ -125,10 +131,12 @@ class Publisher:
             token=self._token,
             number=str(self._number),
             picture=self._picture(held, waits, lines).text(),
-            locks=await self._locks(held, waits),
+            locks=await self._list(held, waits),
             additions=self._pending,
         )
         self._pending = None
+        if self._listing is not None and self._listing.done():
+            self._listing = None
         self._clock_offset_s = now_s - time.time()
 
     def _picture(self, held: list[HeldLock], waits: Waits, lines: Mapping[str, LineSeen]) -> Picture:
@@ -152,7 +160,7 @@ class Publisher:
             held=len(held),
             waiting=sum(map(len, waits.values())),
             oldest_wait_s=max((line.oldest_s for line in lines.values()), default=0.0),
-            oldest_held_s=max((now_s - lease.acquired_at_s for lease in held), default=0.0),
+            oldest_held_s=now_s - min(map(ACQUIRED_AT_S, held), default=now_s),
             counts=counts,
             totals=self._totals,
             wait=wait,
@@ -163,10 +171,17 @@ class Publisher:
             waited_so_far={name: (line.total_s, line.oldest_s) for name, line in lines.items()},
         )
 
-    async def _locks(self, held: list[HeldLock], waits: Waits) -> str:
-        """'' where the last list stands a while longer. Never empty otherwise, so that an old one is replaced."""
-        if clock.monotonic_s() < self._next_list_at_s:
-            return ""
+    async def _list(self, held: list[HeldLock], waits: Waits) -> str:
+        """'' where the last list stands a while longer: this one is told once it is made, and meanwhile all else is."""
+        if self._listing is None:
+            if clock.monotonic_s() < self._next_list_at_s:
+                return ""
+            self._listing = asyncio.create_task(self._listed(held, waits), name="contention-list")
+        done, _ = await asyncio.wait([self._listing], timeout=self._interval_s)
+        return self._listing.result() if done else ""
+
+    async def _listed(self, held: list[HeldLock], waits: Waits) -> str:
+        """The list; never empty, so that an old one is replaced."""
         offset_s = time.time() + self._clock_offset_s - clock.monotonic_s()
         waiters, lines, took_s = {name: len(ages_s) for name, ages_s in waits.items()}, list[str](), 0.0
         async for piece in in_pieces(held):

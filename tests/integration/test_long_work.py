@@ -7,16 +7,18 @@ import contextlib
 import csv
 import io
 import json
+import time
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from db.charging import Charges
 from db.database import Database
-from locks import Locker, clock
+from locks import Locker, clock, pieces
 from locks.contention import Contention
 from locks.listing import matching, page_of, told_locks
 from locks.loan import Loan
@@ -29,12 +31,19 @@ from service.dashboard.exports import Table, as_csv, as_json
 from service.gauges import SampledGauges, Sampling
 from service.reading import Reading
 from service.settings import Settings
+from tests.harness import wait_until_async
 from tests.integration.charging_helpers import ENTRANT_PAYS
 
 Result = TypeVar("Result")
 
 LEASES = 5000
-ENOUGH_TURNS = LEASES // PIECE  # each piece is followed by one
+ENOUGH_TURNS = LEASES // PIECE  # where each piece is followed by one
+
+
+@pytest.fixture(autouse=True)
+def a_rest_after_each_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast this machine is."""
+    monkeypatch.setattr(pieces, "WORK_S", 0.0)
 
 
 async def turns_during(work: Coroutine[Any, Any, Result]) -> tuple[int, Result]:
@@ -72,13 +81,41 @@ async def test_what_is_held_is_told_in_pieces_and_found_again(redis_url: str) ->
     async with lender(redis_url) as locker:
         publisher = Publisher(locker, Seen(), version="1", also_held=lambda: locker.lending.all)
 
-        turns, _ = await turns_during(publisher._locks([*locker.lending.all], {}))
+        turns, _ = await turns_during(publisher._listed([*locker.lending.all], {}))
 
         assert turns >= ENOUGH_TURNS
         publisher._next_list_at_s = 0.0
         await publisher.start()
         found = await Contention(locker).all_locks(sort="name", search="long:")
         assert [each.name for each in found] == [f"long:{number:05}" for number in range(LEASES)]
+        await publisher.stop()
+
+
+async def test_while_a_long_list_is_made_the_instance_is_told_of_and_then_the_list(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with lender(redis_url) as locker, Locker.connect(redis_url, instance_id="looks on") as other:
+        publisher = Publisher(locker, Seen(), version="1", also_held=lambda: locker.lending.all, interval_s=0.05)
+        contention = Contention(other)
+        made = asyncio.Event()
+        made_in_pieces = publisher._listed
+
+        async def slowly(*given: Any) -> str:
+            await made.wait()
+            return await made_in_pieces(*given)
+
+        monkeypatch.setattr(publisher, "_listed", slowly)
+        await publisher.start()
+        told = await contention.snapshot()
+        unlisted = await Contention(other).all_locks(sort="name", search="long:")
+        made.set()
+
+        async def is_listed() -> bool:
+            return len(await Contention(other).all_locks(sort="name", search="long:")) == LEASES
+
+        assert [(each.picture.instance_id, each.picture.held) for each in told.instances] == [("test", LEASES)]
+        assert unlisted == []
+        await wait_until_async(is_listed, what="the list")
         await publisher.stop()
 
 
@@ -145,3 +182,21 @@ async def test_pieces_are_everything_in_order() -> None:
     assert [piece async for piece in in_pieces(list[int]())] == []
     assert [len(piece) async for piece in in_pieces(range(PIECE + 1))] == [PIECE, 1]
     assert [item async for piece in in_pieces(range(3 * PIECE)) for item in piece] == list(range(3 * PIECE))
+
+
+@pytest.mark.parametrize("works", [1, 4])
+async def test_all_long_work_together_has_a_third_of_the_loops_time(works: int) -> None:
+    worked_s = 0.0
+
+    async def work() -> None:
+        nonlocal worked_s
+        async for _ in in_pieces(range(20 * PIECE)):
+            began_at_s = time.thread_time()
+            while time.thread_time() - began_at_s < 0.002:
+                pass
+            worked_s += time.thread_time() - began_at_s
+
+    began_at_s = time.monotonic()
+    await asyncio.gather(*[work() for _ in range(works)])
+
+    assert worked_s <= 0.5 * (time.monotonic() - began_at_s)

@@ -74,12 +74,13 @@ class Front:
         )
 
     def take_leases(self, count: int) -> Counter[str]:
-        """At the instances themselves: as if somebody had taken their time. How they were answered."""
+        """At the instances themselves: as if somebody had taken their time. How many of each status there were."""
         share, answers = count // len(self.instances), Counter[str]()
         for number, instance in enumerate(self.instances):
             wanted = (self.lease(f"hostile:{number}-{each}").encode() for each in range(share))
             load = drive_all(host=HOST, port=instance.port, requests=wanted, connections=64, wanted=frozenset())
-            answers += Counter(driven(load, instance).answers)
+            for answer, times in driven(load, instance).answers.items():
+                answers[answer.partition(" ")[0]] += times
         return answers
 
 
