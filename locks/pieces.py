@@ -1,4 +1,4 @@
-"""Long work on the event loop, a piece at a time: everybody else has most of the loop's time, however much is to do."""
+"""Long work on the event loop, a piece at a time: all of it together has a quarter of the loop's time at the most."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from locks import clock
 
 Item = TypeVar("Item")
 
-# So many leases, locks or rows are worked off in a tenth of a millisecond to a whole one.
-PIECE = 100
-# Nobody else has the loop for longer than this and a piece; then they have it for twice as long as it was worked.
-WORK_S = 0.001
-SHARE = 3
+# So many leases, locks or rows are worked off in half a millisecond or less.
+PIECE = 50
+# The loop is not kept for longer than this and a piece. Then it is others' for three times as long as was worked.
+WORK_S = 0.0005
+SHARE = 4
 # Whoever waits for somebody else between two pieces has not worked all the time.
 MOST_WORK_S = 0.005
 
-# All long work of a loop has its third together: when the next of it may go on.
+# When the next piece may begin, whoever's it is.
 _next_at_s: WeakKeyDictionary[asyncio.AbstractEventLoop, float] = WeakKeyDictionary()
 
 

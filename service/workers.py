@@ -396,7 +396,7 @@ def collect_garbage_less_often() -> None:
     """What stands now stays, and need not be looked at again: 9 % of a worker's CPU at the default thresholds."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(10_000, 20, 100)
 
 
 async def _work(

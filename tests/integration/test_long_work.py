@@ -185,7 +185,7 @@ async def test_pieces_are_everything_in_order() -> None:
 
 
 @pytest.mark.parametrize("works", [1, 4])
-async def test_all_long_work_together_has_a_third_of_the_loops_time(works: int) -> None:
+async def test_all_long_work_together_has_a_quarter_of_the_loops_time(works: int) -> None:
     worked_s = 0.0
 
     async def work() -> None:
