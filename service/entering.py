@@ -1,8 +1,9 @@
 """The use case: hold the appointment's lease, charge, mint the room token.
 
 Where a turn would have to be waited for, nobody stands in line who may not enter anyway, and whoever was refused once
-takes no turn before the tables say that they may: a crowd of outsiders keeps no participant waiting. Whoever comes after the charge takes no turn with the lock: an appointment that is known to be
-charged is entered at once, and those who stand in line for the lock when it is charged are dismissed.
+takes no turn before the tables say that they may: a crowd of outsiders keeps no participant waiting. Whoever comes
+after the charge takes no turn with the lock: an appointment that is known to be charged is entered at once, and those
+who stand in line for the lock when it is charged are dismissed.
 """
 
 from __future__ import annotations

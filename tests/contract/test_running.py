@@ -97,8 +97,8 @@ def test_totals_over_all_workers_are_exact_whichever_of_them_is_asked(world: Wor
         assert more("charges_total", outcome="illegal-request") == 2
         layers = ("lock", "is_consume", "row_lock", "fence")
         assert sum(more("duplicates_prevented_total", layer=layer) for layer in layers) == 90
-        # Each that charged or might have had a turn with the lock. Whoever came after a charge need not have had one, nor
-        # an outsider who would have had to wait for it.
+        # Each that charged or might have had a turn with the lock. Whoever came after a charge need not have had one,
+        # nor an outsider who would have had to wait for it.
         turns = more("lock_acquire_total", resource="appointment", outcome="acquired")
         dismissed = more("lock_acquire_total", resource="appointment", outcome="dismissed")
         assert 10 + 7 + 3 <= turns <= turns + dismissed <= 112
