@@ -61,7 +61,7 @@ from service.rtc_token import RoomTokenMint
 from service.scraping import ReadMetrics, no_metrics
 from service.sessions import Sessions
 from service.settings import Settings
-from service.shares import Limit, callers_most
+from service.shares import ANYONE, Limit, callers_most
 from service.spent import SpentTokens
 from service.tracing import Tracing
 
@@ -69,7 +69,6 @@ log = structlog.get_logger("chargeonce.http")
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 HEALTH_THREADS = SESSION_THREADS = 1
-ANYONE = 0  # no user's id
 
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -115,9 +114,16 @@ async def running_instance(
     observer = Observer(metrics)
     # Threads and connections of their own for each kind of work, so that no kind can take those of another.
     database = _database(settings, connections=settings.read_threads + HEALTH_THREADS + SESSION_THREADS)
-    read_threads = ThreadPoolExecutor(settings.read_threads, "read")
     health_threads = ThreadPoolExecutor(HEALTH_THREADS, "health")
-    session_threads = ThreadPoolExecutor(SESSION_THREADS, "sessions")
+    read_with = partial(
+        Reading,
+        database,
+        max_waiting=settings.max_waiting_charges,
+        caller_share=settings.caller_share,
+        timeout_s=settings.charge_timeout_s,
+    )
+    reading = read_with(name="read", threads=settings.read_threads)
+    reading_sessions = read_with(name="sessions", threads=SESSION_THREADS)
     all_listeners = listeners.after(Listeners(observer.on_lock_event, observer.on_charge_event))
     locker = _locker(settings, instance_id, all_listeners)
     bound_waits(settings.statement_timeout_s + ANSWER_GRACE_S)
@@ -144,10 +150,6 @@ async def running_instance(
     await locker.up_within(settings.command_timeout_s)
     await health.start()
     await publisher.start()
-    read_with = partial(
-        Reading, database, max_waiting=settings.max_waiting_charges, timeout_s=settings.charge_timeout_s
-    )
-    reading = read_with(read_threads)
     sampling = Sampling(metrics.sampled, locker, charging, reading, label_of=observer.resource_of, settings=settings)
     sampling.start()
     auditing = _auditing(settings, locker, metrics)
@@ -160,7 +162,7 @@ async def running_instance(
             traffic,
             entering,
             reading,
-            SpentTokens(read_with(session_threads)),
+            SpentTokens(reading_sessions),
             health,
             observer,
             locker,
@@ -179,8 +181,9 @@ async def running_instance(
         await charged.close()
         await participants.close()
         await charging.close()
-        for threads in (read_threads, health_threads, session_threads):
-            threads.shutdown(wait=False, cancel_futures=True)
+        reading.close()
+        reading_sessions.close()
+        health_threads.shutdown(wait=False, cancel_futures=True)
         database.close()
         if tracing is not None:
             await tracing.close()

@@ -191,13 +191,13 @@ class _Queue:
         )
 
     def next_items(self) -> list[PendingCharge]:
-        """The next batch, without those whose lease is over by now: lost, or released by a caller who gave up."""
+        """The next batch, without those that are given up: the lease is over by now, or without one the caller gone."""
         batch: list[PendingCharge] = []
         while self.waiting and len(batch) < self._batch_size:
             item = self.waiting.popleft()
             if item.lease is not None and (item.lease.ended or item.lease.is_lost):
                 item.fail(item.lease.loss())
-            elif not item.is_settled:
+            elif not (item.is_settled or item.is_left):
                 batch.append(item)
         return batch
 

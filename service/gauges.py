@@ -181,15 +181,17 @@ class Sampling:
             oldest_s[resource] = max(oldest_s.get(resource, 0.0), seconds)
 
     def _queues(self) -> Mapping[str, QueueSeen]:
-        settings, reading = self._settings, self._reading.under_way_count
+        settings, reading = self._settings, self._reading
         # The three queues of charges share their limit.
         queues = {
             name: QueueSeen(depth=depth, limit=settings.max_waiting_charges, lanes_busy=busy, lanes=lanes)
             for name, (depth, busy, lanes) in self._charging.queues.items()
         }
-        busy = min(reading, settings.read_threads)
         queues["read"] = QueueSeen(
-            depth=reading - busy, limit=settings.max_waiting_charges, lanes_busy=busy, lanes=settings.read_threads
+            depth=reading.waiting_count,
+            limit=settings.max_waiting_charges,
+            lanes_busy=reading.busy_count,
+            lanes=settings.read_threads,
         )
         queues["lock"] = QueueSeen(depth=self._locker.waiter_count, limit=settings.max_waiters)
         return queues

@@ -130,6 +130,7 @@ async def _release(locker: Locker, database: Database, name: str, reason: str, f
     """The token of the lease that was ended; None where nobody holds the lock."""
     from service.forcing import Forcing, HolderGone
     from service.holder_words import holder_words, told_words
+    from service.shares import OURSELVES
 
     view = await locker.inspect(name)
     if view is None or not view.is_held:
@@ -139,7 +140,9 @@ async def _release(locker: Locker, database: Database, name: str, reason: str, f
         fencing_token = view.fencing_token or 0
     forcing = Forcing(locker, _Threads(database))
     try:
-        forced = await forcing.force_release(name, fencing_token=fencing_token, reason=reason, actor=f"cli:{_user()}")
+        forced = await forcing.force_release(
+            name, fencing_token=fencing_token, reason=reason, actor=f"cli:{_user()}", caller=OURSELVES
+        )
     except HolderGone:  # since we looked
         return None
     print(told_words(forced.holder))
@@ -147,12 +150,12 @@ async def _release(locker: Locker, database: Database, name: str, reason: str, f
 
 
 class _Threads:
-    """Runs database work in a thread."""
+    """Runs database work in a thread; nobody else is there."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def write(self, work: Callable[[Database], Result]) -> Result:
+    async def write(self, work: Callable[[Database], Result], *, caller: int) -> Result:
         """What `work` returns."""
         return await asyncio.to_thread(work, self._database)
 

@@ -27,7 +27,8 @@ class TimedEntry(NamedTuple):
 
 
 class PendingCharge:
-    """One request on its way. Whoever awaits it may be cancelled, and await it again: what was begun goes on.
+    """One request on its way. Whoever awaits it may be cancelled: what was begun goes on. Under a lease it may then be
+    awaited again; without one its caller has gone, and what was not begun never is.
 
     Awaited, it gives the entry, or raises its refusal, Overloaded, DatabaseError, LeaseLost (nothing was begun),
     ChargeInProgress (another session holds the row) or ChargeUnknown.
@@ -40,6 +41,7 @@ class PendingCharge:
         "_loop",
         "deadline_s",
         "guarded_by",
+        "is_left",
         "lease",
         "lock_wait_s",
         "request",
@@ -61,6 +63,7 @@ class PendingCharge:
         self.lease = lease
         self.lock_wait_s = lock_wait_s
         self.guarded_by = guarded_by
+        self.is_left = False  # by its caller, and there is no lease whose end would say so
         self.waits_alone = False  # for its row, which another session holds
         self.submitted_at_s = submitted_at_s
         self.deadline_s = deadline_s
@@ -73,7 +76,11 @@ class PendingCharge:
         if not self.is_settled:
             assert self._listener is None or self._listener.done(), "one at a time may await a charge"
             self._listener = self._loop.create_future()
-            yield from self._listener
+            try:
+                yield from self._listener
+            except asyncio.CancelledError:
+                self.is_left = self.lease is None
+                raise
         if self._error is not None:
             raise self._error
         assert self._entry is not None

@@ -90,7 +90,7 @@ class Overloaded(ServiceRefusal):
     """More is under way than may be; nothing was charged."""
 
 
-class TooManyRequests(ServiceRefusal):
+class TooManyRequests(Overloaded):
     """This caller has as much under way as one caller may; nothing was done."""
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from service.callers import MONITOR, OPERATOR, Callers
+from service.shares import ANYONE
 from service.spent import SpentTokens
 
 LOGIN_CODE_TTL_S: Final = 600
@@ -55,7 +56,7 @@ class Session:
     @property
     def counts_as(self) -> int:
         """Whose share it takes: that of all whom a code let in is one."""
-        return self.user_id or 0
+        return self.user_id or ANYONE
 
     @property
     def digest(self) -> bytes:
@@ -102,13 +103,14 @@ class Sessions:
             raise LoginRefused("this address is not one that logs in")
         if now >= expires_at:
             raise LoginRefused(f"this address worked for {LOGIN_CODE_TTL_S // 60} minutes, which are over")
-        if not await self._spent.spend(_digest(_CODE, code.rpartition(".")[0]), expires_at=expires_at):
+        digest = _digest(_CODE, code.rpartition(".")[0])
+        if not await self._spent.spend(digest, expires_at=expires_at, caller=ANYONE):
             raise LoginRefused("this address has logged somebody in already; it works once")
         return self.of_token(_signed(_SESSION, self._secret, ends_at=now + CODE_SESSION_TTL_S), now=now)
 
     async def sign_out(self, session: Session) -> None:
         """The session is none any more, in any worker or instance. Raises DatabaseError, Overloaded."""
-        await self._spent.spend(session.digest, expires_at=session.expires_at)
+        await self._spent.spend(session.digest, expires_at=session.expires_at, caller=session.counts_as)
 
     async def is_signed_out(self, session: Session, *, at_most_s: float = 0.0) -> bool:
         """Whether it was, as of so long ago at most. Raises DatabaseError or Overloaded where nobody can say."""

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from service.refusals import Overloaded, TooManyRequests
+
+# No users' ids: whoever is not known, or only by a code; and what the service asks by itself, or for all who look.
+ANYONE: Final = 0
+OURSELVES: Final = -1
 
 
 class Limit:

@@ -18,6 +18,7 @@ from db.errors import DatabaseDown, DatabaseError
 from db.spent_tokens import spend, spent_among
 from service.reading import Reading
 from service.refusals import Overloaded
+from service.shares import OURSELVES
 
 LOOK_WAIT_S: Final = 1.0  # a page waits no longer for a Postgres that hangs
 ASKED_LATELY_S: Final = 3.0
@@ -38,9 +39,11 @@ class SpentTokens:
         self._next: asyncio.Task[None] | None = None
         self._is_away = False
 
-    async def spend(self, digest: bytes, *, expires_at: float) -> bool:
+    async def spend(self, digest: bytes, *, expires_at: float, caller: int) -> bool:
         """Writes that it is spent; True for the one call of all that did. Raises DatabaseError, Overloaded."""
-        is_first = await self._reading.write(lambda database: spend(database, digest, expires_at=expires_at))
+        is_first = await self._reading.write(
+            lambda database: spend(database, digest, expires_at=expires_at), caller=caller
+        )
         self._remember(digest)
         return is_first
 
@@ -70,7 +73,7 @@ class SpentTokens:
         self._asked = {digest: at_s for digest, at_s in self._asked.items() if began_at_s - at_s < ASKED_LATELY_S}
         asked = tuple(self._asked)
         try:
-            found = await self._reading.run(lambda database: spent_among(database, asked))
+            found = await self._reading.run(lambda database: spent_among(database, asked), caller=OURSELVES)
         except (DatabaseError, Overloaded) as error:
             self._note(error)
             raise

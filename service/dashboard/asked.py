@@ -16,10 +16,11 @@ MINUTE_FORMAT = "%Y-%m-%dT%H:%M"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One view with its parameters. `now_s`: unix seconds."""
+    """One view with its parameters. `now_s`: unix seconds; `caller`: whose turn at the database it takes."""
 
     values: Mapping[str, str]
     session: Session
+    caller: int
     now_s: float
 
     @property

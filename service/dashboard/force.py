@@ -51,7 +51,7 @@ class ForcePages:
         try:
             actor = str(asked.session.user_id)
             await self._forcing.force_release(
-                name, fencing_token=wanted.fencing_token, reason=wanted.reason, actor=actor
+                name, fencing_token=wanted.fencing_token, reason=wanted.reason, actor=actor, caller=asked.caller
             )
         except HolderChanged:
             return await self._form(request, asked, 409, changed_from=token, reason=wanted.reason)
@@ -59,7 +59,7 @@ class ForcePages:
 
     async def _asked(self, request: web.Request) -> Asked:
         request[SESSION] = session = await operator_of(request, self._sessions)
-        return Asked({"name": request.match_info["name"]}, session, time.time())
+        return Asked({"name": request.match_info["name"]}, session, session.counts_as, time.time())
 
     async def _form(self, request: web.Request, asked: Asked, status: int, **values: str) -> web.Response:
         name = lock_name_of(asked)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
@@ -16,7 +16,7 @@ from service.dashboard.views.table import View
 from service.handlers.http import write_event
 from service.refusals import Overloaded
 from service.sessions import Session, Sessions
-from service.shares import Limit
+from service.shares import OURSELVES, Limit
 
 # A session that is signed out anywhere ends its streams within twice this.
 SESSION_LOOK_S = 0.5
@@ -47,6 +47,7 @@ class Live:
         Raises TooManyRequests, Overloaded, and whatever the first rendering does.
         """
         with self._streams.place(asked.session.counts_as):
+            asked = replace(asked, caller=OURSELVES)  # others who share it are not to wait for what this one has asked
             # A page was rendered a moment ago: its stream must not begin with what is older than that.
             first = await self._fragment(view, asked, at_most_s=0.1)
             response = await _begun(request, {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
@@ -60,7 +61,7 @@ class Live:
         await write_event(request, response, message(first))
         while not await self._stopped_or_signed_out(asked.session, view.period_s):
             # The next rendering waits until the last one has left: a slow reader gets fewer, never a backlog.
-            now = Asked(asked.values, asked.session, time.time())
+            now = replace(asked, now_s=time.time())
             await write_event(
                 request, response, message(await self._fragment(view, now, at_most_s=view.period_s * 0.8))
             )

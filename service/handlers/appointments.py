@@ -24,7 +24,7 @@ class AppointmentHandlers:
 
     async def create(self, request: web.Request) -> web.Response:
         """A new, open appointment."""
-        caller_with(request, self._callers, SERVICE)
+        caller = caller_with(request, self._callers, SERVICE)
         body = await json_body(request, NewAppointment)
         appointment = await self._reading.write(
             lambda database: create_appointment(
@@ -32,7 +32,8 @@ class AppointmentHandlers:
                 user_id=body.user_id,
                 invitee_user_id=body.invitee_user_id,
                 prepare_id=body.prepare_id,
-            )
+            ),
+            caller=caller.user_id,
         )
         return answer(_appointment_answer(appointment), 201)
 
@@ -41,7 +42,8 @@ class AppointmentHandlers:
         caller = caller_of(request, self._callers)
         appointment_id = path_id(request, "appointment_id")
         found = await self._reading.run(
-            lambda database: find_appointment(database, appointment_id, entry_limit=self._entry_limit)
+            lambda database: find_appointment(database, appointment_id, entry_limit=self._entry_limit),
+            caller=caller.user_id,
         )
         if not caller.may(SERVICE):
             if found is None or caller.user_id not in (found.user_id, found.invitee_user_id):
@@ -52,12 +54,13 @@ class AppointmentHandlers:
 
     async def change(self, request: web.Request) -> web.Response:
         """Opens, ends or cancels it."""
-        caller_with(request, self._callers, SERVICE)
+        caller = caller_with(request, self._callers, SERVICE)
         appointment_id = path_id(request, "appointment_id")
         body = await json_body(request, AppointmentChange)
         status = AppointmentStatus[body.status.upper()]
         changed = await self._reading.write(
-            lambda database: set_status(database, appointment_id, status, entry_limit=self._entry_limit)
+            lambda database: set_status(database, appointment_id, status, entry_limit=self._entry_limit),
+            caller=caller.user_id,
         )
         if changed is None:
             raise NotFound(f"there is no appointment {appointment_id}")

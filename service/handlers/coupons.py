@@ -24,13 +24,14 @@ class CouponHandlers:
 
     async def grant(self, request: web.Request) -> web.Response:
         """201 for a new grant, 200 for one that this reference has made before."""
-        caller_with(request, self._callers, SERVICE)
+        caller = caller_with(request, self._callers, SERVICE)
         user_id = path_id(request, "user_id")
         body = await json_body(request, NewGrant)
         grant = await self._reading.write(
             lambda database: grant_coupons(
                 database, user_id=user_id, coupon_id=body.coupon_id, count=body.count, reference=body.reference
-            )
+            ),
+            caller=caller.user_id,
         )
         shown = GrantAnswer(
             id=grant.id,
@@ -62,4 +63,4 @@ class CouponHandlers:
                 next_cursor=encode_cursor(next_cursor) if next_cursor else None,
             )
 
-        return answer(await self._reading.run(read))
+        return answer(await self._reading.run(read, caller=caller.user_id))

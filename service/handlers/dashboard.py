@@ -94,7 +94,7 @@ class DashboardHandlers:
     def _show(self, view: View) -> Handler:
         async def show(request: web.Request) -> web.Response:
             session = await session_of(request, self._sessions)
-            asked = Asked({**request.query, **request.match_info}, session, time.time())
+            asked = Asked({**request.query, **request.match_info}, session, session.counts_as, time.time())
             request[SESSION] = session
             return self._pages.view(request, view, asked, await self._look(view, asked))
 
@@ -102,7 +102,8 @@ class DashboardHandlers:
 
     async def _find_appointment(self, request: web.Request) -> web.Response:
         """From the form's number to the appointment's own address."""
-        asked = Asked(dict(request.query), await session_of(request, self._sessions), time.time())
+        session = await session_of(request, self._sessions)
+        asked = Asked(dict(request.query), session, session.counts_as, time.time())
         appointment_id = asked.integer("id")
         if not appointment_id:
             raise InvalidRequest("id", "must be an appointment's number")
@@ -157,7 +158,7 @@ class DashboardHandlers:
             session: Session = await session_of(request, self._sessions)
         except NotLoggedIn as error:
             raise Unauthenticated(str(error)) from error
-        return Asked(dict(request.query), session, time.time())
+        return Asked(dict(request.query), session, session.counts_as, time.time())
 
 
 async def _to_the_page(request: web.Request) -> web.Response:

@@ -24,7 +24,11 @@ class ForcingHandlers:
         name = path_name(request)
         wanted = await json_body(request, ForceRelease)
         forced = await self._forcing.force_release(
-            name, fencing_token=wanted.fencing_token, reason=wanted.reason, actor=str(caller.user_id)
+            name,
+            fencing_token=wanted.fencing_token,
+            reason=wanted.reason,
+            actor=str(caller.user_id),
+            caller=caller.user_id,
         )
         return answer(
             ForceReleaseAnswer(

@@ -153,7 +153,7 @@ def test_reads_over_the_limit_are_refused_while_those_before_them_still_wait(
 ) -> None:
     """The tables are locked by a stranger; what waits for them is bounded, and what needs none of them goes on."""
     id_ = rows.appointment(1, 2)
-    api = Api(start_service(workers=1, read_threads="1", max_waiting_charges="3", **LONG_WAITS).url)
+    api = Api(start_service(workers=1, read_threads="1", max_waiting_charges="3", caller_share="1", **LONG_WAITS).url)
     stranger = Rows(database_url)
     stranger.run("BEGIN")
     stranger.run("LOCK TABLE appointment_info IN ACCESS EXCLUSIVE MODE")

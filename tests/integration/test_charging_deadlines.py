@@ -87,6 +87,25 @@ async def test_whose_time_is_over_while_waiting_is_overloaded_and_not_charged(
     assert rows.run("SELECT appointment_id FROM user_consume") == [(first,)]
 
 
+async def test_whose_caller_has_gone_while_it_waited_is_not_charged(
+    open_bench: OpenBench, rows: Rows, database_url: str
+) -> None:
+    bench = open_bench()
+    first, second, third = meetings(rows, 3)
+    with holding_coupons(database_url, ANN):
+        in_flight = bench.enter(first)
+        await lock_waiters(rows)
+        gone, stays = (listening(submitted(bench, each, ANN)) for each in (second, third))
+        await asyncio.sleep(0)  # both are awaited now
+        gone.cancel()
+        await asyncio.wait([gone])
+        assert not in_flight.done()
+
+    assert [(await each).entry.outcome for each in (in_flight, stays)] == [Outcome.CHARGED] * 2
+    assert rows.run("SELECT appointment_id FROM user_consume ORDER BY 1") == [(first,), (third,)]
+    assert rows.number("SELECT count(*) FROM appointment_action") == 2
+
+
 async def test_who_waits_alone_for_a_held_row_is_told_down_in_time(
     open_bench: OpenBench, rows: Rows, database_url: str
 ) -> None:

@@ -9,8 +9,7 @@ import io
 import json
 import time
 from collections.abc import AsyncIterator, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any, TypeVar
 
 import pytest
@@ -150,8 +149,7 @@ async def test_the_gauges_look_in_pieces(redis_url: str, database_url: str) -> N
         on_entries=lambda entries: None,
     )
     database, registry = Database(database_url), CollectorRegistry()
-    with ThreadPoolExecutor(1) as executor:
-        reading = Reading(database, executor, max_waiting=1, timeout_s=1.0)
+    with closing(Reading(database, name="read", threads=1, max_waiting=1, caller_share=1.0, timeout_s=1.0)) as reading:
         async with lender(redis_url) as locker:
             sampling = Sampling(
                 SampledGauges(registry), locker, charging, reading, label_of=lambda name: "long", settings=settings

@@ -22,6 +22,10 @@ from tests.harness import Rows
 LATER = time.time() + 600
 
 
+def reading_with(database: Database) -> Reading:
+    return Reading(database, name="sessions", threads=2, max_waiting=100, caller_share=1.0, timeout_s=60)
+
+
 def test_of_many_at_once_one_spends_and_all_see_it(database_url: str) -> None:
     database = Database(database_url, limits=DatabaseLimits(pool_size=16))
     digests = [os.urandom(32) for _ in range(20)]
@@ -77,13 +81,12 @@ async def _ask_at_once(database: Database) -> None:
     sa.event.listen(
         database.engine, "before_cursor_execute", lambda *a: looks.append(a[2]) if "digest IN" in a[2] else None
     )
-    with ThreadPoolExecutor(2) as threads:
-        spent = SpentTokens(Reading(database, threads, max_waiting=100, timeout_s=30))
-        there = SpentTokens(Reading(database, threads, max_waiting=100, timeout_s=30))
+    with closing(reading_with(database)) as reading:
+        spent, there = SpentTokens(reading), SpentTokens(reading)
         digests = [os.urandom(32) for _ in range(50)]
         assert not any(await asyncio.gather(*(spent.is_spent(each, at_most_s=0) for each in digests)))
         assert len(looks) <= 2
-        assert await there.spend(digests[7], expires_at=LATER)
+        assert await there.spend(digests[7], expires_at=LATER, caller=1)
         looks.clear()
         told = await asyncio.gather(*(spent.is_spent(each, at_most_s=0) for each in digests))
         assert [number for number, is_spent in enumerate(told) if is_spent] == [7]
@@ -95,9 +98,9 @@ async def _ask_at_once(database: Database) -> None:
 
 def test_what_is_known_to_be_spent_is_so_without_postgres_and_all_else_is_unknown(database: Database) -> None:
     async def ask() -> None:
-        with ThreadPoolExecutor(2) as threads:
-            spent = SpentTokens(Reading(database, threads, max_waiting=10, timeout_s=30))
-            assert await spent.spend(b"known", expires_at=LATER)
+        with closing(reading_with(database)) as reading:
+            spent = SpentTokens(reading)
+            assert await spent.spend(b"known", expires_at=LATER, caller=1)
             database.close()
             assert await spent.is_spent(b"known", at_most_s=0)
             with pytest.raises(DatabaseError):
@@ -108,13 +111,12 @@ def test_what_is_known_to_be_spent_is_so_without_postgres_and_all_else_is_unknow
 
 def test_a_postgres_that_hangs_has_one_look_at_most_and_each_asker_waits_for_a_moment(database_url: str) -> None:
     async def ask(stuck: psycopg2.extensions.connection) -> None:
-        with ThreadPoolExecutor(4) as threads:
-            reading = Reading(database, threads, max_waiting=10, timeout_s=60)
+        with closing(reading_with(database)) as reading:
             spent = SpentTokens(reading)
             for digest in (b"one", b"two", b"three"):
                 with pytest.raises(DatabaseDown):
                     await spent.is_spent(digest, at_most_s=0)
-                assert reading.under_way_count == 1
+                assert (reading.busy_count, reading.waiting_count) == (1, 0)
             stuck.rollback()
             assert not await spent.is_spent(b"four", at_most_s=0)
 

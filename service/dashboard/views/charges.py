@@ -24,7 +24,7 @@ async def charges(looking: Looking, asked: Asked) -> Mapping[str, Any]:
     """The newest charges, and whether the books are right."""
     before = asked.integer("before")
     page, next_before = await looking.reading.run(
-        lambda database: recent_charges(database, limit=CHARGES_A_PAGE, before=before)
+        lambda database: recent_charges(database, limit=CHARGES_A_PAGE, before=before), caller=asked.caller
     )
     return {
         "charges": page,
@@ -42,7 +42,8 @@ async def appointment(looking: Looking, asked: Asked) -> Mapping[str, Any]:
     if not appointment_id:
         raise InvalidRequest("appointment_id", "must be an integer from 1")
     found = await looking.reading.run(
-        lambda database: find_appointment(database, appointment_id, entry_limit=looking.entry_limit)
+        lambda database: find_appointment(database, appointment_id, entry_limit=looking.entry_limit),
+        caller=asked.caller,
     )
     if found is None:
         raise NotFound(f"there is no appointment {appointment_id}")

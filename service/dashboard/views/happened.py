@@ -60,7 +60,7 @@ async def audit_log(looking: Looking, asked: Asked) -> Mapping[str, Any]:
     """Who forced which lease out, newest first."""
     before = asked.integer("before")
     entries, next_before = await looking.reading.run(
-        lambda database: lock_audit.entries(database, limit=ENTRIES_A_PAGE, before=before)
+        lambda database: lock_audit.entries(database, limit=ENTRIES_A_PAGE, before=before), caller=asked.caller
     )
     return {
         "entries": entries,

@@ -73,7 +73,9 @@ async def one_lock(looking: Looking, asked: Asked) -> Mapping[str, Any]:
         "strip": strip_of(holds, view, now_s=asked.now_s),
         "incidents": grouped(rows_of(incidents, now_s=asked.now_s))[:SHOWN_INCIDENTS],
         "appointment_id": appointment_id,
-        "row_locks": None if appointment_id is None else await row_locks_of(looking, appointment_id),
+        "row_locks": None
+        if appointment_id is None
+        else await row_locks_of(looking, appointment_id, caller=asked.caller),
         "may_force": asked.session.may_force,
         "now_s": asked.now_s,
         "done": asked.choice("done", ("", "released")),
@@ -146,9 +148,9 @@ def _tone(end: str) -> str:
     return "calm" if end in ("released", "exported") else "bad"
 
 
-async def row_locks_of(looking: Looking, appointment_id: int) -> RowLocks | str:
+async def row_locks_of(looking: Looking, appointment_id: int, *, caller: int) -> RowLocks | str:
     """What Postgres says, or why it says nothing: the lock itself is shown either way."""
     try:
-        return await looking.reading.run(lambda database: row_locks(database, appointment_id))
+        return await looking.reading.run(lambda database: row_locks(database, appointment_id), caller=caller)
     except (DatabaseError, Overloaded) as error:
         return str(error) or "Postgres did not answer"

@@ -42,7 +42,7 @@ async def overview(looking: Looking, asked: Asked) -> Mapping[str, Any]:
     stuck = long_waits(snapshot)
     found = findings(
         snapshot,
-        lines=await asyncio.gather(*[_looked_at(looking, each) for each in stuck[:LOOKED_AT]]),
+        lines=await asyncio.gather(*[_looked_at(looking, asked, each) for each in stuck[:LOOKED_AT]]),
         down_since=looking.down_since(),
         audit=looking.audit(),
         incidents=incidents,
@@ -70,12 +70,12 @@ async def overview(looking: Looking, asked: Asked) -> Mapping[str, Any]:
     }
 
 
-async def _looked_at(looking: Looking, waited: HotLock) -> Line:
+async def _looked_at(looking: Looking, asked: Asked, waited: HotLock) -> Line:
     view = await looking.locker.inspect(waited.name)
     appointment_id = appointment_of_lock(waited.name)
     row: RowLocks | str | None = None
     if appointment_id is not None and "database" not in looking.down_since():
-        row = await row_locks_of(looking, appointment_id)
+        row = await row_locks_of(looking, appointment_id, caller=asked.caller)
     return Line(waited, view, row if isinstance(row, RowLocks) else None)
 
 
