@@ -334,7 +334,10 @@ class Lending:
     def _look_in(self, kept: LentLease, wait_s: float) -> None:
         if kept.timer is not None:
             kept.timer.cancel()
-        kept.timer = asyncio.get_running_loop().call_later(wait_s, lambda: self._spawn(self._look(kept)))
+        kept.timer = asyncio.get_running_loop().call_later(wait_s, self._begin_to_look, kept)
+
+    def _begin_to_look(self, kept: LentLease) -> None:
+        self._spawn(self._look(kept))
 
     async def _look(self, kept: LentLease) -> None:
         """The end that is known of has come; the client may have moved it through a process that could not tell."""

@@ -11,7 +11,6 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from operator import attrgetter
 
 from locks import clock
 from locks.contention_store import (
@@ -44,8 +43,6 @@ WINDOW_SECONDS = 10
 HOTTEST = 20
 # The list of locks is made at most as often as costs a fiftieth of this process' time.
 LIST_SHARE = 50
-
-ACQUIRED_AT_S = attrgetter("acquired_at_s")
 
 AlsoHeld = Callable[[], Iterable[HeldLock]]
 
@@ -130,7 +127,7 @@ class Publisher:
             who=self._who,
             token=self._token,
             number=str(self._number),
-            picture=self._picture(held, waits, lines).text(),
+            picture=self._picture(held, waits, lines, oldest_held_s=await _oldest_s(held)).text(),
             locks=await self._list(held, waits),
             additions=self._pending,
         )
@@ -139,7 +136,9 @@ class Publisher:
             self._listing = None
         self._clock_offset_s = now_s - time.time()
 
-    def _picture(self, held: list[HeldLock], waits: Waits, lines: Mapping[str, LineSeen]) -> Picture:
+    def _picture(
+        self, held: list[HeldLock], waits: Waits, lines: Mapping[str, LineSeen], *, oldest_held_s: float
+    ) -> Picture:
         counts: Counter[str] = Counter()
         wait, hold, hot = LogHistogram(), LogHistogram(), dict[str, HotSeen]()
         for second in self._window:
@@ -149,7 +148,6 @@ class Publisher:
             for name, seen in second.hot.items():
                 hot.setdefault(name, HotSeen()).add(seen.waits, seen.total_wait_s, seen.longest_wait_s)
         hottest = sorted(hot.items(), key=lambda each: -each[1].total_wait_s)[:HOTTEST]
-        now_s = clock.monotonic_s()
         return Picture(
             instance_id=self._locker.instance_id,
             host=self._host,
@@ -160,7 +158,7 @@ class Publisher:
             held=len(held),
             waiting=sum(map(len, waits.values())),
             oldest_wait_s=max((line.oldest_s for line in lines.values()), default=0.0),
-            oldest_held_s=now_s - min(map(ACQUIRED_AT_S, held), default=now_s),
+            oldest_held_s=oldest_held_s,
             counts=counts,
             totals=self._totals,
             wait=wait,
@@ -273,6 +271,14 @@ def _add_hold(additions: Additions, past: NotedHold, instance_id: str, clock_off
     additions.add("LPUSH", key, json.dumps(told))
     additions.add("LTRIM", key, 0, MOST_HOLDS_A_LOCK - 1)
     additions.add("PEXPIRE", key, HOUR_MS)
+
+
+async def _oldest_s(held: list[HeldLock]) -> float:
+    """How long the lock is held that is held longest."""
+    now_s = began_at_s = clock.monotonic_s()
+    async for piece in in_pieces(held):
+        began_at_s = min(began_at_s, *[lease.acquired_at_s for lease in piece])
+    return now_s - began_at_s
 
 
 def _plain(text: str) -> str:
