@@ -27,7 +27,9 @@ from service.tally import Tally, observe_all
 
 APPOINTMENT = "appointment"
 OTHER = "other"
-MOST_RESOURCES = 100
+# A resource that has met every outcome is a hundred lines: so many, so long, keep a worker's /metrics below 150 kB.
+MOST_RESOURCES = 12
+LONGEST_RESOURCE = 32
 DEPENDENCIES = ("database", "lock_store")
 LAYERS = ("lock", "is_consume", "row_lock", "fence")
 STAGES = ("lock", "queue", "transaction")
@@ -275,8 +277,10 @@ class Observer:
         resource = resource_of(name)
         series = self._by_resource.get(resource)
         if series is None:
-            # Clients make names up. Once there are so many, every new resource is "other", at each event of it alike.
-            if len(self._by_resource) >= MOST_RESOURCES and resource != OTHER:
+            # Clients make names up. Once there are so many, every new resource is "other", at each event of it alike;
+            # one that is too long always is, and is not cut: two that begin alike would be one that nobody knows.
+            is_one_too_many = len(self._by_resource) >= MOST_RESOURCES or len(resource) > LONGEST_RESOURCE
+            if is_one_too_many and resource != OTHER:
                 return self._series(OTHER)
             series = self._by_resource[resource] = _ResourceSeries(self.metrics, resource)
         return series
