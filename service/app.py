@@ -112,7 +112,7 @@ async def running_instance(
     """An instance with everything it needs, from settings whose addresses and secrets are all there."""
     metrics = Metrics(status_of_codes())
     dropped_lines.tell(metrics.lines_dropped.inc)
-    observer = Observer(metrics)
+    observer = Observer(metrics, max_resources=settings.max_metric_resources)
     # Threads and connections of their own for each kind of work, so that no kind can take those of another.
     database = _database(settings, connections=settings.read_threads + HEALTH_THREADS + SESSION_THREADS)
     read_threads = ThreadPoolExecutor(settings.read_threads, "read")

@@ -27,8 +27,6 @@ from service.tally import Tally, observe_all
 
 APPOINTMENT = "appointment"
 OTHER = "other"
-# A resource that has met every outcome is a hundred lines: so many, so long, keep a worker's /metrics below 150 kB.
-MOST_RESOURCES = 12
 LONGEST_RESOURCE = 32
 DEPENDENCIES = ("database", "lock_store")
 LAYERS = ("lock", "is_consume", "row_lock", "fence")
@@ -185,8 +183,10 @@ class _ResourceSeries:
 class Observer:
     """Listens to locks/, db/ and the charging queue, counts, and logs what somebody may have to act on."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, *, max_resources: int) -> None:
+        """`max_resources`: how many have series of their own, each of up to a hundred lines."""
         self.metrics = metrics
+        self._max_resources = max_resources
         self.on_waiting: Callable[[str], None] | None = (
             None  # hears the name of each lock that somebody has to wait for
         )
@@ -279,7 +279,7 @@ class Observer:
         if series is None:
             # Clients make names up. Once there are so many, every new resource is "other", at each event of it alike;
             # one that is too long always is, and is not cut: two that begin alike would be one that nobody knows.
-            is_one_too_many = len(self._by_resource) >= MOST_RESOURCES or len(resource) > LONGEST_RESOURCE
+            is_one_too_many = len(self._by_resource) >= self._max_resources or len(resource) > LONGEST_RESOURCE
             if is_one_too_many and resource != OTHER:
                 return self._series(OTHER)
             series = self._by_resource[resource] = _ResourceSeries(self.metrics, resource)

@@ -58,7 +58,8 @@ def migrated_database(cluster_url: str) -> Iterator[str]:
 def a_world(folder: Path, database_url: str, redis_url: str, settings: dict[str, str]) -> Iterator[World]:
     """One service of two workers with these settings."""
     rows = Rows(database_url)
-    given = {"database_url": database_url, "redis_url": redis_url, **settings}
+    # Each test's locks are a resource of their own.
+    given = {"database_url": database_url, "redis_url": redis_url, "max_metric_resources": "1000", **settings}
     with service(folder, workers=2, **given) as running:
         people = itertools.count(random.randrange(10**6, 10**12))
         yield World(Api(running.url), running, rows, database_url, redis_url, people)

@@ -21,12 +21,14 @@ from db.decisions import Outcome
 from locks import LossReason, events
 from locks.events import LockEvent, WakeSource
 from service import observe
-from service.observe import LONGEST_RESOURCE, MOST_RESOURCES, EntryLog, Metrics, Observer, set_up_logs
+from service.observe import LONGEST_RESOURCE, EntryLog, Metrics, Observer, set_up_logs
 from service.openapi import status_of_codes
 from service.pending_charge import TimedEntry
+from service.settings import Settings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LOCK = "appointment:42"
+MOST: int = Settings.model_fields["max_metric_resources"].default
 FIELDS: dict[str, Any] = {
     "request_id": "r-1",
     "appointment_id": 42,
@@ -144,8 +146,8 @@ def test_clients_that_make_up_names_make_no_more_than_a_dozen_resources_and_thei
     over = gained([*[acquired(name) for name in names], *ended])
 
     holders = {labels[0]: count for (name, *labels), count in held.items() if name == "chargeonce_lock_holders"}
-    assert len(holders) == MOST_RESOURCES + 1
-    assert (sum(holders.values()), holders["appointment"], holders["other"]) == (301, 1, 300 - MOST_RESOURCES + 1)
+    assert len(holders) == MOST + 1
+    assert (sum(holders.values()), holders["appointment"], holders["other"]) == (301, 1, 300 - MOST + 1)
     assert not any(name == "chargeonce_lock_holders" for name, *_ in over)
 
 
@@ -160,7 +162,7 @@ def test_a_resource_of_a_long_name_is_other_and_takes_no_place() -> None:
 
 
 def test_a_workers_metrics_stay_below_150_kb_whatever_names_clients_make_up() -> None:
-    observer = Observer(Metrics(status_of_codes()))
+    observer = Observer(Metrics(status_of_codes()), max_resources=MOST)
     names = [f"{number:04}-".ljust(length, "x") for number in range(500) for length in (LONGEST_RESOURCE, 150, 200)]
 
     for name in names:
@@ -183,7 +185,7 @@ def test_a_crowd_of_events_over_several_ticks_adds_up() -> None:
             await asyncio.sleep(0)
         observer.on_lock_event(acquired())
 
-    observer = Observer(Metrics([]))
+    observer = Observer(Metrics([]), max_resources=MOST)
     before = samples(observer.metrics)
     asyncio.run(crowd(observer))
     counts = difference(before, samples(observer.metrics))
@@ -194,7 +196,7 @@ def test_a_crowd_of_events_over_several_ticks_adds_up() -> None:
 
 
 def test_whoever_looks_for_charges_hears_the_name_that_is_waited_for() -> None:
-    observer, heard = Observer(Metrics([])), list[str]()
+    observer, heard = Observer(Metrics([]), max_resources=MOST), list[str]()
     observer.on_waiting = heard.append
 
     observer.on_lock_event(events.Waiting(LOCK))
@@ -207,7 +209,7 @@ def test_whoever_looks_for_charges_hears_the_name_that_is_waited_for() -> None:
 
 
 def test_entries_are_counted_by_outcome_and_stage() -> None:
-    observer = Observer(Metrics(["overloaded"]))
+    observer = Observer(Metrics(["overloaded"]), max_resources=MOST)
     before = samples(observer.metrics)
 
     observer.on_entries(
@@ -347,7 +349,7 @@ def acquired(name: str = LOCK) -> events.Acquired:
 
 def gained(heard: Sequence[LockEvent]) -> Samples:
     """By how much these events change which samples, buckets aside."""
-    observer = Observer(Metrics([]))
+    observer = Observer(Metrics([]), max_resources=MOST)
     before = samples(observer.metrics)
     for event in heard:
         observer.on_lock_event(event)
