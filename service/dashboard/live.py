@@ -16,6 +16,7 @@ from service.dashboard.views.table import View
 from service.handlers.http import write_event
 from service.refusals import Overloaded
 from service.sessions import Session, Sessions
+from service.shared_task import shared_task
 from service.shares import Limit
 
 # A session that is signed out anywhere ends its streams within twice this.
@@ -73,7 +74,7 @@ class Live:
         now_s = time.monotonic()
         known = self._fragments.get(key)
         if known is None or now_s - known.at_s > at_most_s:
-            task = asyncio.create_task(self._rendered(view, asked), name="dashboard-fragment")
+            task = shared_task(self._rendered(view, asked), name="dashboard-fragment")
             self._fragments.pop(key, None)
             known = self._fragments[key] = _Fragment(task, now_s)
             while len(self._fragments) > KEPT_FRAGMENTS:
