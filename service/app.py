@@ -40,6 +40,7 @@ from service.handlers.coupons import CouponHandlers
 from service.handlers.dashboard import DashboardHandlers
 from service.handlers.entries import EntryHandlers
 from service.handlers.forcing import ForcingHandlers
+from service.handlers.headers import header_of
 from service.handlers.http import BODY_WAIT_S, IN_FLIGHT, MAX_FORM_FIELDS, USER_ID
 from service.handlers.leases import LeaseHandlers
 from service.handlers.running import RunningHandlers
@@ -398,7 +399,7 @@ async def _expected(request: web.Request) -> None:
 
 
 def _request_id(request: web.Request) -> str:
-    given = request.headers.get("X-Request-Id")
+    given = header_of(request, "X-Request-Id")
     if given is not None and _SANE_REQUEST_ID.fullmatch(given):
         return given
     return new_request_id()
