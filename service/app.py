@@ -280,7 +280,7 @@ def _application(
     for route in (*table, *pages):
         # aiohttp's own pattern takes no braces: a name with one is malformed, and not a route that is missing.
         path = re.sub(r"{(\w+)}", r"{\1:[^/]+}", route.path)
-        if route.method == "GET" and route.has_head:
+        if route.method == "GET":
             app.router.add_get(path, route.handler, expect_handler=_expected)  # and HEAD
         else:
             app.router.add_route(route.method, path, route.handler, expect_handler=_expected)

@@ -60,7 +60,7 @@ class Door:
         """The form; or, with a code, the session that it begins. The code stays neither in the bar nor in a Referer."""
         asked = query_values(request)
         code = asked.get("code")
-        if code is None:
+        if code is None or request.method == "HEAD":  # whoever previews an address does not use its code
             reason = BECAUSE.get(asked.get("because", ""))
             return self._pages.login_form(request, status=200, reason=reason, back=PATH)
         try:

@@ -51,8 +51,9 @@ class Live:
             # A page was rendered a moment ago: its stream must not begin with what is older than that.
             first = await self._fragment(view, asked, at_most_s=0.1)
             response = await _begun(request, {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-            with contextlib.suppress(ConnectionResetError):
-                await self._follow(request, response, view, asked, first)
+            if request.method != "HEAD":
+                with contextlib.suppress(ConnectionResetError):
+                    await self._follow(request, response, view, asked, first)
         return response
 
     async def _follow(
@@ -107,6 +108,8 @@ async def sent_in_pieces(
 ) -> web.StreamResponse:
     """An answer that is too long to be made at once; whoever does not read on is left."""
     response = await _begun(request, headers)
+    if request.method == "HEAD":
+        return response
     try:
         async for piece in pieces:
             await write_event(request, response, piece)

@@ -64,7 +64,7 @@ class DashboardHandlers:
         self._exports = exports
 
     def routes(self) -> list[Route]:
-        """Every address of the page. None answers HEAD: some do something, and none is worth a probe; but the front."""
+        """Every address of the page."""
         page, door, force = self._pages.guarded, self._door, self._force
         return [
             _FRONT,
@@ -190,7 +190,6 @@ def _route(
         description="HTML, or what its script asks for.",
         answers=answers,
         problems=(*problems, "too-many-requests", "overloaded", "draining"),
-        has_head=False,
     )
 
 

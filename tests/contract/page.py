@@ -40,6 +40,10 @@ class Page:
         """A page below /dashboard."""
         return self.api.get(f"/dashboard{path}", headers={**self._cookie(), **headers})
 
+    def head(self, path: str) -> Answer:
+        """The same without its body."""
+        return self.api.call("HEAD", f"/dashboard{path}", headers=self._cookie())
+
     def post(self, path: str, fields: dict[str, object], headers: dict[str, str] | None = None) -> Answer:
         """A form, by default as our own page sends it."""
         sent = FROM_OUR_PAGE if headers is None else headers
