@@ -69,6 +69,8 @@ def test_without_postgres_everything_is_refused_and_it_comes_back_by_itself(worl
     assert world.api.get("/livez").status == 200
     overview = Page(world.api, "monitor").get("").body.decode()
     assert re.search(r"Postgres does not answer this instance: [^<]*<span[^>]*>Since <time", overview)
+    assert overview.count("not answer") == 1
+    assert Page(world.api, "monitor").get("/locks").body.decode().count("not answer") == 1
     assert everything(world.rows) == before
 
     proxy.come_back()
