@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import SEQUENCES, TEMPLATE, _beside, _run
 from tests.contract.api import Api
+from tests.contract.postgres_proxy import PostgresProxy
 from tests.harness import OwnRedis, Rows, Service, service
 from tests.servers.kinds import server_binary
 
@@ -83,6 +84,14 @@ def module_database_url(cluster_url: str) -> Iterator[str]:
     """A migrated database for a whole module."""
     with migrated_database(cluster_url) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def proxy(module_database_url: str) -> Iterator[PostgresProxy]:
+    """What a module's service takes for Postgres, where its settings say so."""
+    proxy = PostgresProxy(module_database_url)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture(scope="package")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,6 @@ from tests.contract.conftest import World
 from tests.contract.page import Page
 from tests.contract.postgres_proxy import CommitCut, PostgresProxy
 from tests.harness import service, wait_until
-
-
-@pytest.fixture(scope="module")
-def proxy(module_database_url: str) -> Iterator[PostgresProxy]:
-    """What the module's service takes for Postgres."""
-    proxy = PostgresProxy(module_database_url)
-    yield proxy
-    proxy.close()
 
 
 @pytest.fixture(scope="module")
