@@ -129,6 +129,28 @@ def test_the_rest_is_logged_and_not_counted() -> None:
     assert gained(silent) == {}
 
 
+def test_the_services_own_locks_are_nobodys_contention_but_a_forced_release_is_told() -> None:
+    own = "chargeonce:audit/1"
+    comes_and_goes: list[LockEvent] = [
+        acquired(own),
+        events.Released(own, 1, 2.0, still_ours=True, handed_over=False),
+        events.GaveUp(own, 0.0, "busy", queued=False),
+        events.Lost(own, 1, 2.0, LossReason.EXPIRED),
+        events.Forced(own, 1),
+    ]
+    observer = Observer(Metrics([]), max_resources=MOST)
+    before = samples(observer.metrics)
+
+    for event in comes_and_goes:
+        observer.on_lock_event(event)
+    seen = observer.seen.take()
+
+    assert difference(before, samples(observer.metrics)) == {("chargeonce_lock_forced_releases_total",): 1}
+    assert observer.resource_of(own) is None
+    assert (seen.counts, seen.wait.count, seen.hold.count) == ({"forced": 1}, 0, 0)
+    assert [incident.kind for incident in seen.incidents] == ["forced"]
+
+
 def test_each_resource_has_its_own_series_and_no_lock_has() -> None:
     counts = gained([acquired("a:1"), acquired("a:2"), acquired("b:1"), acquired("plain")])
 
