@@ -97,10 +97,11 @@ def test_totals_over_all_workers_are_exact_whichever_of_them_is_asked(world: Wor
         assert more("charges_total", outcome="illegal-request") == 2
         layers = ("lock", "is_consume", "row_lock", "fence")
         assert sum(more("duplicates_prevented_total", layer=layer) for layer in layers) == 90
-        # Each that charged or might have had a turn with the lock; whoever came after a charge need not have had one.
+        # Each that charged or might have had a turn with the lock; whoever came after a charge, or is no participant,
+        # need not have had one.
         turns = more("lock_acquire_total", resource="appointment", outcome="acquired")
         dismissed = more("lock_acquire_total", resource="appointment", outcome="dismissed")
-        assert 10 + 7 + 3 + 2 <= turns <= turns + dismissed <= 112
+        assert 10 + 7 + 3 <= turns <= turns + dismissed <= 112
         assert more("lock_held_seconds_count", resource="appointment") == turns
         assert more("lock_wait_seconds_count", resource="appointment", outcome="acquired") == turns
         assert more("lock_wait_seconds_count", resource="appointment", outcome="dismissed") == dismissed
