@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import pytest
 import redis
 
+from service.handlers.http import MAX_FORM_FIELDS
 from tests.contract.api import Answer, Api, problem
 from tests.contract.page import Page
 from tests.contract.pressure import held_lock
@@ -92,18 +93,35 @@ def test_a_form_is_small_and_plain(world_api: Api, path: str) -> None:
     assert send(form, b"token=a&theme=no&next=%2Fdashboard") in (400, 401)
 
 
-def test_the_origins_form_may_come_in_few_parts(world_api: Api) -> None:
-    headers = {"Content-Type": "multipart/form-data; boundary=x", **bearer(OTHER)}
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=x", "application/x-www-form-urlencoded"])
+def test_the_origins_form_may_come_in_few_parts(world_api: Api, kind: str) -> None:
+    form = parts if "multipart" in kind else pairs
 
-    assert problem(world_api.call("POST", "/agoraToken", body=parts(900), headers=headers), "too-large")
-    assert problem(world_api.call("POST", "/agoraToken", body=parts(2), headers=headers), "illegal-request")
+    def send(count: int) -> Answer:
+        headers = {"Content-Type": kind, **bearer(OTHER)}
+        return world_api.call("POST", "/agoraToken", body=form(count), headers=headers)
+
+    assert len(form(500)) < 64 * 1024, "too many, and not too long"
+    for count in (MAX_FORM_FIELDS + 1, 500):
+        assert problem(send(count), "too-large")
+    for count in (2, MAX_FORM_FIELDS):
+        assert problem(send(count), "illegal-request")
+
+
+def names(count: int) -> list[str]:
+    """Fields, of which the first are those of the origin's form."""
+    return ["appointmentId", "otherUserid", *[f"f{number}" for number in range(count)]][:count]
 
 
 def parts(count: int) -> bytes:
-    """A multipart form whose first fields are an appointment that is nobody's and a user."""
-    names = ["appointmentId", "otherUserid", *[f"f{number}" for number in range(count)]][:count]
-    lines = [f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{10**15}\r\n' for name in names]
+    """A multipart form that names an appointment that is nobody's and a user."""
+    lines = [f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{10**15}\r\n' for name in names(count)]
     return "".join([*lines, "--x--\r\n"]).encode()
+
+
+def pairs(count: int) -> bytes:
+    """The same urlencoded."""
+    return urlencode(dict.fromkeys(names(count), 10**15)).encode()
 
 
 # One caller's share
