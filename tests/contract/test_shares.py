@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from service.handlers.http import MAX_FORM_FIELDS
-from tests.contract.api import Answer, Api, problem
+from tests.contract.api import Answer, Api, in_background, problem
 from tests.contract.page import Page
 from tests.contract.pressure import held_lock
 from tests.contract.under_way import entering
@@ -22,6 +22,9 @@ StartService = Callable[..., Service]
 
 HOSTILE, OTHER = 6666, 7
 LONG_MS = 60_000
+WAIT_FOR_A_TABLE = (
+    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+)
 
 
 # Before it is known who calls
@@ -224,6 +227,26 @@ def test_a_caller_has_half_of_the_streams_of_either_kind(start_service: StartSer
             return connection.getresponse().status == 200
 
     wait_until(has_room, what="a place for a stream")
+
+
+def test_a_caller_has_half_of_the_exports_under_way(start_service: StartService, rows: Rows, database_url: str) -> None:
+    patient = {"charge_timeout_s": "300", "statement_timeout_s": "200", "row_lock_timeout_s": "200"}
+    api = Api(start_service(workers=1, max_exports="4", audit_interval_s="0", **patient).url)
+    page, other = Page(api, "monitor", user_id=HOSTILE), Page(api, "monitor", user_id=OTHER)
+    with closing(Rows(database_url)) as stranger, in_background() as start:
+        stranger.run("BEGIN")
+        stranger.run("LOCK TABLE user_consume IN ACCESS EXCLUSIVE MODE")
+        exports = [start(page.get, "/exports/charges.csv") for _ in range(2)]
+        wait_until(lambda: rows.number(WAIT_FOR_A_TABLE) == 2, what="both exports to be under way")
+
+        refused(page.get("/exports/locks.csv"))
+        refused(page.get("/exports/charges.json"))
+        assert other.get("/exports/locks.csv").status == 200
+        assert page.get("/locks").status == 200
+
+        stranger.run("ROLLBACK")
+        assert [export.result().status for export in exports] == [200, 200]
+    assert page.get("/exports/locks.csv").status == 200
 
 
 def test_a_caller_has_half_of_the_requests_under_way(start_service: StartService, rows: Rows, redis_url: str) -> None:
