@@ -195,7 +195,9 @@ def test_head_is_answered_as_get_is_without_the_body(world: World, session: str)
                 got = Answer(stream.status, {"content-type": stream.headers["content-type"]}, b"")
         else:
             got = page.get(url)
-        headed = page.head(url)
+        with world.api.connection_closing() as connection:
+            headed = page.head(url, on=connection)
+            assert world.api.get("/livez", on=connection).json == {"status": "alive"}, (path, "it was over")
         assert (headed.status, headed.body) == (got.status, b""), path
         for name in ("content-type", "location"):
             assert headed.headers.get(name) == got.headers.get(name), path
