@@ -27,13 +27,9 @@ class SeedReport:
 def seed(database: Database, *, appointments: int, users: int, coupons: int) -> SeedReport:
     """Sees to it that users 1 to `users` were once granted `coupons` and have `appointments` between them.
 
-    What is there stays as it is. Raises ValueError for numbers with which there can be no such data.
+    What is there stays as it is. Raises ValueError as check_counts() does.
     """
-    if min(appointments, users, coupons) < 0:
-        raise ValueError("there cannot be fewer than 0 appointments, users or coupons")
-    if appointments and users < 2:
-        raise ValueError("an appointment needs 2 users")
-
+    check_counts(appointments=appointments, users=users, coupons=coupons)
     grants = {"users": users, "coupons": coupons, "coupon_id": CHAMPAGNE}
 
     def work(connection: sa.Connection) -> SeedReport:
@@ -46,6 +42,14 @@ def seed(database: Database, *, appointments: int, users: int, coupons: int) -> 
         return SeedReport(granted, created, prices, demo_appointments=existing + created)
 
     return database.transaction(work)
+
+
+def check_counts(*, appointments: int, users: int, coupons: int) -> None:
+    """Raises ValueError for numbers with which there can be no such data."""
+    if min(appointments, users, coupons) < 0:
+        raise ValueError("there cannot be fewer than 0 appointments, users or coupons")
+    if appointments and users < 2:
+        raise ValueError("an appointment needs 2 users")
 
 
 def next_open_appointment(database: Database, *, default_coupon_count: int = 1) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ from locks.for_whom import read_for_whom
 from locks.lease import Lease, check_wait_s, milliseconds
 from locks.loan import Loan
 from locks.store import LockStore
+from locks.wire import retrieve
 
 if TYPE_CHECKING:
     from locks.lending import Borrower, Lending
@@ -110,7 +111,7 @@ class ChosenIds:
             wait = self._waits[name, lease_id] = _Wait()
             work = self._begin(wait, name, lease_id, lease_ttl_s, math.inf, for_whom, borrower)
             wait.task = asyncio.create_task(work, name="lock-asked")
-            wait.task.add_done_callback(_retrieve)
+            wait.task.add_done_callback(retrieve)
         wait.listener_count += 1
         try:
             while not wait.task.done():
@@ -189,8 +190,3 @@ class ChosenIds:
 
         reply = await self._store.run(name, command)
         return reply, sent_at_s
-
-
-def _retrieve(task: asyncio.Task[Loan]) -> None:
-    if not task.cancelled():
-        task.exception()

@@ -32,6 +32,7 @@ from locks.picture import Picture
 from locks.pieces import in_pieces
 from locks.publishing import HOTTEST, WINDOW_SECONDS
 from locks.seen import HotSeen
+from locks.wire import retrieve
 
 # Whoever asks within it gets the same answer: any number of watchers cost as much as one.
 FRESH_S = 0.4
@@ -372,7 +373,7 @@ class _Shared(Generic[Value]):
             return self._value
         if self._reading is None:
             self._reading = asyncio.create_task(self._refresh(), name="contention-read")
-            self._reading.add_done_callback(_forget_error)
+            self._reading.add_done_callback(retrieve)
         return await asyncio.shield(self._reading)
 
     async def _refresh(self) -> Value:
@@ -382,8 +383,3 @@ class _Shared(Generic[Value]):
             return self._value
         finally:
             self._reading = None
-
-
-def _forget_error(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()

@@ -58,7 +58,9 @@ async def first_reached(
     try:
         while left or running:
             if left:
-                running.add(asyncio.create_task(attempt(left.pop(0)), name="lock-dial"))
+                task = asyncio.create_task(attempt(left.pop(0)), name="lock-dial")
+                task.add_done_callback(retrieve)  # of several that end at once the first one is waited for
+                running.add(task)
             wait_s = next_after_s if left else None
             done, running = await asyncio.wait(running, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
             for task in done:

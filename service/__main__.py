@@ -108,18 +108,23 @@ def seed(
 ) -> None:
     """Demo data; doing it again adds nothing but what is missing."""
     from db.database import Database
+    from db.demo import check_counts
     from db.demo import seed as seed_demo
     from db.errors import DatabaseError
     from db.migrate import migrate as bring_to_head
 
     settings = _settings()
+    try:
+        check_counts(appointments=appointments, users=users, coupons=coupons)
+    except ValueError as error:
+        _fail(str(error), COULD_NOT)
     with _database_url(settings) as url:
         database = Database(url)
         try:
             if settings.embedded_database:
                 bring_to_head(url)
             report = seed_demo(database, appointments=appointments, users=users, coupons=coupons)
-        except (DatabaseError, ValueError) as error:
+        except DatabaseError as error:
             _fail(str(error), COULD_NOT)
         finally:
             database.close()

@@ -40,6 +40,7 @@ from service.handlers.coupons import CouponHandlers
 from service.handlers.dashboard import DashboardHandlers
 from service.handlers.entries import EntryHandlers
 from service.handlers.forcing import ForcingHandlers
+from service.handlers.headers import header_of
 from service.handlers.http import BODY_WAIT_S, IN_FLIGHT, MAX_FORM_FIELDS, USER_ID
 from service.handlers.leases import LeaseHandlers
 from service.handlers.running import RunningHandlers
@@ -111,7 +112,7 @@ async def running_instance(
     """An instance with everything it needs, from settings whose addresses and secrets are all there."""
     metrics = Metrics(status_of_codes())
     dropped_lines.tell(metrics.lines_dropped.inc)
-    observer = Observer(metrics)
+    observer = Observer(metrics, max_resources=settings.max_metric_resources)
     # Threads and connections of their own for each kind of work, so that no kind can take those of another.
     database = _database(settings, connections=settings.read_threads + HEALTH_THREADS + SESSION_THREADS)
     health_threads = ThreadPoolExecutor(HEALTH_THREADS, "health")
@@ -282,7 +283,7 @@ def _application(
     for route in (*table, *pages):
         # aiohttp's own pattern takes no braces: a name with one is malformed, and not a route that is missing.
         path = re.sub(r"{(\w+)}", r"{\1:[^/]+}", route.path)
-        if route.method == "GET" and route.has_head:
+        if route.method == "GET":
             app.router.add_get(path, route.handler, expect_handler=_expected)  # and HEAD
         else:
             app.router.add_route(route.method, path, route.handler, expect_handler=_expected)
@@ -401,7 +402,7 @@ async def _expected(request: web.Request) -> None:
 
 
 def _request_id(request: web.Request) -> str:
-    given = request.headers.get("X-Request-Id")
+    given = header_of(request, "X-Request-Id")
     if given is not None and _SANE_REQUEST_ID.fullmatch(given):
         return given
     return new_request_id()

@@ -31,6 +31,7 @@ from db.waiting import bound_waits_of_this_thread
 from locks import Locker, LocksError
 from locks.contention_store import ContentionStore
 from service.gauges import AuditGauges
+from service.observe import OWN
 
 LEASE_TTL_S = 10.0
 LOOK_S = 5.0
@@ -128,7 +129,7 @@ class Auditing:
             await asyncio.sleep(min(LOOK_S, self._interval_s / 4))
 
     async def _look_if_nobody_does(self) -> None:
-        async with self._locker.hold(f"chargeonce:{self._place}", lease_ttl_s=LEASE_TTL_S, wait_s=0):
+        async with self._locker.hold(f"{OWN}{self._place}", lease_ttl_s=LEASE_TTL_S, wait_s=0):
             await self._keep_up()
             if await self._is_due():  # nobody has looked between our look at the clock and our lease
                 await self._look()

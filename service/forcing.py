@@ -16,6 +16,7 @@ from db.errors import CommitUnknown, DatabaseDown, DatabaseError
 from locks import HolderChanged, Locker, LockStoreDown, LockView, Party
 from service.holder_words import audited_words
 from service.refusals import Overloaded
+from service.shared_task import shared_task
 
 log = structlog.get_logger("chargeonce")
 
@@ -60,7 +61,7 @@ class Forcing:
         Raises HolderChanged when it is not the current one, HolderGone when nobody holds the lock; DatabaseError or
         Overloaded when it could not be written down, and then nothing is forced; LockStoreDown, ValueError.
         """
-        task = asyncio.create_task(self._force(name, fencing_token, reason, actor, caller), name="force-release")
+        task = shared_task(self._force(name, fencing_token, reason, actor, caller), name="force-release")
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)

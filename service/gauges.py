@@ -125,11 +125,11 @@ class Sampling:
         charging: Charging,
         reading: Reading,
         *,
-        label_of: Callable[[str], str],
+        label_of: Callable[[str], str | None],
         settings: Settings,
         interval_s: float = INTERVAL_S,
     ) -> None:
-        """`label_of`: the resource that a lock's name is counted under."""
+        """`label_of`: the resource that a lock's name is counted under; None where it is not."""
         self._gauges = gauges
         self._locker = locker
         self._charging = charging
@@ -177,8 +177,8 @@ class Sampling:
 
     def _note_oldest(self, seen: Iterable[tuple[str, float]], oldest_s: dict[str, float]) -> None:
         for name, seconds in seen:
-            resource = self._label_of(name)
-            oldest_s[resource] = max(oldest_s.get(resource, 0.0), seconds)
+            if (resource := self._label_of(name)) is not None:
+                oldest_s[resource] = max(oldest_s.get(resource, 0.0), seconds)
 
     def _queues(self) -> Mapping[str, QueueSeen]:
         settings, reading = self._settings, self._reading

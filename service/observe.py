@@ -27,7 +27,8 @@ from service.tally import Tally, observe_all
 
 APPOINTMENT = "appointment"
 OTHER = "other"
-MOST_RESOURCES = 100
+OWN = "chargeonce:"  # begins the names of the service's own locks, whose coming and going is no user's contention
+LONGEST_RESOURCE = 64
 DEPENDENCIES = ("database", "lock_store")
 LAYERS = ("lock", "is_consume", "row_lock", "fence")
 STAGES = ("lock", "queue", "transaction")
@@ -183,8 +184,10 @@ class _ResourceSeries:
 class Observer:
     """Listens to locks/, db/ and the charging queue, counts, and logs what somebody may have to act on."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, *, max_resources: int) -> None:
+        """`max_resources`: how many have series of their own, each of up to a hundred lines."""
         self.metrics = metrics
+        self._max_resources = max_resources
         self.on_waiting: Callable[[str], None] | None = (
             None  # hears the name of each lock that somebody has to wait for
         )
@@ -225,41 +228,53 @@ class Observer:
         """A listener for a Locker."""
         kind = event.__class__
         if kind is events.Acquired:  # the two that are nearly all, first
-            self._acquired(cast(events.Acquired, event))
-            self.seen.on_acquired(cast(events.Acquired, event))
+            acquired = cast(events.Acquired, event)
+            if (series := self._series(acquired.name)) is not None:
+                self._acquired(acquired, series)
+                self.seen.on_acquired(acquired)
         elif kind is events.Released:
-            self._ended(cast(events.Released, event))
-            self.seen.on_released(cast(events.Released, event))
-        elif kind is not events.Releasing:
-            self._rare(event)
+            released = cast(events.Released, event)
+            if (series := self._series(released.name)) is not None:
+                self._ended(released, series)
+                self.seen.on_released(released)
+        elif isinstance(event, events.Forced | events.StoreLost | events.StoreUp):
+            self._told(event)
+            self.seen.on_lock_event(event)
+        elif kind is not events.Releasing and (series := self._series(event.name)) is not None:
+            self._rare(event, series)
             self.seen.on_lock_event(event)
 
-    def resource_of(self, name: str) -> str:
-        """The label that a lock's events are counted under."""
-        return self._series(name).resource
+    def resource_of(self, name: str) -> str | None:
+        """The label that a lock's events are counted under; None for the service's own."""
+        series = self._series(name)
+        return None if series is None else series.resource
 
-    def _rare(self, event: LockEvent) -> None:
+    def _told(self, event: events.Forced | events.StoreLost | events.StoreUp) -> None:
+        """What is told whichever lock it is about."""
         match event:
-            case events.Waiting():
-                self.tally.step(self._series(event.name).waiters)
-                if self.on_waiting is not None:
-                    self.on_waiting(event.name)
-            case events.GaveUp():
-                self._gave_up(event)
-            case events.Lost():
-                self._lost(event)
-            case events.Unknown():
-                log.warning("lease renewal unanswered", lock=event.name, fencing_token=event.fencing_token)
             case events.StoreLost():
                 if self.on_store_lost is not None:
                     self.on_store_lost(event.reason)
             case events.Forced():
                 self.metrics.forced_releases.inc()
                 log.warning("lock released by force", lock=event.name, fencing_token=event.fencing_token)
+
+    def _rare(self, event: LockEvent, series: _ResourceSeries) -> None:
+        match event:
+            case events.Waiting():
+                self.tally.step(series.waiters)
+                if self.on_waiting is not None:
+                    self.on_waiting(event.name)
+            case events.GaveUp():
+                self._gave_up(event, series)
+            case events.Lost():
+                self._lost(event, series)
+            case events.Unknown():
+                log.warning("lease renewal unanswered", lock=event.name, fencing_token=event.fencing_token)
             case events.Exported():
-                self._ended(event)
+                self._ended(event, series)
             case events.Adopted():
-                self.tally.step(self._series(event.name).holders)
+                self.tally.step(series.holders)
 
     def on_charge_event(self, event: ChargeEvent) -> None:
         """A listener for Charges."""
@@ -271,18 +286,23 @@ class Observer:
                     "lost COMMIT settled", appointment_ids=event.appointment_ids, had_committed=event.had_committed
                 )
 
-    def _series(self, name: str) -> _ResourceSeries:
+    def _series(self, name: str) -> _ResourceSeries | None:
+        """Where a lock's events are counted; None for the service's own, which are not."""
         resource = resource_of(name)
         series = self._by_resource.get(resource)
         if series is None:
-            # Clients make names up. Once there are so many, every new resource is "other", at each event of it alike.
-            if len(self._by_resource) >= MOST_RESOURCES and resource != OTHER:
+            if name.startswith(OWN):
+                return None
+            # Clients make names up. Once there are so many, every new resource is "other", at each event of it alike;
+            # one that is too long always is, and is not cut: two that begin alike would be one that nobody knows.
+            is_one_too_many = len(self._by_resource) >= self._max_resources or len(resource) > LONGEST_RESOURCE
+            if is_one_too_many and resource != OTHER:
                 return self._series(OTHER)
             series = self._by_resource[resource] = _ResourceSeries(self.metrics, resource)
         return series
 
-    def _acquired(self, event: events.Acquired) -> None:
-        series, tally = self._series(event.name), self.tally
+    def _acquired(self, event: events.Acquired, series: _ResourceSeries) -> None:
+        tally = self.tally
         tally.step(series.ended["acquired"])
         tally.observe(series.waited_s["acquired"], event.waited_s)
         tally.step(series.holders)
@@ -296,21 +316,19 @@ class Observer:
             self.metrics.takeovers.inc()
             log.warning("lock taken over", lock=event.name, fencing_token=event.fencing_token, waited_s=event.waited_s)
 
-    def _ended(self, event: events.Released | events.Exported | events.Lost) -> None:
-        series = self._series(event.name)
+    def _ended(self, event: events.Released | events.Exported | events.Lost, series: _ResourceSeries) -> None:
         self.tally.step(series.holders, -1)
         self.tally.observe(series.held_s, event.held_s)
 
-    def _gave_up(self, event: events.GaveUp) -> None:
-        series = self._series(event.name)
+    def _gave_up(self, event: events.GaveUp, series: _ResourceSeries) -> None:
         self.tally.step(series.ended[event.outcome])
         self.tally.observe(series.waited_s[event.outcome], event.waited_s)
         if event.queued:
             self.tally.step(series.waiters, -1)
 
-    def _lost(self, event: events.Lost) -> None:
-        self._series(event.name).lost[event.reason].inc()
-        self._ended(event)
+    def _lost(self, event: events.Lost, series: _ResourceSeries) -> None:
+        series.lost[event.reason].inc()
+        self._ended(event, series)
         log.warning(
             "lease lost",
             lock=event.name,

@@ -58,7 +58,6 @@ class Route:
     scopes: tuple[str, ...] = ()  # any one of them lets in whoever is no participant
     public: bool = False
     for_anyone: bool = False  # work for whoever it is: bounded apart from that of callers who are known
-    has_head: bool = True  # a GET that also answers HEAD
 
 
 def routes(

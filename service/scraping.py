@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from service.shared_task import shared_task
+
 ReadMetrics = Callable[[], bytes]  # every series; blocking; raises MetricsAway
 
 EVERY_S = 1.0
@@ -37,8 +39,7 @@ class Scraping:
         Raises MetricsAway.
         """
         if self._next is None:
-            self._next = asyncio.create_task(self._gathering(), name="metrics")
-            self._next.add_done_callback(_look_at_how_it_ended)
+            self._next = shared_task(self._gathering(), name="metrics")
         return await asyncio.shield(self._next)  # whoever hangs up takes it from nobody else
 
     async def _gathering(self) -> bytes:
@@ -46,9 +47,3 @@ class Scraping:
             await asyncio.sleep(max(TALLY_S, self._began_at_s + EVERY_S - time.monotonic()))
             self._began_at_s, self._next = time.monotonic(), None
             return await asyncio.to_thread(self._read)
-
-
-def _look_at_how_it_ended(gathering: asyncio.Task[bytes]) -> None:
-    """So that nobody logs an exception which nobody has waited for."""
-    if not gathering.cancelled():
-        gathering.exception()

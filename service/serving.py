@@ -64,8 +64,9 @@ def serve(settings: Settings, *, demo: bool) -> int:
         if (reason := who_has_the_port(settings.host, settings.port, settings.data_dir)) is not None:
             raise StartFailed(reason)
         listening = stack.enter_context(Listening(settings.host, settings.port, workers=settings.workers))
-        settings, servers = _with_servers(settings, stack, address=_address(settings, listening.port))
+        settings = with_generated_secrets(settings)
         _check(settings)
+        settings, servers = _with_servers(settings, stack, address=_address(settings, listening.port))
         _see_to_schema(settings, embedded=servers is not None and servers.addresses.database_url is not None)
         hints = _demo_hints(settings, listening.port) if demo else []
         log.info("starting workers", workers=settings.workers)
@@ -99,12 +100,11 @@ def _with_servers(settings: Settings, stack: ExitStack, *, address: str) -> tupl
         )
     )
     addresses = servers.addresses
-    settings = with_generated_secrets(settings)
     return resolved(settings, database_url=addresses.database_url, redis_url=addresses.redis_url), servers
 
 
 def _check(settings: Settings) -> None:
-    """What can be found out before the first request should be."""
+    """What can be found out before a server is started should be."""
     require_secrets(settings)
     if settings.tracing != "off" and not tracing_is_installed():
         raise SettingsError("CHARGEONCE_TRACING is set, but the extra is not installed: pip install 'chargeonce[otel]'")

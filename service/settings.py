@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     tracing: Literal["off", "otlp"] = "off"
     tracing_sample_ratio: float = Field(1.0, ge=0, le=1)
 
+    # Metrics: what keeps a worker's /metrics below 150 kB, whatever names clients make up.
+    max_metric_resources: int = Field(50, ge=1, le=1000)
+
     # Logs.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"

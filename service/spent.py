@@ -18,6 +18,7 @@ from db.errors import DatabaseDown, DatabaseError
 from db.spent_tokens import spend, spent_among
 from service.reading import Reading
 from service.refusals import Overloaded
+from service.shared_task import shared_task
 from service.shares import OURSELVES
 
 LOOK_WAIT_S: Final = 1.0  # a page waits no longer for a Postgres that hangs
@@ -58,7 +59,7 @@ class SpentTokens:
 
     async def _look(self) -> None:
         if self._next is None:
-            self._next = asyncio.create_task(self._look_after(self._under_way), name="spent-tokens")
+            self._next = shared_task(self._look_after(self._under_way), name="spent-tokens")
         try:
             await asyncio.wait_for(asyncio.shield(self._next), LOOK_WAIT_S)
         except TimeoutError as error:

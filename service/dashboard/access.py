@@ -9,6 +9,7 @@ from aiohttp import web
 
 from db.errors import DatabaseError
 from service.callers import MONITOR, OPERATOR, Unauthenticated
+from service.handlers.headers import header_of
 from service.handlers.http import count_for
 from service.handlers.security_headers import PAGE_PATH, is_https
 from service.refusals import Forbidden, Overloaded
@@ -75,14 +76,14 @@ def check_same_origin(request: web.Request) -> None:
 
     Browsers say so in Sec-Fetch-Site; older ones, and addresses that are neither HTTPS nor local, only in Origin.
     """
-    site = request.headers.get("Sec-Fetch-Site")
+    site = header_of(request, "Sec-Fetch-Site")
     if site is not None:
         if site != "same-origin":
             raise CrossSite
         return
     # Both are compared as a browser writes them: what is nonsense is not ours, and nothing is parsed.
     scheme, host = "https" if is_https(request) else "http", request.headers.get("Host")
-    origin = request.headers.get("Origin")
+    origin = header_of(request, "Origin")
     if not host or origin is None or origin.lower() != f"{scheme}://{host.lower()}":
         raise CrossSite
 

@@ -12,7 +12,7 @@ from db.errors import DatabaseError
 from service.callers import Unauthenticated
 from service.dashboard.access import PATH, NotLoggedIn, check_same_origin, end_session, keep_session, presented
 from service.dashboard.pages import THEME_COOKIE, THEMES, Pages, back_to, see
-from service.handlers.http import form_fields
+from service.handlers.http import form_fields, query_values
 from service.refusals import InvalidRequest, Overloaded
 from service.sessions import LoginRefused, Session, Sessions
 
@@ -58,9 +58,10 @@ class Door:
 
     async def show_or_log_in_by_code(self, request: web.Request) -> web.Response:
         """The form; or, with a code, the session that it begins. The code stays neither in the bar nor in a Referer."""
-        code = request.query.get("code")
-        if code is None:
-            reason = BECAUSE.get(request.query.get("because", ""))
+        asked = query_values(request)
+        code = asked.get("code")
+        if code is None or request.method == "HEAD":  # whoever previews an address does not use its code
+            reason = BECAUSE.get(asked.get("because", ""))
             return self._pages.login_form(request, status=200, reason=reason, back=PATH)
         try:
             session = await self._sessions.of_code(code, now=time.time())

@@ -16,6 +16,7 @@ from service.dashboard.views.table import View
 from service.handlers.http import write_event
 from service.refusals import Overloaded
 from service.sessions import Session, Sessions
+from service.shared_task import shared_task
 from service.shares import OURSELVES, Limit
 
 # A session that is signed out anywhere ends its streams within twice this.
@@ -51,8 +52,9 @@ class Live:
             # A page was rendered a moment ago: its stream must not begin with what is older than that.
             first = await self._fragment(view, asked, at_most_s=0.1)
             response = await _begun(request, {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-            with contextlib.suppress(ConnectionResetError):
-                await self._follow(request, response, view, asked, first)
+            if request.method != "HEAD":
+                with contextlib.suppress(ConnectionResetError):
+                    await self._follow(request, response, view, asked, first)
         return response
 
     async def _follow(
@@ -74,7 +76,7 @@ class Live:
         now_s = time.monotonic()
         known = self._fragments.get(key)
         if known is None or now_s - known.at_s > at_most_s:
-            task = asyncio.create_task(self._rendered(view, asked), name="dashboard-fragment")
+            task = shared_task(self._rendered(view, asked), name="dashboard-fragment")
             self._fragments.pop(key, None)
             known = self._fragments[key] = _Fragment(task, now_s)
             while len(self._fragments) > KEPT_FRAGMENTS:
@@ -107,6 +109,8 @@ async def sent_in_pieces(
 ) -> web.StreamResponse:
     """An answer that is too long to be made at once; whoever does not read on is left."""
     response = await _begun(request, headers)
+    if request.method == "HEAD":
+        return response
     try:
         async for piece in pieces:
             await write_event(request, response, piece)

@@ -51,7 +51,7 @@ class ContentionHandlers:
         search = query_value(request, "search", read_search, "")
         try:
             page = await self._contention.locks(
-                sort=sort, limit=limit, cursor=request.query.get("cursor"), search=search
+                sort=sort, limit=limit, cursor=query_value(request, "cursor", str, None), search=search
             )
         except ValueError as error:
             raise InvalidRequest("cursor", str(error)) from error

@@ -25,6 +25,7 @@ from service.dashboard.rendering import Templates
 from service.dashboard.views.series import series
 from service.dashboard.views.table import VIEWS, View
 from service.forcing import Forcing
+from service.handlers.http import query_values
 from service.problems import detail_of, is_bug, problem_of
 from service.refusals import InvalidRequest, NotFound
 from service.routes import Route
@@ -63,7 +64,7 @@ class DashboardHandlers:
         self._exports = exports
 
     def routes(self) -> list[Route]:
-        """Every address of the page. None answers HEAD: some do something, and none is worth a probe; but the front."""
+        """Every address of the page."""
         page, door, force = self._pages.guarded, self._door, self._force
         return [
             _FRONT,
@@ -71,7 +72,7 @@ class DashboardHandlers:
             _route("GET", "/appointments", page(self._find_appointment), {303: HTML, 400: HTML, 401: HTML, 403: HTML}),
             _route("GET", "/locks/{name}/force-release", page(force.ask), SHOWN),
             _route("POST", "/locks/{name}/force-release", page(force.force), {303: HTML, 409: HTML, **SHOWN}),
-            _open("GET", "/login", page(door.show_or_log_in_by_code), {200: HTML, 303: HTML, 503: HTML}),
+            _open("GET", "/login", page(door.show_or_log_in_by_code), {200: HTML, 303: HTML, 400: HTML, 503: HTML}),
             _open("POST", "/login", page(door.log_in), {303: HTML, 400: HTML, 401: HTML, 403: HTML}),
             _open("POST", "/logout", page(door.log_out), {303: HTML, 403: HTML, 503: HTML}),
             _open("POST", "/theme", page(door.choose_theme), {303: HTML, 400: HTML, 403: HTML}),
@@ -93,9 +94,8 @@ class DashboardHandlers:
 
     def _show(self, view: View) -> Handler:
         async def show(request: web.Request) -> web.Response:
-            session = await session_of(request, self._sessions)
-            asked = Asked({**request.query, **request.match_info}, session, session.counts_as, time.time())
-            request[SESSION] = session
+            session = request[SESSION] = await session_of(request, self._sessions)
+            asked = Asked({**query_values(request), **request.match_info}, session, session.counts_as, time.time())
             return self._pages.view(request, view, asked, await self._look(view, asked))
 
         return show
@@ -103,7 +103,7 @@ class DashboardHandlers:
     async def _find_appointment(self, request: web.Request) -> web.Response:
         """From the form's number to the appointment's own address."""
         session = await session_of(request, self._sessions)
-        asked = Asked(dict(request.query), session, session.counts_as, time.time())
+        asked = Asked(query_values(request), session, session.counts_as, time.time())
         appointment_id = asked.integer("id")
         if not appointment_id:
             raise InvalidRequest("id", "must be an appointment's number")
@@ -158,7 +158,7 @@ class DashboardHandlers:
             session: Session = await session_of(request, self._sessions)
         except NotLoggedIn as error:
             raise Unauthenticated(str(error)) from error
-        return Asked(dict(request.query), session, session.counts_as, time.time())
+        return Asked(query_values(request), session, session.counts_as, time.time())
 
 
 async def _to_the_page(request: web.Request) -> web.Response:
@@ -191,7 +191,6 @@ def _route(
         description="HTML, or what its script asks for.",
         answers=answers,
         problems=(*problems, "too-many-requests", "overloaded", "draining"),
-        has_head=False,
     )
 
 

@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from multidict import MultiMapping
 from pydantic import BaseModel, ValidationError
 
 from db.records import ChargeRecord
 from locks.keys import check_name
 from service.callers import Caller, Callers
+from service.handlers.headers import header_of
 from service.handlers.quick_answer import QuickAnswer
 from service.models import MAX_ID, ChargeAnswer
 from service.refusals import Forbidden, InvalidRequest, NameReserved, TooLarge
@@ -23,6 +25,7 @@ from service.shares import Limit
 from service.strict_json import NotReadable, RepeatedKey, read_json
 
 Model = TypeVar("Model", bound=BaseModel)
+Value = TypeVar("Value")
 
 # Whoever reads nothing for so long is gone, or as good as gone.
 EVENT_WAIT_S = 20.0
@@ -39,7 +42,7 @@ _ID = re.compile(r"[1-9][0-9]{0,18}")
 
 def caller_of(request: web.Request, callers: Callers) -> Caller:
     """Who is calling; the request counts as theirs. Raises Unauthenticated, TooManyRequests, Overloaded."""
-    caller = callers.identify(request.headers.get("Authorization"), now=time.time())
+    caller = callers.identify(header_of(request, "Authorization"), now=time.time())
     count_for(caller.user_id, request)
     return caller
 
@@ -98,6 +101,11 @@ def query_value(request: web.Request, name: str, read: Callable[[str], Any], def
         raise InvalidRequest(name, str(error)) from error
 
 
+def query_values(request: web.Request) -> dict[str, str]:
+    """Every query parameter, whatever its name. Raises InvalidRequest."""
+    return _each_once(request.query)
+
+
 def page_limit(text: str) -> int:
     """How many a page shows. Raises ValueError."""
     if not _ID.fullmatch(text) or not 1 <= int(text) <= 200:
@@ -138,10 +146,14 @@ async def _fields(request: web.Request, form: web.BaseRequest) -> dict[str, str]
     except (ValueError, LookupError, AssertionError, RuntimeError, HttpProcessingError, *CUT_SHORT) as error:
         # LookupError: a charset that nobody knows; HttpProcessingError: a part whose headers are none.
         raise InvalidRequest("body", "is not a readable form") from error
-    for name in fields:
-        if len(fields.getall(name)) > 1:
+    return {name: value for name, value in _each_once(fields).items() if isinstance(value, str)}
+
+
+def _each_once(given: MultiMapping[Value]) -> dict[str, Value]:
+    for name in given:
+        if len(given.getall(name)) > 1:
             raise InvalidRequest(name, "is given twice")
-    return {name: value for name, value in fields.items() if isinstance(value, str)}
+    return dict(given.items())
 
 
 def validated(model: type[Model], value: Any) -> Model:

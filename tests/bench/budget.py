@@ -75,7 +75,7 @@ def main() -> None:
 async def _measured(ground: Ground) -> list[Stage]:
     settings = _settings(ground)
     OwnFiles(metrics_folder())
-    observer = Observer(Metrics(status_of_codes()))
+    observer = Observer(Metrics(status_of_codes()), max_resources=12)
     listeners = Listeners(observer.on_lock_event, observer.on_charge_event)
     locker = composed._locker(settings, "budget", listeners)
     charges = composed._charges(settings, listeners)

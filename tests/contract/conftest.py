@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import SEQUENCES, TEMPLATE, _beside, _run
 from tests.contract.api import Api
+from tests.contract.postgres_proxy import PostgresProxy
 from tests.harness import OwnRedis, Rows, Service, service
 from tests.servers.kinds import server_binary
 
@@ -58,7 +59,8 @@ def migrated_database(cluster_url: str) -> Iterator[str]:
 def a_world(folder: Path, database_url: str, redis_url: str, settings: dict[str, str]) -> Iterator[World]:
     """One service of two workers with these settings."""
     rows = Rows(database_url)
-    given = {"database_url": database_url, "redis_url": redis_url, **settings}
+    # Each test's locks are a resource of their own.
+    given = {"database_url": database_url, "redis_url": redis_url, "max_metric_resources": "1000", **settings}
     with service(folder, workers=2, **given) as running:
         people = itertools.count(random.randrange(10**6, 10**12))
         yield World(Api(running.url), running, rows, database_url, redis_url, people)
@@ -82,6 +84,14 @@ def module_database_url(cluster_url: str) -> Iterator[str]:
     """A migrated database for a whole module."""
     with migrated_database(cluster_url) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def proxy(module_database_url: str) -> Iterator[PostgresProxy]:
+    """What a module's service takes for Postgres, where its settings say so."""
+    proxy = PostgresProxy(module_database_url)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture(scope="package")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPResponse
+from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 from urllib.parse import quote
 
@@ -39,6 +39,10 @@ class Page:
     def get(self, path: str, **headers: str) -> Answer:
         """A page below /dashboard."""
         return self.api.get(f"/dashboard{path}", headers={**self._cookie(), **headers})
+
+    def head(self, path: str, on: HTTPConnection | None = None) -> Answer:
+        """The same without its body."""
+        return self.api.call("HEAD", f"/dashboard{path}", headers=self._cookie(), on=on)
 
     def post(self, path: str, fields: dict[str, object], headers: dict[str, str] | None = None) -> Answer:
         """A form, by default as our own page sends it."""

@@ -56,6 +56,18 @@ def test_a_broken_table_shows_within_the_interval_on_every_worker_and_so_does_it
     assert abs(time.time() - api.metric("audit_timestamp_seconds")) < 60
 
 
+def test_a_service_that_nobody_uses_has_no_attempts_though_it_audits(
+    start_service: StartService, own_redis: OwnRedis
+) -> None:
+    api = Api(start_service(redis_url=own_redis.url, **SETTINGS).url)
+    told_ends_s(own_redis, 9)  # 3 s: each worker tells once a second what it has seen
+
+    now = api.get("/v1/contention", user=1, scope="monitor").json
+    assert (now["wait"]["count"], now["contention_ratio"]) == (0, 0)
+    assert not [sample for sample in api.metrics() if ("resource", "chargeonce") in sample[1]]
+    assert api.metric("lock_acquire_total", resource="appointment", outcome="acquired") == 0
+
+
 def test_only_one_of_two_services_looks_at_a_time_and_without_redis_none_does_until_it_is_back(
     start_service: StartService, own_redis: OwnRedis
 ) -> None:

@@ -150,6 +150,26 @@ def test_secrets_must_be_there_and_fit_each_other(
     assert all(name in line for name in names)
 
 
+@pytest.mark.parametrize(
+    ("words", "settings", "names"),
+    [
+        (["serve", "--port", "0"], {"jwt_public_keys": "/no/such/file"}, "JWT_PUBLIC_KEYS: /no/such/file"),
+        (["serve", "--port", "0"], {"jwt_public_key": "nonsense"}, "JWT_PUBLIC_KEY: is not a PEM"),
+        (["serve", "--port", "0"], {"jwt_secret": "ssh-rsa " + "A" * 40}, "JWT_SECRET: is a key of another kind"),
+        (["seed", "--users", "1"], {}, "an appointment needs 2 users"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_before_an_embedded_server_is_started(
+    tmp_path: Path, words: list[str], settings: dict[str, str], names: str
+) -> None:
+    ended = run_cli(*words, environment=clean_environment(data_dir=str(tmp_path / "data"), **settings))
+
+    assert ended.returncode in (1, 2)
+    [line] = ended.stderr.splitlines()
+    assert names in line
+    assert not (tmp_path / "data" / "postgres").exists()
+
+
 def test_the_version_is_told_whatever_the_settings_are(tmp_path: Path) -> None:
     said = f"chargeonce {version('chargeonce')}\n"
     wrong = clean_environment(port="none", data_dir="/dev/null", jwt_secret="short")

@@ -16,7 +16,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from db.audit import INVARIANTS
-from service.observe import MOST_RESOURCES
+from service.observe import LONGEST_RESOURCE
 from tests.contract.api import crowd
 from tests.contract.conftest import World
 from tests.contract.lease_client import LeaseClient
@@ -29,7 +29,7 @@ QUEUES = ("together", "alone", "again", "read", "lock")
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
-    return {"max_leases": "123"}  # so that this service is no other module's
+    return {"max_leases": "123", "max_metric_resources": "12"}  # so that this service is no other module's
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,14 +117,16 @@ def test_the_oldest_lease_shows_its_age_and_a_dead_workers_gauges_are_gone(world
 def test_clients_that_make_up_resources_do_not_make_the_metrics_large(world: World, from_the_start: str) -> None:
     assert len(from_the_start) < 60_000
     leases = LeaseClient(world.api)
-    for number in range(MOST_RESOURCES * 2):
-        name = f"made-up-{number}:1"
-        leases.release(name, leases.lease(name)["lease_id"])
+    for number in range(50):
+        for length in (LONGEST_RESOURCE, 150):
+            name = f"made-up-{number}-".ljust(length, "x") + ":1"
+            leases.release(name, leases.lease(name)["lease_id"])
 
     told = world.api.get("/metrics").body
 
     assert b'resource="other"' in told
-    assert len(told) < 800_000  # 500 kB; with all series of each resource it is 1.9 MB
+    assert b"x" * (LONGEST_RESOURCE + 1) not in told
+    assert len(told) < 2 * 12 * 15_000  # two workers, each with resources of its own
 
 
 @pytest.mark.parametrize("file", ["prometheus/alerts.yml", "grafana/chargeonce.json"])

@@ -107,8 +107,8 @@ PLACES: tuple[tuple[dict[str, str], bool], ...] = (
 
 def test_the_matrix_has_every_route_of_the_page(world: World) -> None:
     found = {(method, path) for method, path in route_table(world) if path.startswith("/dashboard")}
-    ours = {("GET", f"/dashboard{path}") for path in GET} | {("POST", f"/dashboard{path}") for path in POST}
-    assert found == ours
+    gets = {(method, f"/dashboard{path}") for path in GET for method in ("GET", "HEAD")}
+    assert found == gets | {("POST", f"/dashboard{path}") for path in POST}
 
 
 def someone(world: World, session: str) -> Page:
@@ -182,6 +182,32 @@ def test_a_form_is_taken_from_our_own_page_alone(world: World, headers: dict[str
         if not allowed:
             assert "set-cookie" not in answer.headers
             assert page.get("").status == 200, "nobody was signed out"
+
+
+@pytest.mark.parametrize("session", ["none", "monitor", "operator"])
+def test_head_is_answered_as_get_is_without_the_body(world: World, session: str) -> None:
+    appointment_id, _, _ = world.meeting()
+    page = someone(world, session)
+    for path, (_, address) in GET.items():
+        url = address.format(appointment_id=appointment_id)
+        if path == "/streams/{view}":
+            with page.stream("locks") as stream:
+                got = Answer(stream.status, {"content-type": stream.headers["content-type"]}, b"")
+        else:
+            got = page.get(url)
+        with world.api.connection_closing() as connection:
+            headed = page.head(url, on=connection)
+            assert world.api.get("/livez", on=connection).json == {"status": "alive"}, (path, "it was over")
+        assert (headed.status, headed.body) == (got.status, b""), path
+        for name in ("content-type", "location"):
+            assert headed.headers.get(name) == got.headers.get(name), path
+
+
+def test_head_of_an_address_that_logs_in_does_not_use_it(world: World) -> None:
+    page, address = Page(world.api, None), f"/login?code={_code()}"
+    headed = page.head(address)
+    assert (headed.status, cookie_of(headed)) == (200, {})
+    assert cookie_of(page.get(address))
 
 
 def test_a_get_changes_nothing_but_a_code_that_logs_in(world: World) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,6 @@ from tests.contract.conftest import World
 from tests.contract.page import Page
 from tests.contract.postgres_proxy import CommitCut, PostgresProxy
 from tests.harness import service, wait_until
-
-
-@pytest.fixture(scope="module")
-def proxy(module_database_url: str) -> Iterator[PostgresProxy]:
-    """What the module's service takes for Postgres."""
-    proxy = PostgresProxy(module_database_url)
-    yield proxy
-    proxy.close()
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +60,8 @@ def test_without_postgres_everything_is_refused_and_it_comes_back_by_itself(worl
     assert world.api.get("/livez").status == 200
     overview = Page(world.api, "monitor").get("").body.decode()
     assert re.search(r"Postgres does not answer this instance: [^<]*<span[^>]*>Since <time", overview)
+    assert overview.count("not answer") == 1
+    assert Page(world.api, "monitor").get("/locks").body.decode().count("not answer") == 1
     assert everything(world.rows) == before
 
     proxy.come_back()

@@ -11,7 +11,8 @@ from urllib.parse import urlencode
 import pytest
 import redis
 
-from tests.contract.api import Answer, Api, problem
+from service.handlers.http import MAX_FORM_FIELDS
+from tests.contract.api import Answer, Api, in_background, problem
 from tests.contract.page import Page
 from tests.contract.pressure import held_lock
 from tests.contract.under_way import entering
@@ -21,6 +22,9 @@ StartService = Callable[..., Service]
 
 HOSTILE, OTHER = 6666, 7
 LONG_MS = 60_000
+WAIT_FOR_A_TABLE = (
+    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+)
 
 
 # Before it is known who calls
@@ -92,18 +96,35 @@ def test_a_form_is_small_and_plain(world_api: Api, path: str) -> None:
     assert send(form, b"token=a&theme=no&next=%2Fdashboard") in (400, 401)
 
 
-def test_the_origins_form_may_come_in_few_parts(world_api: Api) -> None:
-    headers = {"Content-Type": "multipart/form-data; boundary=x", **bearer(OTHER)}
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=x", "application/x-www-form-urlencoded"])
+def test_the_origins_form_may_come_in_few_parts(world_api: Api, kind: str) -> None:
+    form = parts if "multipart" in kind else pairs
 
-    assert problem(world_api.call("POST", "/agoraToken", body=parts(900), headers=headers), "too-large")
-    assert problem(world_api.call("POST", "/agoraToken", body=parts(2), headers=headers), "illegal-request")
+    def send(count: int) -> Answer:
+        headers = {"Content-Type": kind, **bearer(OTHER)}
+        return world_api.call("POST", "/agoraToken", body=form(count), headers=headers)
+
+    assert len(form(500)) < 64 * 1024, "too many, and not too long"
+    for count in (MAX_FORM_FIELDS + 1, 500):
+        assert problem(send(count), "too-large")
+    for count in (2, MAX_FORM_FIELDS):
+        assert problem(send(count), "illegal-request")
+
+
+def names(count: int) -> list[str]:
+    """Fields, of which the first are those of the origin's form."""
+    return ["appointmentId", "otherUserid", *[f"f{number}" for number in range(count)]][:count]
 
 
 def parts(count: int) -> bytes:
-    """A multipart form whose first fields are an appointment that is nobody's and a user."""
-    names = ["appointmentId", "otherUserid", *[f"f{number}" for number in range(count)]][:count]
-    lines = [f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{10**15}\r\n' for name in names]
+    """A multipart form that names an appointment that is nobody's and a user."""
+    lines = [f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{10**15}\r\n' for name in names(count)]
     return "".join([*lines, "--x--\r\n"]).encode()
+
+
+def pairs(count: int) -> bytes:
+    """The same urlencoded."""
+    return urlencode(dict.fromkeys(names(count), 10**15)).encode()
 
 
 # One caller's share
@@ -206,6 +227,26 @@ def test_a_caller_has_half_of_the_streams_of_either_kind(start_service: StartSer
             return connection.getresponse().status == 200
 
     wait_until(has_room, what="a place for a stream")
+
+
+def test_a_caller_has_half_of_the_exports_under_way(start_service: StartService, rows: Rows, database_url: str) -> None:
+    patient = {"charge_timeout_s": "300", "statement_timeout_s": "200", "row_lock_timeout_s": "200"}
+    api = Api(start_service(workers=1, max_exports="4", audit_interval_s="0", **patient).url)
+    page, other = Page(api, "monitor", user_id=HOSTILE), Page(api, "monitor", user_id=OTHER)
+    with closing(Rows(database_url)) as stranger, in_background() as start:
+        stranger.run("BEGIN")
+        stranger.run("LOCK TABLE user_consume IN ACCESS EXCLUSIVE MODE")
+        exports = [start(page.get, "/exports/charges.csv") for _ in range(2)]
+        wait_until(lambda: rows.number(WAIT_FOR_A_TABLE) == 2, what="both exports to be under way")
+
+        refused(page.get("/exports/locks.csv"))
+        refused(page.get("/exports/charges.json"))
+        assert other.get("/exports/locks.csv").status == 200
+        assert page.get("/locks").status == 200
+
+        stranger.run("ROLLBACK")
+        assert [export.result().status for export in exports] == [200, 200]
+    assert page.get("/exports/locks.csv").status == 200
 
 
 def test_a_caller_has_half_of_the_requests_under_way(start_service: StartService, rows: Rows, redis_url: str) -> None:

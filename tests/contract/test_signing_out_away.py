@@ -17,14 +17,6 @@ from tests.harness import SECRET, token, wait_until
 
 
 @pytest.fixture(scope="module")
-def proxy(module_database_url: str) -> Iterator[PostgresProxy]:
-    """What the module's service takes for Postgres."""
-    proxy = PostgresProxy(module_database_url)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture(scope="module")
 def settings(proxy: PostgresProxy) -> dict[str, str]:
     return {"database_url": proxy.url}
 

@@ -30,9 +30,15 @@ def _nothing_went_wrong_inside(world: World) -> Iterator[None]:
 
 def asked(api: Api, key: Any, kid: str, **more: Any) -> Answer:
     """A user's coupons, with a token that this key has signed."""
-    claims = {"sub": "7", "exp": time.time() + 600, **more}
-    headers = {"Authorization": signed(claims, key=key, algorithm="ES256", kid=kid)}
-    return api.get("/v1/users/7/coupons", headers=headers)
+    return asked_with(api, token_of(key, kid, **more))
+
+
+def token_of(key: Any, kid: str, **more: Any) -> str:
+    return signed({"sub": "7", "exp": time.time() + 600, **more}, key=key, algorithm="ES256", kid=kid)
+
+
+def asked_with(api: Api, authorization: str) -> Answer:
+    return api.get("/v1/users/7/coupons", headers={"Authorization": authorization})
 
 
 @pytest.mark.parametrize("kind", ["folder", "set"])
@@ -61,12 +67,14 @@ def test_keys_are_replaced_under_a_running_service(start_service: StartService, 
     for wrong in ({}, {"aud": "us"}, {"iss": "issuer"}, {**meant, "aud": "them"}, {**meant, "exp": time.time() - 60}):
         problem(asked(api, OLD, "old", **wrong), "unauthenticated")
 
+    kept = token_of(OLD, "old", **meant)
     put(old=OLD, new=NEW)
     wait_until(lambda: all(asked(api, NEW, "new", **meant).status == 200 for _ in range(10)), what="the new key")
-    assert asked(api, OLD, "old", **meant).status == 200
+    assert {asked_with(api, kept).status for _ in range(10)} == {200}, "each worker has verified it"
 
     put(new=NEW)
     wait_until(lambda: all(asked(api, OLD, "old", **meant).status == 401 for _ in range(10)), what="the old key's end")
+    assert {asked_with(api, kept).status for _ in range(10)} == {401}, "what a key has verified goes with it"
     assert asked(api, NEW, "new", **meant).status == 200
     assert service.stop() == 0
 

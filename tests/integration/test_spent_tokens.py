@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from db.database import Database, DatabaseLimits
 from db.errors import DatabaseDown, DatabaseError
 from db.spent_tokens import spend, spent_among
 from service.reading import Reading
-from service.spent import SpentTokens
+from service.spent import LOOK_WAIT_S, SpentTokens
 from tests.harness import Rows
 
 LATER = time.time() + 600
@@ -125,3 +126,29 @@ def test_a_postgres_that_hangs_has_one_look_at_most_and_each_asker_waits_for_a_m
         stuck.cursor().execute("LOCK TABLE spent_token")
         asyncio.run(ask(stuck))
     database.close()
+
+
+def test_a_look_that_fails_after_all_have_left_is_told_to_nobody(database_url: str) -> None:
+    left_to_the_loop = list[str]()
+
+    async def ask(stuck: psycopg2.extensions.connection) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: left_to_the_loop.append(told["message"]))
+        reading = Reading(
+            database, name="sessions", threads=2, max_waiting=10, caller_share=1.0, timeout_s=2 * LOOK_WAIT_S
+        )
+        with closing(reading):
+            spent = SpentTokens(reading)
+            with pytest.raises(DatabaseDown):
+                await spent.is_spent(b"one", at_most_s=0)
+            [look] = [task for task in asyncio.all_tasks() if task.get_name() == "spent-tokens"]
+            await asyncio.wait([look])
+            stuck.rollback()
+        del spent, look
+        gc.collect()
+
+    database = Database(database_url, limits=DatabaseLimits(statement_timeout_s=60, row_lock_timeout_s=60))
+    with closing(psycopg2.connect(database_url)) as stuck:
+        stuck.cursor().execute("LOCK TABLE spent_token")
+        asyncio.run(ask(stuck))
+    database.close()
+    assert left_to_the_loop == []

@@ -14,18 +14,21 @@ from typing import Any
 
 import pytest
 import structlog
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from db.charging import Entry
 from db.decisions import Outcome
 from locks import LossReason, events
 from locks.events import LockEvent, WakeSource
 from service import observe
-from service.observe import MOST_RESOURCES, EntryLog, Metrics, Observer, set_up_logs
+from service.observe import LONGEST_RESOURCE, EntryLog, Metrics, Observer, set_up_logs
+from service.openapi import status_of_codes
 from service.pending_charge import TimedEntry
+from service.settings import Settings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LOCK = "appointment:42"
+MOST: int = Settings.model_fields["max_metric_resources"].default
 FIELDS: dict[str, Any] = {
     "request_id": "r-1",
     "appointment_id": 42,
@@ -126,6 +129,28 @@ def test_the_rest_is_logged_and_not_counted() -> None:
     assert gained(silent) == {}
 
 
+def test_the_services_own_locks_are_nobodys_contention_but_a_forced_release_is_told() -> None:
+    own = "chargeonce:audit/1"
+    comes_and_goes: list[LockEvent] = [
+        acquired(own),
+        events.Released(own, 1, 2.0, still_ours=True, handed_over=False),
+        events.GaveUp(own, 0.0, "busy", queued=False),
+        events.Lost(own, 1, 2.0, LossReason.EXPIRED),
+        events.Forced(own, 1),
+    ]
+    observer = Observer(Metrics([]), max_resources=MOST)
+    before = samples(observer.metrics)
+
+    for event in comes_and_goes:
+        observer.on_lock_event(event)
+    seen = observer.seen.take()
+
+    assert difference(before, samples(observer.metrics)) == {("chargeonce_lock_forced_releases_total",): 1}
+    assert observer.resource_of(own) is None
+    assert (seen.counts, seen.wait.count, seen.hold.count) == ({"forced": 1}, 0, 0)
+    assert [incident.kind for incident in seen.incidents] == ["forced"]
+
+
 def test_each_resource_has_its_own_series_and_no_lock_has() -> None:
     counts = gained([acquired("a:1"), acquired("a:2"), acquired("b:1"), acquired("plain")])
 
@@ -135,7 +160,7 @@ def test_each_resource_has_its_own_series_and_no_lock_has() -> None:
     assert not any("1" in label for _, *labels in counts for label in labels)
 
 
-def test_clients_that_make_up_names_make_no_more_than_a_hundred_series_and_their_gauges_come_back_to_zero() -> None:
+def test_clients_that_make_up_names_make_no_more_than_a_dozen_resources_and_their_gauges_come_back_to_zero() -> None:
     names = [f"made-up-{number}:1" for number in range(300)]
     ended = [events.Released(name, 1, 0.01, still_ours=True, handed_over=False) for name in names]
 
@@ -143,9 +168,32 @@ def test_clients_that_make_up_names_make_no_more_than_a_hundred_series_and_their
     over = gained([*[acquired(name) for name in names], *ended])
 
     holders = {labels[0]: count for (name, *labels), count in held.items() if name == "chargeonce_lock_holders"}
-    assert len(holders) == MOST_RESOURCES + 1
-    assert (sum(holders.values()), holders["appointment"], holders["other"]) == (301, 1, 300 - MOST_RESOURCES + 1)
+    assert len(holders) == MOST + 1
+    assert (sum(holders.values()), holders["appointment"], holders["other"]) == (301, 1, 300 - MOST + 1)
     assert not any(name == "chargeonce_lock_holders" for name, *_ in over)
+
+
+def test_a_resource_of_a_long_name_is_other_and_takes_no_place() -> None:
+    longest, longer = "x" * LONGEST_RESOURCE, "x" * (LONGEST_RESOURCE + 1)
+    beside = [f"{number}{longer}:1" for number in range(300)]
+
+    counts = gained([acquired(name) for name in (*beside, f"{longer}:1", longer, f"{longest}:1", "short:1")])
+
+    holders = {labels[0]: count for (name, *labels), count in counts.items() if name == "chargeonce_lock_holders"}
+    assert holders == {"other": 302, longest: 1, "short": 1}
+
+
+def test_a_workers_metrics_stay_below_15_kb_a_resource_whatever_names_clients_make_up() -> None:
+    observer = Observer(Metrics(status_of_codes()), max_resources=MOST)
+    names = [f"{number:04}-".ljust(length, "x") for number in range(500) for length in (LONGEST_RESOURCE, 150, 200)]
+
+    for name in names:
+        observer.on_lock_event(acquired(name))
+        observer.on_lock_event(events.Released(name, 1, 0.01, still_ours=True, handed_over=False))
+        for outcome in ("busy", "cancelled", "store-down"):  # whatever a lease over HTTP may meet
+            observer.on_lock_event(events.GaveUp(name, 1.5, outcome, queued=False))
+
+    assert len(told(observer.metrics)) < MOST * 15_000
 
 
 def test_a_crowd_of_events_over_several_ticks_adds_up() -> None:
@@ -159,7 +207,7 @@ def test_a_crowd_of_events_over_several_ticks_adds_up() -> None:
             await asyncio.sleep(0)
         observer.on_lock_event(acquired())
 
-    observer = Observer(Metrics([]))
+    observer = Observer(Metrics([]), max_resources=MOST)
     before = samples(observer.metrics)
     asyncio.run(crowd(observer))
     counts = difference(before, samples(observer.metrics))
@@ -170,7 +218,7 @@ def test_a_crowd_of_events_over_several_ticks_adds_up() -> None:
 
 
 def test_whoever_looks_for_charges_hears_the_name_that_is_waited_for() -> None:
-    observer, heard = Observer(Metrics([])), list[str]()
+    observer, heard = Observer(Metrics([]), max_resources=MOST), list[str]()
     observer.on_waiting = heard.append
 
     observer.on_lock_event(events.Waiting(LOCK))
@@ -183,7 +231,7 @@ def test_whoever_looks_for_charges_hears_the_name_that_is_waited_for() -> None:
 
 
 def test_entries_are_counted_by_outcome_and_stage() -> None:
-    observer = Observer(Metrics(["overloaded"]))
+    observer = Observer(Metrics(["overloaded"]), max_resources=MOST)
     before = samples(observer.metrics)
 
     observer.on_entries(
@@ -323,7 +371,7 @@ def acquired(name: str = LOCK) -> events.Acquired:
 
 def gained(heard: Sequence[LockEvent]) -> Samples:
     """By how much these events change which samples, buckets aside."""
-    observer = Observer(Metrics([]))
+    observer = Observer(Metrics([]), max_resources=MOST)
     before = samples(observer.metrics)
     for event in heard:
         observer.on_lock_event(event)
@@ -334,12 +382,26 @@ def samples(metrics: Metrics) -> Samples:
     """Every sample by its name and its labels' values, the labels in the order of their names."""
     return {
         (sample.name, *[value for _, value in sorted(sample.labels.items())]): sample.value
-        for metric in vars(metrics).values()
-        if isinstance(metric, Counter | Gauge | Histogram)
+        for metric in all_of(metrics)
         for family in metric.collect()
         for sample in family.samples
         if not sample.name.endswith(("_created", "_bucket"))
     }
+
+
+def told(metrics: Metrics) -> str:
+    """What a scrape would say of them; of processes that count in files nobody tells when a series was created."""
+    text = ""
+    for metric in (*all_of(metrics), *all_of(metrics.sampled), *all_of(metrics.audit)):
+        registry = CollectorRegistry()
+        registry.register(metric)
+        text += generate_latest(registry).decode()
+    return "".join(line for line in text.splitlines(keepends=True) if "_created" not in line)
+
+
+def all_of(holder: object) -> Iterator[Counter | Gauge | Histogram]:
+    """The series that are its attributes."""
+    return (each for each in vars(holder).values() if isinstance(each, Counter | Gauge | Histogram))
 
 
 def difference(before: Samples, after: Samples) -> Samples:
