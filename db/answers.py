@@ -66,6 +66,13 @@ def lost(error: BaseException, notices: Sequence[str] = ()) -> str | None:
     return None if IDLE_FOR_TOO_LONG in reason else reason
 
 
+def is_told_by_server(error: BaseException) -> bool:
+    """Whether what the error says are the words of a server or its driver, with names and addresses perhaps."""
+    if not isinstance(error, DatabaseError) or isinstance(error, IdTaken):
+        return False
+    return isinstance(error.__cause__, DBAPIError | psycopg2.Error)
+
+
 def first_line(error: BaseException) -> str:
     """What the server said, without hints and positions."""
     return str(_of_the_driver(error)).strip().split("\n", 1)[0]

@@ -70,9 +70,14 @@ def create_appointment(
     return database.settled_transaction(work, standing)
 
 
-def find_appointment(database: Database, appointment_id: int, *, entry_limit: int) -> Appointment | None:
-    """The appointment with its newest `entry_limit` entries, all of one moment; None when there is none."""
-    return database.read(lambda connection: _read(connection, appointment_id, entry_limit))
+def find_appointment(
+    database: Database, appointment_id: int, *, entry_limit: int, of_user: int | None = None
+) -> Appointment | None:
+    """The appointment with its newest `entry_limit` entries, all of one moment; None when there is none.
+
+    `of_user`: only where this user takes part. Whoever does not cannot tell by the time it takes what there is.
+    """
+    return database.read(lambda connection: _read(connection, appointment_id, entry_limit, of_user))
 
 
 def set_status(
@@ -95,12 +100,16 @@ def set_status(
     return database.settled_transaction(work, standing)
 
 
-def _read(connection: sa.Connection, appointment_id: int, entry_limit: int) -> Appointment | None:
-    rows = connection.execute(_appointment_with_entries(appointment_id, entry_limit)).all()
+def _read(
+    connection: sa.Connection, appointment_id: int, entry_limit: int, of_user: int | None = None
+) -> Appointment | None:
+    rows = connection.execute(appointment_with_entries(appointment_id, entry_limit, of_user)).all()
     return _appointment(rows) if rows else None
 
 
-def _appointment_with_entries(appointment_id: int, entry_limit: int) -> sa.Select[*tuple[object, ...]]:
+def appointment_with_entries(
+    appointment_id: int, entry_limit: int, of_user: int | None
+) -> sa.Select[*tuple[object, ...]]:
     """One statement, so that flag, charge and entries are of one moment. A row per entry, or one without."""
     action = appointment_action.c
     newest = (
@@ -110,8 +119,8 @@ def _appointment_with_entries(appointment_id: int, entry_limit: int) -> sa.Selec
         .limit(entry_limit)
         .subquery("newest")
     )
-    charge = user_consume.c
-    return (
+    charge, info = user_consume.c, appointment_info.c
+    found = (
         sa.select(
             appointment_info,
             charge.id.label("charge_id"),
@@ -128,6 +137,7 @@ def _appointment_with_entries(appointment_id: int, entry_limit: int) -> sa.Selec
         .where(appointment_info.c.id == appointment_id)
         .order_by(newest.c.created_at, newest.c.id)
     )
+    return found if of_user is None else found.where(sa.or_(info.user_id == of_user, info.invitee_user_id == of_user))
 
 
 def _appointment(rows: Sequence[sa.Row[*tuple[object, ...]]]) -> Appointment:

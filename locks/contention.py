@@ -40,7 +40,6 @@ QUARTER_S, DAY_S = 15 * 60, 24 * 3600
 # What was told this long ago is complete, and need not be read again.
 SETTLED_S = 120
 MOST_SETTLED = 2000
-# So many rows of a long list are made before others have the loop.
 
 Value = TypeVar("Value")
 
@@ -186,7 +185,7 @@ class Contention:
         """All of them as their holders have told of them; those of which no holder has told, as they are now."""
         told = await self._told.get()
         found: list[ListedLock] = []
-        async for piece in in_pieces(await matching(told, sort=sort, search=search)):
+        async for piece in in_pieces(await matching(told, sort=sort, search=search), on_request=True):
             untold = [each.name for each in piece if not each.fencing_token]
             views = await asyncio.gather(*[self._locker.inspect(name) for name in untold])
             looked_at = dict(zip(untold, views, strict=True))

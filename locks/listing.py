@@ -53,7 +53,7 @@ async def told_locks(at: float, lists: Iterable[tuple[Teller, str]]) -> Told:
     """From the list of each instance."""
     by_name: dict[str, ToldLock] = {}
     for teller, text in lists:
-        async for lines in in_pieces(text.split("\n")):
+        async for lines in in_pieces(text.split("\n"), on_request=True):
             for told in read_locks(lines, teller):
                 known = by_name.get(told.name)
                 by_name[told.name] = told if known is None else _merged(known, told)
@@ -110,7 +110,7 @@ async def _ordered(
 ) -> tuple[int, Iterator[ToldLock]]:
     """How many match, and those after this place, in order."""
     runs, total = [], 0
-    async for piece in in_pieces(told.by_name.values()):
+    async for piece in in_pieces(told.by_name.values(), on_request=True):
         found = [(_key(each, sort), each) for each in piece if search in each.name]
         total += len(found)
         runs.append(sorted(each for each in found if after is None or each[0] > after))

@@ -11,6 +11,7 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from locks import clock
 from locks.contention_store import (
@@ -90,15 +91,13 @@ class Publisher:
         """Tells that this instance stops."""
         if self._task is None:
             return
-        for task in filter(None, (self._task, self._listing)):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        self._listing = None
+        await _cancelled(self._task)
         incident = NotedIncident(time.time(), "instance-stopped", "", {"host": self._host, "pid": str(self._pid)})
         with contextlib.suppress(LockStoreDown):
             await self._publish_once()
             await self._store.leave(who=self._who, token=self._token, incident=self._incident_text(incident))
+        if self._listing is not None:
+            await _cancelled(self._listing)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -182,7 +181,7 @@ class Publisher:
         """The list; never empty, so that an old one is replaced."""
         offset_s = time.time() + self._clock_offset_s - clock.monotonic_s()
         waiters, lines, took_s = {name: len(ages_s) for name, ages_s in waits.items()}, list[str](), 0.0
-        async for piece in in_pieces(held):
+        async for piece in in_pieces(held, on_request=False):
             began_at_s = clock.monotonic_s()
             lines += lines_of_held(piece, waiters, offset_s=offset_s)
             took_s += clock.monotonic_s() - began_at_s
@@ -273,10 +272,16 @@ def _add_hold(additions: Additions, past: NotedHold, instance_id: str, clock_off
     additions.add("PEXPIRE", key, HOUR_MS)
 
 
+async def _cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
 async def _oldest_s(held: list[HeldLock]) -> float:
     """How long the lock is held that is held longest."""
     now_s = began_at_s = clock.monotonic_s()
-    async for piece in in_pieces(held):
+    async for piece in in_pieces(held, on_request=False):
         began_at_s = min(began_at_s, *[lease.acquired_at_s for lease in piece])
     return now_s - began_at_s
 

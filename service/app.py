@@ -48,6 +48,7 @@ from service.handlers.security_headers import secure
 from service.health import Health
 from service.jwt_keys import KeyFiles, Keys, OneKey, public_key, secret_key
 from service.listeners import NOBODY, Listeners
+from service.lists import Lists
 from service.lock_store_health import LockStoreHealth
 from service.observe import Metrics, Observer
 from service.openapi import openapi, status_of_codes
@@ -239,13 +240,14 @@ def _application(
         is_draining=lambda: traffic.draining,
     )
     forcing = Forcing(locker, reading)
+    lists = Lists(contention)
     limit = partial(Limit, caller_share=settings.caller_share)
     streams = limit("streams", settings.max_streams)
     table = routes(
         EntryHandlers(entering, known_callers, observer, app_id=settings.agora_app_id, tracing=tracing),
         AppointmentHandlers(reading, known_callers, entry_limit=settings.max_listed_entries),
         CouponHandlers(reading, known_callers),
-        ContentionHandlers(contention, locker, known_callers, streams=streams, stopping=traffic.stopping),
+        ContentionHandlers(contention, lists, locker, known_callers, streams=streams, stopping=traffic.stopping),
         LeaseHandlers(
             locker, known_callers, waits=limit("waits for leases", settings.lease_waits), stopping=traffic.stopping
         ),
@@ -255,6 +257,7 @@ def _application(
     dashboard = DashboardHandlers(
         Looking(
             contention,
+            lists,
             locker,
             reading,
             audit=lambda: auditing.last,

@@ -231,7 +231,7 @@ def _give_up_overdue(batch: _Batch, now_s: float) -> None:
 
 def _as_told_to_callers(error: BaseException) -> BaseException:
     if isinstance(error, CommitUnknown):
-        return ChargeUnknown(str(error))
+        return ChargeUnknown("the database has not said what became of it")
     if isinstance(error, TimedOut):
         return ChargeInProgress(
             "the appointment's rows were not to be had in time", retry_after_s=ROW_HELD_RETRY_AFTER_S

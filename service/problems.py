@@ -12,6 +12,7 @@ import orjson
 import structlog
 from aiohttp import web
 
+from db.answers import is_told_by_server
 from db.coupons import BalanceTooLarge, ReferenceReused, UnknownCoupon, UnstorableReference
 from db.decisions import AppointmentNotOpen, IllegalRequest, InsufficientCoupons
 from db.errors import CommitUnknown, Conflict, DatabaseDown, DatabaseError, IdTaken, TimedOut
@@ -131,7 +132,7 @@ def is_bug(error: BaseException) -> bool:
 def detail_of(error: BaseException) -> str:
     """What its client is told of it. What a server has said, and what a bug was, is for the log."""
     title = problem_of(error).title
-    if is_bug(error) and not isinstance(error, IdTaken):
+    if is_told_by_server(error) or (is_bug(error) and not isinstance(error, IdTaken)):
         return title
     if isinstance(error, LockStoreDown):
         return "Redis does not answer, or does not do what locks need; the log of the service says why"

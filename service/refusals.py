@@ -91,7 +91,10 @@ class Overloaded(ServiceRefusal):
 
 
 class TooManyRequests(Overloaded):
-    """This caller has as much under way as one caller may; nothing was done."""
+    """This caller has as much under way as one caller may; nothing was done.
+
+    Whatever copes with overload copes with it.
+    """
 
 
 class Draining(ServiceRefusal):

@@ -33,14 +33,14 @@ class Table:
 async def as_csv(table: Table) -> AsyncIterator[bytes]:
     """RFC 4180, UTF-8, a piece at a time."""
     yield _csv([table.columns])
-    async for piece in in_pieces(table.rows):
+    async for piece in in_pieces(table.rows, on_request=True):
         yield _csv([_cell(value) for value in row] for row in piece)
 
 
 async def as_json(table: Table) -> AsyncIterator[bytes]:
     """A list of objects, a piece at a time."""
     before = b"["
-    async for piece in in_pieces(table.rows):
+    async for piece in in_pieces(table.rows, on_request=True):
         yield before + orjson.dumps([_object(table.columns, row) for row in piece])[1:-1]
         before = b","
     yield b"]" if before == b"," else b"[]"
@@ -68,7 +68,7 @@ def _cell(value: Any) -> Any:
 
 async def _locks(looking: Looking, asked: Asked) -> Table:
     sort, search = asked.choice("sort", locks.SORTS), asked.text("search")
-    found = await looking.contention.all_locks(sort=sort, search=search)  # type: ignore[arg-type]
+    found = await looking.lists.all(sort=sort, search=search, caller=asked.caller)  # type: ignore[arg-type]
     columns = (
         "name", "instance", "host", "pid", "request_id", "owner", "kind", "held_s", "expires_in_s",
         "fencing_token", "waiters", "by_python_redis_lock",

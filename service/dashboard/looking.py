@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from locks import Locker
 from locks.contention import Contention
 from service.auditing import AuditDone
+from service.lists import Lists
 from service.reading import Reading
 
 
@@ -16,6 +17,7 @@ class Looking:
     """What views read from; nothing here changes anything."""
 
     contention: Contention
+    lists: Lists
     locker: Locker
     reading: Reading
     audit: Callable[[], AuditDone | None]

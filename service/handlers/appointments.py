@@ -41,15 +41,14 @@ class AppointmentHandlers:
         """The appointment; whoever may not see it gets the same answer as for one that does not exist."""
         caller = caller_of(request, self._callers)
         appointment_id = path_id(request, "appointment_id")
+        sees_all = caller.may(SERVICE)
+        of_user = None if sees_all else caller.user_id
         found = await self._reading.run(
-            lambda database: find_appointment(database, appointment_id, entry_limit=self._entry_limit),
+            lambda database: find_appointment(database, appointment_id, entry_limit=self._entry_limit, of_user=of_user),
             caller=caller.user_id,
         )
-        if not caller.may(SERVICE):
-            if found is None or caller.user_id not in (found.user_id, found.invitee_user_id):
-                raise IllegalRequest
-        elif found is None:
-            raise NotFound(f"there is no appointment {appointment_id}")
+        if found is None:
+            raise NotFound(f"there is no appointment {appointment_id}") if sees_all else IllegalRequest
         return answer(_appointment_answer(found))
 
     async def change(self, request: web.Request) -> web.Response:

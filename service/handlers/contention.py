@@ -19,6 +19,7 @@ from locks.listing import ListedLock, LockPage, Sort, listed
 from service import models
 from service.callers import MONITOR, Callers
 from service.handlers.http import answer, caller_with, page_limit, path_name, query_value, write_event
+from service.lists import Lists
 from service.observe import LAYERS
 from service.refusals import InvalidRequest, LockFree
 from service.shares import Limit
@@ -35,9 +36,17 @@ class ContentionHandlers:
     """Reading only: everything here takes the scope monitor."""
 
     def __init__(
-        self, contention: Contention, locker: Locker, callers: Callers, *, streams: Limit, stopping: asyncio.Event
+        self,
+        contention: Contention,
+        lists: Lists,
+        locker: Locker,
+        callers: Callers,
+        *,
+        streams: Limit,
+        stopping: asyncio.Event,
     ) -> None:
         self._contention = contention
+        self._lists = lists
         self._locker = locker
         self._callers = callers
         self._streams = streams
@@ -45,13 +54,17 @@ class ContentionHandlers:
 
     async def list_locks(self, request: web.Request) -> web.Response:
         """A page of held locks."""
-        caller_with(request, self._callers, MONITOR)
+        caller = caller_with(request, self._callers, MONITOR)
         sort = query_value(request, "sort", read_sort, "waiters")
         limit = query_value(request, "limit", page_limit, LOCKS_PER_PAGE)
         search = query_value(request, "search", read_search, "")
         try:
-            page = await self._contention.locks(
-                sort=sort, limit=limit, cursor=query_value(request, "cursor", str, None), search=search
+            page = await self._lists.page(
+                sort=sort,
+                limit=limit,
+                cursor=query_value(request, "cursor", str, None),
+                search=search,
+                caller=caller.user_id,
             )
         except ValueError as error:
             raise InvalidRequest("cursor", str(error)) from error

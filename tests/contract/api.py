@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import re
 import time
 import uuid
 from collections import Counter
@@ -172,6 +173,10 @@ def answer_of(response: http.client.HTTPResponse, started_at_s: float = 0.0) -> 
     return Answer(response.status, headers, body, time.monotonic() - started_at_s)
 
 
+# Words of servers and their drivers, with their addresses and users: for the log alone.
+_SERVERS_WORDS = re.compile(r"server at|port \d|FATAL|ERROR|canceling|terminating|connection to|psycopg|relation ")
+
+
 def problem(answer: Answer, code: str) -> dict[str, Any]:
     """Asserts that the answer is this refusal, with all that section 3.5 promises of it; its members."""
     assert answer.status == STATUSES[code], answer
@@ -185,6 +190,7 @@ def problem(answer: Answer, code: str) -> dict[str, Any]:
     assert members["charged"] == ("unknown" if code == "charge-unknown" else False)
     assert members["retryable"] is (code in RETRYABLE)
     assert all(isinstance(members[name], str) and members[name] for name in ("type", "title", "detail"))
+    assert _SERVERS_WORDS.search(members["detail"]) is None, members
     if code in RETRYABLE:
         assert int(answer.headers["retry-after"]) >= 1
     if code == "unauthenticated":

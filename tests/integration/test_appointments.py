@@ -7,12 +7,20 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
-from db.appointments import Appointment, EntryRecord, create_appointment, find_appointment, set_status
+from db.appointments import (
+    Appointment,
+    EntryRecord,
+    appointment_with_entries,
+    create_appointment,
+    find_appointment,
+    set_status,
+)
 from db.database import Database
 from db.errors import DatabaseError
 from db.records import ChargeRecord
-from db.tables import AppointmentStatus, appointment_action, appointment_info, user_consume
+from db.tables import ActionType, AppointmentStatus, appointment_action, appointment_info, user_consume
 from tests.harness import wait_for_lock_waiters
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -142,3 +150,24 @@ def _enter(database: Database, appointment_id: int, *, user_id: int, entered_at:
 def _act(database: Database, appointment_id: int, *, action_type: int) -> None:
     action = sa.insert(appointment_action).values(appointment_id=appointment_id, user_id=7, type=action_type)
     database.transaction(lambda connection: connection.execute(action))
+
+
+def test_for_whoever_takes_no_part_there_is_none_and_no_entry_is_looked_at(database: Database) -> None:
+    made = create_appointment(database, user_id=7, invitee_user_id=8)
+    enter = sa.insert(appointment_action).values(appointment_id=made.id, user_id=7, type=ActionType.ENTER)
+    database.transaction(lambda connection: [connection.execute(enter) for _ in range(300)])
+
+    def plan_for(user_id: int) -> str:
+        statement = appointment_with_entries(made.id, 1000, user_id).compile(
+            dialect=postgresql.dialect(),  # type: ignore[no-untyped-call]
+            compile_kwargs={"literal_binds": True},
+        )
+        told = database.read(lambda connection: connection.execute(sa.text(f"EXPLAIN (ANALYZE) {statement}")).all())
+        return "\n".join(row[0] for row in told)
+
+    for user_id, sees in ((7, True), (8, True), (9, False)):
+        found = find_appointment(database, made.id, entry_limit=1000, of_user=user_id)
+        assert (found is not None and len(found.entries) == 300) is sees
+        scans = [line for line in plan_for(user_id).split("\n") if " on appointment_action" in line]
+        assert scans
+        assert all("never executed" in line for line in scans) is not sees

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import csv
 import io
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -25,12 +26,15 @@ from locks.picture import Teller
 from locks.pieces import PIECE, in_pieces
 from locks.publishing import Publisher
 from locks.seen import Seen
+from service import lists as lists_module
 from service.charging import Charging
 from service.dashboard.exports import Table, as_csv, as_json
 from service.gauges import SampledGauges, Sampling
+from service.lists import Lists
 from service.reading import Reading
+from service.refusals import Overloaded
 from service.settings import Settings
-from tests.harness import wait_until_async
+from tests.harness import PATIENCE_S, wait_until_async
 from tests.integration.charging_helpers import ENTRANT_PAYS
 
 Result = TypeVar("Result")
@@ -177,24 +181,84 @@ async def test_an_export_is_written_in_pieces_and_is_whole() -> None:
 
 
 async def test_pieces_are_everything_in_order() -> None:
-    assert [piece async for piece in in_pieces(list[int]())] == []
-    assert [len(piece) async for piece in in_pieces(range(PIECE + 1))] == [PIECE, 1]
-    assert [item async for piece in in_pieces(range(3 * PIECE)) for item in piece] == list(range(3 * PIECE))
+    assert [piece async for piece in in_pieces(list[int](), on_request=True)] == []
+    assert [len(piece) async for piece in in_pieces(range(PIECE + 1), on_request=True)] == [PIECE, 1]
+    assert [item async for piece in in_pieces(range(3 * PIECE), on_request=True) for item in piece] == list(
+        range(3 * PIECE)
+    )
 
 
 @pytest.mark.parametrize("works", [1, 4])
-async def test_all_long_work_together_has_a_quarter_of_the_loops_time(works: int) -> None:
+async def test_all_work_on_request_together_has_a_quarter_of_the_loops_time(works: int) -> None:
     worked_s = 0.0
 
     async def work() -> None:
         nonlocal worked_s
-        async for _ in in_pieces(range(20 * PIECE)):
-            began_at_s = time.thread_time()
-            while time.thread_time() - began_at_s < 0.002:
-                pass
-            worked_s += time.thread_time() - began_at_s
+        async for _ in in_pieces(range(20 * PIECE), on_request=True):
+            worked_s += busy()
 
     began_at_s = time.monotonic()
     await asyncio.gather(*[work() for _ in range(works)])
 
     assert worked_s <= 0.5 * (time.monotonic() - began_at_s)
+
+
+async def test_what_a_process_does_by_itself_waits_for_nothing_that_was_asked_for() -> None:
+    askers, own_pieces, asked_pieces = 30, 20, 0
+
+    async def ask() -> None:
+        nonlocal asked_pieces
+        async for _ in in_pieces(itertools.count(), on_request=True):
+            asked_pieces += 1
+            busy()
+
+    asking = [asyncio.create_task(ask()) for _ in range(askers)]
+    await asyncio.sleep(0)
+    begun = asked_pieces
+    async for _ in in_pieces(range(own_pieces * PIECE), on_request=False):
+        busy()
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+
+    assert asked_pieces - begun < 5 * own_pieces  # not all of theirs before each of its own
+
+
+async def test_one_callers_lists_keep_no_other_waiting(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists_module, "WAIT_S", PATIENCE_S)
+    ended: list[int] = []
+    async with lender(redis_url) as locker:
+        publisher = Publisher(locker, Seen(), version="1", also_held=lambda: locker.lending.all)
+        await publisher.start()
+        lists = Lists(Contention(locker))
+
+        async def listed_for(caller: int) -> int:
+            page = await lists.page(sort="held", limit=1, cursor=None, search="", caller=caller)
+            ended.append(caller)
+            return page.total
+
+        totals = await asyncio.gather(*[listed_for(1) for _ in range(20)], listed_for(2))
+        await publisher.stop()
+
+    assert totals == [LEASES] * 21
+    assert ended.index(2) <= 2 * lists_module.AT_ONCE
+
+
+async def test_who_has_waited_too_long_for_a_list_is_told_so(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists_module, "WAIT_S", 0.0)
+    async with lender(redis_url) as locker:
+        lists = Lists(Contention(locker))
+        asked = [lists.all(sort="name", search="", caller=caller) for caller in range(lists_module.AT_ONCE + 1)]
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        again = await lists.all(sort="name", search="", caller=1)
+
+    assert [type(each) for each in told] == [*[list] * lists_module.AT_ONCE, Overloaded]
+    assert isinstance(again, list)
+
+
+def busy() -> float:
+    """Two milliseconds of this thread's time, which it returns in seconds."""
+    began_at_s = time.thread_time()
+    while time.thread_time() - began_at_s < 0.002:
+        pass
+    return time.thread_time() - began_at_s

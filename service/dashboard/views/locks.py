@@ -42,7 +42,13 @@ async def locks(looking: Looking, asked: Asked) -> Mapping[str, Any]:
     sort, search = asked.choice("sort", SORTS), asked.text("search")
     cursor = asked.text("cursor", max_length=1000) or None
     try:
-        page = await looking.contention.locks(sort=sort, limit=PAGE_SIZE, cursor=cursor, search=search)  # type: ignore[arg-type]
+        page = await looking.lists.page(
+            sort=sort,  # type: ignore[arg-type]
+            limit=PAGE_SIZE,
+            cursor=cursor,
+            search=search,
+            caller=asked.caller,
+        )
     except ValueError as error:
         raise InvalidRequest("cursor", str(error)) from error
     return {
