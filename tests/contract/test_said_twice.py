@@ -15,12 +15,18 @@ from tests.harness import bearer, token
 
 Headers = tuple[tuple[str, str], ...]
 
-MONITOR, NOBODYS = (
-    ("Authorization", bearer(user, scope)["Authorization"]) for user, scope in ((7, "monitor"), (8, ""))
-)
-SESSION = ("Cookie", f"{COOKIE}={token(17, 'operator')}")
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
 OURS, THEIRS = ("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Site", "cross-site")
+
+
+def of_user(user: int, scope: str = "") -> tuple[str, str]:
+    """The header of a caller of the API."""
+    return ("Authorization", bearer(user, scope)["Authorization"])
+
+
+def session_of(user: int, scope: str) -> tuple[str, str]:
+    """The header of a browser."""
+    return ("Cookie", f"{COOKIE}={token(user, scope)}")
 
 
 def ask(world: World, method: str, path: str, headers: Headers, body: str = "") -> Answer:
@@ -33,14 +39,14 @@ def ask(world: World, method: str, path: str, headers: Headers, body: str = "") 
         return answer_of(connection.getresponse(), 0.0)
 
 
-@pytest.mark.parametrize("two", [(MONITOR, NOBODYS), (NOBODYS, MONITOR), (MONITOR, MONITOR)])
-def test_two_tokens_are_nobody(world: World, two: Headers) -> None:
-    assert ask(world, "GET", "/v1/locks", (MONITOR,)).status == 200
+@pytest.mark.parametrize("scopes", [("monitor", ""), ("", "monitor"), ("monitor", "monitor")])
+def test_two_tokens_are_nobody(world: World, scopes: tuple[str, str]) -> None:
+    two = tuple(of_user(7, scope) for scope in scopes)
+    assert ask(world, "GET", "/v1/locks", (of_user(7, "monitor"),)).status == 200
     problem(ask(world, "GET", "/v1/locks", two), "unauthenticated")
 
     id_, inviter, _ = world.meeting()
-    mine = ("Authorization", bearer(inviter)["Authorization"])
-    problem(ask(world, "POST", f"/v1/appointments/{id_}/entries", (mine, *two)), "unauthenticated")
+    problem(ask(world, "POST", f"/v1/appointments/{id_}/entries", (of_user(inviter), *two)), "unauthenticated")
     assert world.rows.balance(inviter) == 5
 
 
@@ -51,10 +57,9 @@ def test_two_request_ids_are_none(world: World) -> None:
 
 @pytest.mark.parametrize("name", ["Host", "Content-Type", "Content-Length"])
 def test_what_is_sent_and_to_whom_is_said_once(world: World, name: str) -> None:
-    locks = ("Authorization", bearer(7, "locks")["Authorization"])
     lock = fresh_name()
     twice = {"Host": "another", "Content-Type": FORM[1], "Content-Length": "2"}[name]
-    sent = (locks, ("Content-Type", "application/json"), (name, twice))
+    sent = (of_user(7, "locks"), ("Content-Type", "application/json"), (name, twice))
 
     problem(ask(world, "POST", leases_of(lock), sent, json.dumps({"ttl_ms": 1000})), "invalid-request")
 
@@ -84,14 +89,14 @@ def test_a_parameter_of_a_list_is_given_once(world: World, name: str) -> None:
     ],
 )
 def test_a_parameter_of_the_page_is_given_once(world: World, path: str) -> None:
-    answer = ask(world, "GET", f"/dashboard{path.format(lock='said:twice')}", (SESSION,))
+    answer = ask(world, "GET", f"/dashboard{path.format(lock='said:twice')}", (session_of(17, "operator"),))
     assert answer.status == 400
     assert b"is given twice" in answer.body
 
 
-@pytest.mark.parametrize("session", [SESSION, ("Cookie", f"{COOKIE}={token(18, 'monitor')}")])
-def test_two_sessions_are_nobodys(world: World, session: tuple[str, str]) -> None:
-    others = ("Cookie", f"{COOKIE}={token(19, 'monitor')}")
+@pytest.mark.parametrize("scope", ["operator", "monitor"])
+def test_two_sessions_are_nobodys(world: World, scope: str) -> None:
+    session, others = session_of(18, scope), session_of(19, "monitor")
     for two in ((session, others), (others, session), (("Cookie", f"{session[1]}; {others[1]}"),)):
         assert ask(world, "GET", "/dashboard/locks", two).status == 401
     assert ask(world, "GET", "/dashboard/locks", (session,)).status == 200
