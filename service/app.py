@@ -473,7 +473,7 @@ def _charging(settings: Settings, charges: Charges, observer: Observer) -> Charg
         solo_lanes=settings.charge_solo_lanes,
         repeat_lanes=settings.charge_repeat_lanes,
         batch_size=settings.charge_batch_size,
-        max_waiting=settings.max_waiting_charges,
+        places=Limit("charges", settings.max_waiting_charges, caller_share=settings.caller_share),
         timeout_s=settings.charge_timeout_s,
         on_batch=observer.metrics.batch_size.observe,
         on_entries=observer.on_entries,

@@ -14,6 +14,7 @@ from db.errors import CommitUnknown, DatabaseDown, DatabaseError, IdTaken, Timed
 from locks import Lease
 from service.pending_charge import PendingCharge, TimedEntry
 from service.refusals import ChargeInProgress, ChargeUnknown, Draining, Overloaded
+from service.shares import Limit
 
 QUEUES = ("together", "alone", "again")
 SWEEP_S = 0.02
@@ -34,17 +35,18 @@ class Charging:
         solo_lanes: int,
         repeat_lanes: int,
         batch_size: int,
-        max_waiting: int,
+        places: Limit,
         timeout_s: float,
         on_batch: Callable[[int], None],
         on_entries: Callable[[Sequence[TimedEntry]], None],
     ) -> None:
+        """`places`: of all that is submitted, until its outcome is known."""
         self._charges = charges
         self._together = _Queue(charges.charge_batch, lanes=lanes, batch_size=batch_size)
         self._alone = _Queue(charges.charge_waiting, lanes=solo_lanes, batch_size=1)
         self._again = _Queue(charges.enter_again, lanes=repeat_lanes, batch_size=batch_size)
         self._queues = (self._together, self._alone, self._again)
-        self._max_waiting = max_waiting
+        self._places = places
         self._timeout_s = timeout_s
         self._on_batch = on_batch
         self._on_entries = on_entries
@@ -86,11 +88,11 @@ class Charging:
     ) -> PendingCharge:
         if self._closed:
             raise Draining("this instance is about to stop")
-        waiting_count = len(self._together.waiting) + len(self._alone.waiting) + len(self._again.waiting)
-        if waiting_count >= self._max_waiting:
-            raise Overloaded(f"charges that wait already: {self._max_waiting}")
+        self._places.enter(request.user_id)
         now_s = time.monotonic()
-        item = PendingCharge(request, lease, lock_wait_s, guarded_by, self._loop, now_s, now_s + self._timeout_s)
+        item = PendingCharge(
+            request, lease, lock_wait_s, guarded_by, self._loop, now_s, now_s + self._timeout_s, self._places
+        )
         queue.waiting.append(item)
         if not self._start_scheduled:
             # At the end of this loop tick, so that what came in together goes together.
@@ -197,7 +199,9 @@ class _Queue:
             item = self.waiting.popleft()
             if item.lease is not None and (item.lease.ended or item.lease.is_lost):
                 item.fail(item.lease.loss())
-            elif not (item.is_settled or item.is_left):
+            elif item.is_left:
+                item.fail(asyncio.CancelledError())  # which nobody hears
+            elif not item.is_settled:
                 batch.append(item)
         return batch
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from db.charging import Entry
 from db.decisions import ChargeRequest
 from locks import Lease
+from service.shares import Limit
 
 
 class TimedEntry(NamedTuple):
@@ -39,6 +40,7 @@ class PendingCharge:
         "_error",
         "_listener",
         "_loop",
+        "_places",
         "deadline_s",
         "guarded_by",
         "is_left",
@@ -58,7 +60,9 @@ class PendingCharge:
         loop: asyncio.AbstractEventLoop,
         submitted_at_s: float,
         deadline_s: float,
+        places: Limit,
     ) -> None:
+        """`places`: where it has one, which it leaves once its outcome is known."""
         self.request = request
         self.lease = lease
         self.lock_wait_s = lock_wait_s
@@ -68,6 +72,7 @@ class PendingCharge:
         self.submitted_at_s = submitted_at_s
         self.deadline_s = deadline_s
         self._loop = loop
+        self._places = places
         self._listener: asyncio.Future[None] | None = None
         self._entry: TimedEntry | None = None
         self._error: BaseException | None = None
@@ -105,5 +110,6 @@ class PendingCharge:
             self._wake()
 
     def _wake(self) -> None:
+        self._places.leave(self.request.user_id)
         if self._listener is not None and not self._listener.done():
             self._listener.set_result(None)

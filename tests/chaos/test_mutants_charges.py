@@ -14,10 +14,9 @@ from db.database import DatabaseLimits, connector
 from db.decisions import ChargeRequest, InsufficientCoupons, Outcome
 from db.errors import Conflict, DatabaseDown
 from db.events import ChargeEvent, Committed, Decided
-from service.charging import Charging
 from tests.chaos.mutants import MUTANTS, UNSEEN_MUTANTS
 from tests.chaos.mutants.in_child import in_child
-from tests.harness import PATIENCE_S, Rows, wait_until
+from tests.harness import Rows, wait_until
 from tests.integration.charging_helpers import (
     ANN,
     BOB,
@@ -27,6 +26,7 @@ from tests.integration.charging_helpers import (
     holding_coupons,
     in_own_loop,
     lock_waiters,
+    one_lane,
     patient_charges,
     proxied_charges,
 )
@@ -169,17 +169,7 @@ async def _row_after_charge(database_url: str, *, fencing_token: int) -> tuple[o
 
 async def a_lane_is_lost_with_its_transaction(database_url: str) -> bool:
     """Whose server is away."""
-    charging = Charging(
-        Charges(f"{database_url}_that_is_not_there", ENTRANT_PAYS),
-        lanes=1,
-        solo_lanes=1,
-        repeat_lanes=1,
-        batch_size=1,
-        max_waiting=10,
-        timeout_s=PATIENCE_S,
-        on_batch=lambda _: None,
-        on_entries=lambda _: None,
-    )
+    charging = one_lane(Charges(f"{database_url}_that_is_not_there", ENTRANT_PAYS), batch_size=1)
     try:
         with pytest.raises(DatabaseDown):
             await charging.submit(ChargeRequest(1, ANN), None, guarded_by="row_lock")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,9 @@ import pytest
 
 from tests.conftest import SEQUENCES, TEMPLATE, _beside, _run
 from tests.contract.api import Api
+from tests.contract.lease_client import LeaseClient
 from tests.contract.postgres_proxy import PostgresProxy
-from tests.harness import OwnRedis, Rows, Service, service
+from tests.harness import OwnRedis, Rows, Service, clean_environment, service
 from tests.servers.kinds import server_binary
 
 
@@ -124,3 +125,15 @@ def world(
     url = request.getfixturevalue("module_database_url")
     with a_world(tmp_path_factory.mktemp("service"), url, redis_url, settings) as world:
         yield world
+
+
+@pytest.fixture
+def leases(world: World) -> LeaseClient:
+    """Leases over HTTP."""
+    return LeaseClient(world.api)
+
+
+@pytest.fixture
+def environment(world: World) -> Mapping[str, str]:
+    """As an operator on another machine has it: addresses, and no secrets."""
+    return clean_environment(database_url=world.database_url, redis_url=world.redis_url)

@@ -22,11 +22,6 @@ LONG_MS = 50_000
 
 
 @pytest.fixture
-def leases(world: World) -> LeaseClient:
-    return LeaseClient(world.api)
-
-
-@pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
     """As python-redis-lock needs it: no timeout of the socket's own under its BLPOP."""
     with redis.Redis.from_url(redis_url, socket_timeout=None) as client:

@@ -32,11 +32,6 @@ def settings() -> dict[str, str]:
 
 
 @pytest.fixture
-def leases(world: World) -> LeaseClient:
-    return LeaseClient(world.api)
-
-
-@pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
     """As python-redis-lock needs it: no timeout of the socket's own under its BLPOP."""
     with redis.Redis.from_url(redis_url, socket_timeout=None) as client:

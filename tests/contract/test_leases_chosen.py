@@ -18,11 +18,6 @@ LONG_MS = 50_000
 
 
 @pytest.fixture
-def leases(world: World) -> LeaseClient:
-    return LeaseClient(world.api)
-
-
-@pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(redis_url) as client:
         yield client

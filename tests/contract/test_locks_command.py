@@ -24,17 +24,6 @@ from tests.harness import PATIENCE_S, ROOT, clean_environment, run_cli, wait_unt
 
 
 @pytest.fixture
-def leases(world: World) -> LeaseClient:
-    return LeaseClient(world.api)
-
-
-@pytest.fixture
-def environment(world: World) -> Mapping[str, str]:
-    """As an operator on another machine has it: addresses, and no secrets."""
-    return clean_environment(database_url=world.database_url, redis_url=world.redis_url)
-
-
-@pytest.fixture
 def held(leases: LeaseClient) -> Iterator[tuple[str, dict[str, object]]]:
     """A held lock of a resource of its own, and its lease."""
     name = fresh_name()

@@ -21,22 +21,12 @@ from tests.contract.api import in_background, problem
 from tests.contract.conftest import World
 from tests.contract.lease_client import USER, LeaseClient, fresh_name, leases_of
 from tests.contract.page import Page
-from tests.harness import clean_environment, run_cli, wait_until
+from tests.harness import run_cli, wait_until
 from tests.lock_process import LockProcess
 
 OWNER = "nightly import (日本), 100 %"
 LONG_MS = 50_000
 NOT_TOLD = "The client is not told: it works on, and learns of it from the answer 410"
-
-
-@pytest.fixture
-def leases(world: World) -> LeaseClient:
-    return LeaseClient(world.api)
-
-
-@pytest.fixture
-def environment(world: World) -> Mapping[str, str]:
-    return clean_environment(database_url=world.database_url, redis_url=world.redis_url)
 
 
 def page_of(name: str) -> str:

@@ -15,6 +15,7 @@ from db.events import Listener, ignore
 from locks import Lease
 from service.charging import Charging
 from service.pending_charge import PendingCharge, TimedEntry
+from service.shares import Limit
 from tests.harness import PATIENCE_S, Rows, wait_until_async
 from tests.integration.charging_helpers import ANN, BOB, ENTRANT_PAYS
 
@@ -28,6 +29,7 @@ class Bench:
 
     charging: Charging
     charges: Charges
+    places: Limit
     batch_sizes: list[int] = field(default_factory=list)
     entered: list[list[TimedEntry]] = field(default_factory=list)
 
@@ -64,7 +66,8 @@ async def benches(database_url: str, rows: Rows) -> AsyncIterator[OpenBench]:
         solo_lanes: int = 1,
         repeat_lanes: int = 1,
         batch_size: int = 64,
-        max_waiting: int = 1000,
+        places: int = 1000,
+        caller_share: float = 1.0,
         timeout_s: float = PATIENCE_S,
         statement_timeout_s: float = PATIENCE_S,
         row_lock_timeout_s: float = PATIENCE_S,
@@ -85,23 +88,25 @@ async def benches(database_url: str, rows: Rows) -> AsyncIterator[OpenBench]:
             entered.append(list(some))
             on_entries(some)
 
+        limit = Limit("charges", places, caller_share=caller_share)
         charging = Charging(
             charges,
             lanes=lanes,
             solo_lanes=solo_lanes,
             repeat_lanes=repeat_lanes,
             batch_size=batch_size,
-            max_waiting=max_waiting,
+            places=limit,
             timeout_s=timeout_s,
             on_batch=sizes.append,
             on_entries=count,
         )
-        opened.append(Bench(charging, charges, sizes, entered))
+        opened.append(Bench(charging, charges, limit, sizes, entered))
         return opened[-1]
 
     yield open_one
     for bench in opened:
         await bench.charging.close()
+        assert bench.places._by_caller == {}, "whatever became of a charge, it has left its place"
 
 
 def listening(charge: PendingCharge) -> asyncio.Task[TimedEntry]:

@@ -16,6 +16,8 @@ from db.charging import Charges, Entry, Verdict
 from db.database import DatabaseLimits
 from db.decisions import Outcome, Payer, Refusal, Rules
 from db.events import ChargeEvent, Listener, ignore
+from service.charging import Charging
+from service.shares import Limit
 from tests.harness import PATIENCE_S, Rows, wait_until_async
 from tests.proxy import Proxy, postgres_proxy
 
@@ -37,6 +39,21 @@ PATIENT = DatabaseLimits(
 def patient_charges(database_url: str, *, rules: Rules = ENTRANT_PAYS, listener: Listener = ignore) -> closing[Charges]:
     """Charges for `with`, that wait as long as it takes."""
     return closing(Charges(database_url, rules, limits=PATIENT, listener=listener))
+
+
+def one_lane(charges: Charges, *, batch_size: int = 64, max_waiting: int = 1000) -> Charging:
+    """The queues before them, of which each has one lane; nobody listens. For one event loop."""
+    return Charging(
+        charges,
+        lanes=1,
+        solo_lanes=1,
+        repeat_lanes=1,
+        batch_size=batch_size,
+        places=Limit("charges", max_waiting, caller_share=1.0),
+        timeout_s=PATIENCE_S,
+        on_batch=lambda size: None,
+        on_entries=lambda entries: None,
+    )
 
 
 @contextmanager

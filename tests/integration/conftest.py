@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from tests.harness import OwnRedis
-from tests.proxy import Proxy
+from tests.proxy import Proxy, postgres_proxy
 
 
 @pytest.fixture
@@ -24,6 +24,14 @@ def proxy(own_redis: OwnRedis) -> Iterator[Proxy]:
     """A proxy before the test's own server."""
     with Proxy("127.0.0.1", own_redis.port) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def proxied(database_url: str) -> Iterator[tuple[Proxy, str]]:
+    """A proxy before the database, and the URL through it."""
+    proxy, url = postgres_proxy(database_url)
+    with proxy:
+        yield proxy, url
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from db.errors import DatabaseDown, DatabaseError
 from db.events import ChargeEvent, RowsLocked
 from locks import LeaseLost, LossReason
 from service.pending_charge import TimedEntry
-from service.refusals import ChargeInProgress, ChargeUnknown, Overloaded
+from service.refusals import ChargeInProgress, ChargeUnknown, Overloaded, TooManyRequests
 from tests.harness import PATIENCE_S, Rows, wait_until_async
 from tests.integration.charging_bench import OpenBench, benches, lease_for, meetings
 from tests.integration.charging_helpers import (
@@ -209,7 +209,7 @@ async def test_a_commit_that_cannot_be_settled_is_a_charge_unknown(
 
 
 async def test_one_too_many_is_overloaded_at_once(open_bench: OpenBench, rows: Rows, database_url: str) -> None:
-    bench = open_bench(max_waiting=2)
+    bench = open_bench(places=3)
     ids = meetings(rows, 4)
     with holding_coupons(database_url, ANN):
         charges = [bench.enter(ids[0])]
@@ -221,6 +221,24 @@ async def test_one_too_many_is_overloaded_at_once(open_bench: OpenBench, rows: R
 
     await asyncio.gather(*charges)
     assert not rows.one("SELECT is_consume FROM appointment_info WHERE id = %s", ids[3])
+
+
+async def test_one_caller_has_a_share_of_what_may_wait_until_the_outcome_is_known(
+    open_bench: OpenBench, rows: Rows, database_url: str
+) -> None:
+    rows.grant(BOB, 1)
+    bench = open_bench(places=4, caller_share=0.5)
+    ids = meetings(rows, 4)
+    with holding_coupons(database_url, ANN):
+        anns = [bench.enter(ids[0])]
+        await lock_waiters(rows)
+        anns.append(bench.enter(ids[1]))
+        with pytest.raises(TooManyRequests):
+            bench.enter(ids[2])
+        bobs = bench.enter(ids[2], BOB)
+
+    assert [(await each).entry.outcome for each in (*anns, bobs)] == [Outcome.CHARGED] * 3
+    assert (await bench.enter(ids[3])).entry.outcome is Outcome.CHARGED
 
 
 # Leases

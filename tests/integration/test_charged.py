@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import closing
 
 import pytest
@@ -13,7 +13,7 @@ from db.decisions import ChargeRequest, Outcome
 from service.charged import ChargedAppointments
 from tests.harness import Rows, wait_until_async
 from tests.integration.charging_helpers import ANN, BOB, ENTRANT_PAYS, PATIENT, outcomes_of
-from tests.proxy import Proxy, Way, postgres_proxy
+from tests.proxy import Proxy, Way
 
 
 class Asked(Charges):
@@ -35,13 +35,6 @@ class Knowing:
         self.charges = charges
         self.found: list[int] = []
         self.charged = ChargedAppointments(charges, size=size, on_found=self.found.append)
-
-
-@pytest.fixture
-def proxied(database_url: str) -> Iterator[tuple[Proxy, str]]:
-    proxy, url = postgres_proxy(database_url)
-    with proxy:
-        yield proxy, url
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from db.database import DatabaseLimits, connector
 from db.errors import DatabaseDown
 from tests.harness import PATIENCE_S, Rows, wait_until_async
 from tests.integration.charging_helpers import frozen, session_ends
-from tests.proxy import Cut, Proxy, Way, postgres_proxy
+from tests.proxy import Cut, Proxy, Way
 from tests.servers.processes import unused_port
 
 QUICK = DatabaseLimits(connect_timeout_s=0.3)
@@ -27,14 +27,6 @@ BACKEND = "SELECT pg_backend_pid()"
 
 async def opened(url: str, *, script: str = "SELECT 1", within_s: float = PATIENCE_S) -> Connection:
     return await Connection.open(connector(url, DatabaseLimits(connect_timeout_s=within_s)), script=script)
-
-
-@pytest.fixture
-def proxied(database_url: str) -> Iterator[tuple[Proxy, str]]:
-    """A proxy before the database, and the URL through it."""
-    proxy, url = postgres_proxy(database_url)
-    with proxy:
-        yield proxy, url
 
 
 # Answers

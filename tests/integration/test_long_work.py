@@ -27,7 +27,6 @@ from locks.pieces import PIECE, in_pieces
 from locks.publishing import Publisher
 from locks.seen import Seen
 from service import lists as lists_module
-from service.charging import Charging
 from service.dashboard.exports import Table, as_csv, as_json
 from service.gauges import SampledGauges, Sampling
 from service.lists import Lists
@@ -35,7 +34,7 @@ from service.reading import Reading
 from service.refusals import Overloaded
 from service.settings import Settings
 from tests.harness import PATIENCE_S, wait_until_async
-from tests.integration.charging_helpers import ENTRANT_PAYS
+from tests.integration.charging_helpers import ENTRANT_PAYS, one_lane
 
 Result = TypeVar("Result")
 
@@ -141,17 +140,7 @@ async def test_a_page_is_sorted_in_pieces_and_is_the_one_that_follows() -> None:
 async def test_the_gauges_look_in_pieces(redis_url: str, database_url: str) -> None:
     settings = Settings()
     charges = Charges(database_url, ENTRANT_PAYS)
-    charging = Charging(
-        charges,
-        lanes=1,
-        solo_lanes=1,
-        repeat_lanes=1,
-        batch_size=1,
-        max_waiting=1,
-        timeout_s=1.0,
-        on_batch=lambda size: None,
-        on_entries=lambda entries: None,
-    )
+    charging = one_lane(charges)
     database, registry = Database(database_url), CollectorRegistry()
     with closing(Reading(database, name="read", threads=1, max_waiting=1, caller_share=1.0, timeout_s=1.0)) as reading:
         async with lender(redis_url) as locker:

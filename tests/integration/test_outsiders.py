@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import closing
 
 import pytest
@@ -14,14 +14,13 @@ from db.decisions import ChargeRequest, IllegalRequest, Outcome, Participants
 from locks import Lease, LockBusy, Locker
 from locks.events import Acquired
 from service.charged import ChargedAppointments
-from service.charging import Charging
 from service.entering import Entered, Entering, EntryRequest, lock_name
 from service.outage import RefuseWithoutLock
 from service.participants import REFUSED_AFTER_S, KnownParticipants
 from service.rtc_token import RoomTokenMint
 from tests.harness import PATIENCE_S, Rows, wait_until_async
-from tests.integration.charging_helpers import ANN, BOB, ENTRANT_PAYS, EVE, PATIENT
-from tests.proxy import Proxy, Way, postgres_proxy
+from tests.integration.charging_helpers import ANN, BOB, ENTRANT_PAYS, EVE, PATIENT, one_lane
+from tests.proxy import Proxy, Way
 
 NOBODYS = 10**15
 REMEMBERED = 10
@@ -47,17 +46,7 @@ class Doors:
         self.locker = locker
         self.turns = turns  # the names of the locks that were had, one after the other
         self.participants = KnownParticipants(charges, size=REMEMBERED)
-        self.charging = Charging(
-            charges,
-            lanes=1,
-            solo_lanes=1,
-            repeat_lanes=1,
-            batch_size=64,
-            max_waiting=1000,
-            timeout_s=PATIENCE_S,
-            on_batch=lambda size: None,
-            on_entries=lambda entries: None,
-        )
+        self.charging = one_lane(charges)
         self._entering = Entering(
             locker,
             self.charging,
@@ -76,13 +65,6 @@ class Doors:
     async def held(self, appointment_id: int) -> Lease:
         """Somebody of this process holds the appointment's lock."""
         return await self.locker.acquire(lock_name(appointment_id), lease_ttl_s=PATIENCE_S, wait_s=0)
-
-
-@pytest.fixture
-def proxied(database_url: str) -> Iterator[tuple[Proxy, str]]:
-    proxy, url = postgres_proxy(database_url)
-    with proxy:
-        yield proxy, url
 
 
 @pytest.fixture

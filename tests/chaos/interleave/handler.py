@@ -26,6 +26,7 @@ from service.entering import Entering, EntryRequest
 from service.outage import ProceedOnRowLock
 from service.participants import KnownParticipants
 from service.rtc_token import RoomTokenMint
+from service.shares import Limit
 
 from .mortal_loop import MortalLoop
 from .scenes import Ask
@@ -253,7 +254,7 @@ def _charging(charges: Charges) -> Charging:
         solo_lanes=1,
         repeat_lanes=1,
         batch_size=64,
-        max_waiting=64,
+        places=Limit("charges", 64, caller_share=1.0),
         timeout_s=LONG_S,
         on_batch=lambda size: None,
         on_entries=lambda entries: None,
