@@ -21,6 +21,7 @@ from jwt.utils import base64url_decode
 from service.jwt_keys import Keys, VerificationKey, prepared_secret
 from service.strict_json import NotReadable, read_json
 
+NOT_BEARER = "the Authorization header is not of the form 'Bearer <token>', said once"
 MAX_HEADER_LENGTH: Final = 8 * 1024
 MAX_USER_ID: Final = 2**63 - 1
 LOOK_FOR_A_KID_EVERY_S: Final = 1.0
@@ -106,7 +107,7 @@ class Callers:
         if not 0 <= now - self._looked_at < self._look_every_s:
             self._look(now)
         if authorization[:7].lower() != "bearer ":
-            raise Unauthenticated("the Authorization header is not of the form 'Bearer <token>'")
+            raise Unauthenticated(NOT_BEARER)
         token = authorization[7:].strip(" ")
         verified = self._verified.get(token)
         if verified is None:
@@ -120,7 +121,7 @@ class Callers:
 
     def _verify(self, token: str, now: float) -> _Verified:
         if not _TOKEN.fullmatch(token):
-            raise Unauthenticated("the Authorization header is not of the form 'Bearer <token>'")
+            raise Unauthenticated(NOT_BEARER)
         key = self._key_of(token, now)
         try:
             payload = key.payload(token)
