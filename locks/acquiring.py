@@ -8,7 +8,6 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
-from locks.clock import monotonic_s
 from locks.errors import Dismissed, HeldByCaller, LockBusy, LockStoreDown
 from locks.events import Acquired, GaveUp, Listener, Waiting, WakeSource, ignore
 from locks.held import HeldLeases
@@ -38,6 +37,7 @@ class Acquiring:
     ) -> None:
         self._keeper = keeper
         self._store = store
+        self._now_s = store.clock.monotonic_s
         self._held = held
         self._renewal = renewal
         self._emit = emit
@@ -59,7 +59,7 @@ class Acquiring:
 
         One long function, since each coroutine between a caller and the wire costs every cycle some of its time.
         """
-        started_at_s = monotonic_s()
+        started_at_s = self._now_s()
         store = self._store
         if get_ident() != store.thread_id or not store.loop.is_running():
             store.check_loop()
@@ -105,7 +105,7 @@ class Acquiring:
                     self._gave_up(name, started_at_s, "cancelled", queued=False)
                     raise
                 if reply.__class__ is int and reply > 0:
-                    waited_s = monotonic_s() - started_at_s
+                    waited_s = self._now_s() - started_at_s
                     if not is_over(lease_ttl_s, after_s=waited_s):
                         line.first_is_gone()
                         lease = self._begin_at_once(
@@ -141,7 +141,7 @@ class Acquiring:
             fencing_token=grant.fencing_token,
             lease_ttl_s=waiter.lease_ttl_s,
             sent_at_s=grant.sent_at_s,
-            waited_s=waiter.waited_s,
+            waited_s=waiter.waited_s(self._now_s()),
             stood_in_line=grant.source is not WakeSource.NONE,
             keep_extended=waiter.keep_extended,
             for_whom=waiter.for_whom,
@@ -173,9 +173,9 @@ class Acquiring:
             line.stand()
         try:
             for _ in range(2):
-                asked_at_s = monotonic_s()
+                asked_at_s = self._now_s()
                 reply = await self._store.run(name, command)
-                heard_late = isinstance(reply, int) and is_over(lease_ttl_s, after_s=monotonic_s() - asked_at_s)
+                heard_late = isinstance(reply, int) and is_over(lease_ttl_s, after_s=self._now_s() - asked_at_s)
                 if not heard_late:
                     break
         except LockStoreDown:
@@ -187,7 +187,7 @@ class Acquiring:
             self.lines.give_back(name, lease_id, lease_ttl_s)
             self._gave_up(name, started_at_s, "cancelled", queued=False)
             raise
-        waited_s = monotonic_s() - started_at_s
+        waited_s = self._now_s() - started_at_s
         if heard_late:  # twice: with answers that take so long nobody holds anything
             self.lines.give_back(name, lease_id, lease_ttl_s)
             reply = [-1]
@@ -276,7 +276,7 @@ class Acquiring:
 
     def _gave_up(self, name: str, started_at_s: float, outcome: str, *, queued: bool) -> None:
         if self._emit is not ignore:
-            self._emit(GaveUp(name, monotonic_s() - started_at_s, outcome, queued))
+            self._emit(GaveUp(name, self._now_s() - started_at_s, outcome, queued))
 
 
 def _check_not_the_callers(held: Lease) -> None:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 
 from locks.capability import read_export
-from locks.clock import monotonic_s
 from locks.errors import LockStoreDown, LossReason
 from locks.events import Adopted, Listener
 from locks.held import HeldLeases
@@ -47,7 +46,7 @@ class Adopting:
         self._held.check_room()
         # Of this call alone: the same text gives nobody a second lease, not even us.
         new_id = self._new_lease_id()
-        sent_at_s = monotonic_s()
+        sent_at_s = self._store.clock.monotonic_s()
         try:
             reply = await self._store.run(
                 name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Callable
 
 from locks.lease import Lease
 
@@ -14,14 +14,15 @@ LEASE_ID_LENGTH = 2 * _RANDOM_BYTES
 class LeaseIds:
     """New ones: 128 random bits each, of which many are asked for at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, random_bytes: Callable[[int], bytes]) -> None:
+        self._random_bytes = random_bytes
         self._ids: list[str] = []
 
     def new(self) -> str:
         """One that nobody has seen."""
         ids = self._ids
         if not ids:
-            text = os.urandom(_RANDOM_BYTES * _IDS_AT_ONCE).hex()
+            text = self._random_bytes(_RANDOM_BYTES * _IDS_AT_ONCE).hex()
             ids.extend(text[at : at + LEASE_ID_LENGTH] for at in range(0, len(text), LEASE_ID_LENGTH))
         return ids.pop()
 

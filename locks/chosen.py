@@ -10,7 +10,6 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Any
 
-from locks import clock
 from locks.errors import LockBusy, LockStoreDown
 from locks.events import Exported, Listener
 from locks.for_whom import read_for_whom
@@ -43,6 +42,7 @@ class ChosenIds:
         self._lending = lending
         self._locker = locker
         self._store = store
+        self._clock = store.clock
         self._emit = emit
         self._waits: dict[tuple[str, str], _Wait] = {}
 
@@ -51,7 +51,7 @@ class ChosenIds:
     ) -> Loan:
         """As Lending.lend_as."""
         check_wait_s(wait_s)
-        ends_at_s = clock.monotonic_s() + wait_s
+        ends_at_s = self._clock.monotonic_s() + wait_s
         loan = await self._look(name, lease_id, lease_ttl_s, borrower)
         while loan is None:
             with self._lending.room_for(borrower):
@@ -75,7 +75,7 @@ class ChosenIds:
         self, name: str, lease_id: str, lease_ttl_s: float, ends_at_s: float, for_whom: str, borrower: Borrower
     ) -> Loan | None:
         """The lease, had or waited for; None for whoever is to look. Raises LockBusy."""
-        left_s = ends_at_s - clock.monotonic_s()
+        left_s = ends_at_s - self._clock.monotonic_s()
         try:
             if left_s > 0:
                 return await self._wait(name, lease_id, lease_ttl_s, left_s, for_whom, borrower)
@@ -97,14 +97,14 @@ class ChosenIds:
         if isinstance(reply, bytes):
             raise self._lending.over(name, lease_id, reply.decode())
         return self._lending.extended(
-            Loan(name, lease_id, reply[0], lease_ttl_s, sent_at_s, is_new=False), reply, borrower
+            Loan(name, lease_id, reply[0], lease_ttl_s, sent_at_s, clock=self._clock, is_new=False), reply, borrower
         )
 
     async def _wait(
         self, name: str, lease_id: str, lease_ttl_s: float, wait_s: float, for_whom: str, borrower: Borrower
     ) -> Loan | None:
         """The lease of whoever began to wait; None for those who came later, and are to look. Raises LockBusy."""
-        gives_up_at_s = clock.monotonic_s() + wait_s
+        gives_up_at_s = self._clock.monotonic_s() + wait_s
         wait = self._waits.get((name, lease_id))
         is_first = wait is None
         if wait is None:
@@ -115,7 +115,7 @@ class ChosenIds:
         wait.listener_count += 1
         try:
             while not wait.task.done():
-                left_s = gives_up_at_s - clock.monotonic_s()
+                left_s = gives_up_at_s - self._clock.monotonic_s()
                 if left_s <= 0:
                     raise LockBusy(name, waited_s=wait_s - left_s, expires_in_s=None)
                 await asyncio.wait([wait.task], timeout=min(left_s, LONGEST_PIECE_S))
@@ -159,7 +159,9 @@ class ChosenIds:
     ) -> Loan:
         fencing_token, _, is_keeper, for_whom, _, is_new = reply
         owner = read_for_whom(for_whom.decode()).owner
-        loan = Loan(lease.name, lease_id, fencing_token, lease_ttl_s, sent_at_s, owner, is_new=bool(is_new))
+        loan = Loan(
+            lease.name, lease_id, fencing_token, lease_ttl_s, sent_at_s, owner, clock=self._clock, is_new=bool(is_new)
+        )
         if not lease.ended:
             self._locker.hand_out(lease)
             if is_keeper:
@@ -176,7 +178,7 @@ class ChosenIds:
 
         def command(node: Any) -> str:
             nonlocal sent_at_s
-            sent_at_s = clock.monotonic_s()
+            sent_at_s = self._clock.monotonic_s()
             own_id, own_fence = ("", 0) if lease is None else (lease.known_as, lease.grant_fence)
             return self._store.scripts.lent_ask(
                 node,

@@ -11,6 +11,7 @@ import hiredis
 
 from locks.address import Address, Cluster
 from locks.asking import first_answer
+from locks.clock import Clock
 from locks.dialing import Names, is_ip
 from locks.errors import LockStoreDown
 from locks.keys import SLOT_COUNT, slot_of
@@ -32,12 +33,14 @@ class ClusterServers:
         channels: Callable[[], str],
         command_timeout_s: float,
         look_up_every_s: float,
+        clock: Clock,
     ) -> None:
         self._place = place
         self._new_node = new_node
         self._names = names
         self._timeout_s = command_timeout_s
         self._look_up_every_s = look_up_every_s
+        self._clock = clock
         self._channel = channels
         self._nodes: dict[tuple[str, int], Node] = {}
         self._by_slot: list[Node | None] = [None] * SLOT_COUNT
@@ -164,7 +167,10 @@ class ClusterServers:
         return await first_answer(self._told_at(address) for address in self._place.nodes)
 
     async def _told_at(self, address: Address) -> tuple[Address, list[Any]]:
-        reply = await ask_once(address, "CLUSTER", "SLOTS", command_timeout_s=self._timeout_s, names=self._names)
+        question = ("CLUSTER", "SLOTS")
+        reply = await ask_once(
+            address, *question, command_timeout_s=self._timeout_s, clock=self._clock, names=self._names
+        )
         return address, _checked(reply, address)
 
     def _at(self, host: str, port: int) -> Node:

@@ -10,10 +10,9 @@ times in silence). A thread that waits needs one; a BLPOP lasts half a socket ti
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import math
-import os
-import secrets
 import socket
 import threading
 from collections.abc import Callable
@@ -24,7 +23,7 @@ import redis_lock
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from locks import clock
+from locks.clock import SYSTEM
 from locks.errors import LeaseLost, LockStoreDown, LossReason
 from locks.for_whom import text_for
 from locks.keys import keys_of
@@ -110,7 +109,7 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
         self._id_is_given = id is not None
         self._instance_id, self._for_whom = instance_id, text_for("", owner)
         self._store = SyncStore(self._client, name, signal_expire)
-        self._pid = os.getpid()
+        self._pid = SYSTEM.pid()
         self._acquiring = threading.Lock()
         self._lease: SyncLease | None = None
         self._owed: GiveBack | None = None
@@ -132,7 +131,7 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
         if timeout is not None and not timeout >= 0:
             raise redis_lock.InvalidTimeout(f"Timeout ({timeout}) cannot be less than 0")
         wait_s = (math.inf if timeout is None else timeout) if blocking else 0.0
-        gives_up_at_s = clock.monotonic_s() + wait_s
+        gives_up_at_s = SYSTEM.monotonic_s() + wait_s
         self._begin_again_after_fork()
         if not self._acquiring.acquire(blocking=False):
             raise redis_lock.AlreadyAcquired("Another thread is acquiring with this Lock instance.")
@@ -225,7 +224,7 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
 
     def remaining_s(self) -> float:
         """Seconds for which the lock is certainly ours, by the local clock; 0.0 when it is not, inf without expiry."""
-        return self._lease.remaining_s() if self._lease and self._pid == os.getpid() else 0.0
+        return self._lease.remaining_s() if self._lease and self._pid == SYSTEM.pid() else 0.0
 
     def __enter__(self) -> Self:
         if not self.acquire(blocking=self.blocking):
@@ -233,7 +232,7 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
         return self
 
     def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
-        if self._pid != os.getpid():
+        if self._pid != SYSTEM.pid():
             return  # a forked child leaves its parent's `with`
         try:
             self.release()
@@ -249,11 +248,11 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
         host = socket.gethostname()
         who = f"\t{self._instance_id or f'{host}-{self._pid}'}\t{host}\t{self._pid}\t{self._for_whom}"
         while True:
-            sent_at_s = clock.monotonic_s()
+            sent_at_s = SYSTEM.monotonic_s()
             fence, busy_s = self._store.acquire(self._id, self._expire_s, who, self._seen_fence)
             if fence is not None and self._is_heard_late(sent_at_s):
                 # We have waited so long for the answer that it is somebody else's by now; asked again, Redis says.
-                if clock.monotonic_s() >= gives_up_at_s:
+                if SYSTEM.monotonic_s() >= gives_up_at_s:
                     self._give_back()
                     return False
                 continue
@@ -271,16 +270,16 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
                 self._seen_fence = fence
                 KEEPER.watch(self._lease)
                 return True
-            patience_s = gives_up_at_s - clock.monotonic_s()
+            patience_s = gives_up_at_s - SYSTEM.monotonic_s()
             if patience_s <= 0:
                 return False
             self._store.wait_for_signal(min(patience_s, self._longest_wait_s, busy_s + EXPIRY_SLACK_S))
 
     def _is_heard_late(self, sent_at_s: float) -> bool:
-        return self._expire_s is not None and is_over(self._expire_s, after_s=clock.monotonic_s() - sent_at_s)
+        return self._expire_s is not None and is_over(self._expire_s, after_s=SYSTEM.monotonic_s() - sent_at_s)
 
     def _check_process(self) -> None:
-        if self._pid != os.getpid():
+        if self._pid != SYSTEM.pid():
             raise redis_lock.NotAcquired(f"Lock({self.name}) belongs to the process that forked this one.")
 
     def _check_not_acquired(self) -> None:
@@ -322,8 +321,8 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
             self._id = _new_id()
 
     def _begin_again_after_fork(self) -> None:
-        if self._pid != os.getpid():
-            self._pid, self._acquiring, self._lease, self._owed = os.getpid(), threading.Lock(), None, None
+        if self._pid != SYSTEM.pid():
+            self._pid, self._acquiring, self._lease, self._owed = SYSTEM.pid(), threading.Lock(), None, None
             self._renew_id()
 
     def _last_lease(self) -> SyncLease:
@@ -333,4 +332,4 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
 
 
 def _new_id() -> str:
-    return secrets.token_urlsafe(24)
+    return base64.urlsafe_b64encode(SYSTEM.random_bytes(24)).decode()

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from locks import clock
+from locks.clock import Clock
 from locks.contention_store import (
     FINE_S,
     INCIDENTS,
@@ -162,8 +162,8 @@ class Contention:
     def __init__(self, locker: Locker) -> None:
         self._locker = locker
         self._store = ContentionStore(locker.store)
-        self._snapshot = _Shared(self._read_snapshot)
-        self._told = _Shared(self._read_locks)
+        self._snapshot = _Shared(self._read_snapshot, locker.clock)
+        self._told = _Shared(self._read_locks, locker.clock)
         self._settled: dict[str, Slot] = {}
 
     async def snapshot(self) -> Snapshot:
@@ -177,7 +177,9 @@ class Contention:
         with python-redis-lock hold is listed while a caller of ours waits for it.
         """
         told = await self._told.get()
-        page, next_cursor, total = await page_of(told, sort=sort, limit=limit, cursor=cursor, search=search)
+        page, next_cursor, total = await page_of(
+            told, self._locker.clock, sort=sort, limit=limit, cursor=cursor, search=search
+        )
         views = await asyncio.gather(*[self._locker.inspect(each.name) for each in page])
         return LockPage(tuple(listed(view) for view in views if view is not None), next_cursor, total)
 
@@ -185,7 +187,8 @@ class Contention:
         """All of them as their holders have told of them; those of which no holder has told, as they are now."""
         told = await self._told.get()
         found: list[ListedLock] = []
-        async for piece in in_pieces(await matching(told, sort=sort, search=search), on_request=True):
+        clock = self._locker.clock
+        async for piece in in_pieces(await matching(told, clock, sort=sort, search=search), clock, on_request=True):
             untold = [each.name for each in piece if not each.fencing_token]
             views = await asyncio.gather(*[self._locker.inspect(name) for name in untold])
             looked_at = dict(zip(untold, views, strict=True))
@@ -260,7 +263,7 @@ class Contention:
         texts = await self._store.texts([list_key(token) for token, _, _ in instances])
         tellers = [teller for _, teller, _ in instances]
         lists = [(teller, text) for teller, text in zip(tellers, texts, strict=True) if text is not None]
-        return await told_locks(await self._store.now_s(), lists)
+        return await told_locks(await self._store.now_s(), lists, self._locker.clock)
 
     async def _slots(self, from_s: int, until_s: int, length_s: int) -> Sequence[Slot]:
         starts = range(from_s - from_s % length_s, until_s + 1, length_s)
@@ -360,7 +363,8 @@ def _slot(at_s: int, length_s: int, fields: Mapping[str, int]) -> Slot:
 class _Shared(Generic[Value]):
     """A value that is read at most once within FRESH_S, however many ask."""
 
-    def __init__(self, read: Callable[[], Awaitable[Value]]) -> None:
+    def __init__(self, read: Callable[[], Awaitable[Value]], clock: Clock) -> None:
+        self._clock = clock
         self._read = read
         self._reading: asyncio.Task[Value] | None = None
         self._value: Value | None = None
@@ -368,7 +372,7 @@ class _Shared(Generic[Value]):
 
     async def get(self) -> Value:
         """The value. Whoever is cancelled while it is read takes it from nobody else."""
-        if self._value is not None and clock.monotonic_s() - self._read_at_s < FRESH_S:
+        if self._value is not None and self._clock.monotonic_s() - self._read_at_s < FRESH_S:
             return self._value
         if self._reading is None:
             self._reading = asyncio.create_task(self._refresh(), name="contention-read")
@@ -378,7 +382,7 @@ class _Shared(Generic[Value]):
     async def _refresh(self) -> Value:
         try:
             self._value = await self._read()
-            self._read_at_s = clock.monotonic_s()
+            self._read_at_s = self._clock.monotonic_s()
             return self._value
         finally:
             self._reading = None

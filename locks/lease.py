@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from locks.clock import monotonic_s
+from locks.clock import Clock
 from locks.errors import LeaseLost, LossReason
 from locks.for_whom import read_for_whom
 
@@ -19,6 +19,9 @@ SHORTEST_LEASE_S, LONGEST_LEASE_S = 0.1, 3600
 
 class LeaseKeeper(Protocol):
     """What a lease asks of the locker that granted it."""
+
+    @property
+    def clock(self) -> Clock: ...
 
     async def extend(self, lease: Lease, lease_ttl_s: float) -> None: ...
 
@@ -134,13 +137,13 @@ class Lease:
     @property
     def held_s(self) -> float:
         """Seconds since it was granted."""
-        return monotonic_s() - self.acquired_at_s
+        return self._keeper.clock.monotonic_s() - self.acquired_at_s
 
     def remaining_s(self) -> float:
         """Seconds for which the lease is certainly ours, by the local clock; 0.0 when it is not."""
         if self.ended:
             return 0.0
-        return max(0.0, self.deadline_s - monotonic_s())
+        return max(0.0, self.deadline_s - self._keeper.clock.monotonic_s())
 
     def raise_if_lost(self) -> None:
         """Raises LeaseLost when the lease is gone."""

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from locks import clock
 from locks.chosen import ChosenIds
+from locks.clock import Clock
 from locks.errors import Dismissed, LeaseLost, LocksError, LockStoreDown, LossReason, TooManyBorrowed, TooManyLeases
 from locks.events import Adopted, Exported, Extended, Listener, Lost, Released
 from locks.for_whom import read_for_whom, text_for_client
@@ -57,7 +56,7 @@ class LeaseOver(LocksError):
 
 @dataclass(slots=True, eq=False)
 class LentLease:
-    """A lease in its keeper's books. Times are clock.monotonic_s() seconds; at `deadline_s` the keeper asks Redis."""
+    """A lease in its keeper's books. Times are seconds of Clock.monotonic_s; at `deadline_s` the keeper asks Redis."""
 
     name: str
     lease_id: str = field(repr=False)
@@ -65,13 +64,14 @@ class LentLease:
     acquired_at_s: float
     deadline_s: float
     for_whom: str
+    clock: Clock = field(repr=False)
     borrower: Borrower = None
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
     @property
     def held_s(self) -> float:
         """Seconds since it was granted."""
-        return clock.monotonic_s() - self.acquired_at_s
+        return self.clock.monotonic_s() - self.acquired_at_s
 
 
 class Lending:
@@ -91,6 +91,7 @@ class Lending:
     ) -> None:
         self._locker = locker
         self._store = store
+        self._clock = store.clock
         self._held = held
         self._returns = returns
         self._emit = emit
@@ -131,7 +132,9 @@ class Lending:
                     raise lease.loss()
             except LeaseLost as error:
                 raise LockStoreDown("the lease was lost before it could be handed out") from error
-            loan = Loan(name, lease.known_as, lease.fencing_token, lease_ttl_s, counted_from_s, owner)
+            loan = Loan(
+                name, lease.known_as, lease.fencing_token, lease_ttl_s, counted_from_s, owner, clock=self._clock
+            )
             self._locker.hand_out(lease)
             self.keep(loan, lease.acquired_at_s, for_whom, borrower)
         return loan
@@ -173,13 +176,13 @@ class Lending:
 
         def command(node: Any) -> str:
             nonlocal sent_at_s
-            sent_at_s = clock.monotonic_s()
+            sent_at_s = self._clock.monotonic_s()
             return self._store.scripts.lent_extend(node, name, lease_id, lease_ms=lease_ms)
 
         reply = await self._store.run(name, command)
         if isinstance(reply, bytes):
             raise self.over(name, lease_id, reply.decode())
-        return self.extended(Loan(name, lease_id, reply[0], lease_ttl_s, sent_at_s), reply, borrower)
+        return self.extended(Loan(name, lease_id, reply[0], lease_ttl_s, sent_at_s, clock=self._clock), reply, borrower)
 
     def extended(self, loan: Loan, reply: Sequence[Any], borrower: Borrower) -> Loan:
         """The server has given a lease more time; `reply` says since when it is held, for whom, and who keeps it."""
@@ -190,7 +193,7 @@ class Lending:
             self._moved(kept, lease_ttl_s)
         elif is_keeper:
             self._emit(Adopted(name, fencing_token))
-            self.keep(loan, clock.monotonic_s() - max(0, held_us) / 1_000_000, for_whom, borrower)
+            self.keep(loan, self._clock.monotonic_s() - max(0, held_us) / 1_000_000, for_whom, borrower)
         self._emit(Extended(name, fencing_token))
         return replace(loan, owner=read_for_whom(for_whom).owner)
 
@@ -217,7 +220,7 @@ class Lending:
     def count_anew(self) -> None:
         """Timers are late: the end of every lease is counted by the clock."""
         for kept in self.all:
-            self._look_in(kept, max(0.0, kept.deadline_s - clock.monotonic_s()) + LOOK_SLACK_S)
+            self._look_in(kept, max(0.0, kept.deadline_s - self._clock.monotonic_s()) + LOOK_SLACK_S)
 
     def leave(self) -> None:
         """Closes the books: the clients hold on, and whichever process they ask next becomes the keeper."""
@@ -260,9 +263,9 @@ class Lending:
     async def acquired(self, name: str, lease_ttl_s: float, wait_s: float, for_whom: str) -> Lease:
         """The lock, for a client outside; raises as Locker.acquire, but for Dismissed."""
         check_wait_s(wait_s)
-        ends_at_s = clock.monotonic_s() + wait_s
+        ends_at_s = self._clock.monotonic_s() + wait_s
         while True:
-            left_s = max(0.0, ends_at_s - clock.monotonic_s())
+            left_s = max(0.0, ends_at_s - self._clock.monotonic_s())
             try:
                 return await self._locker.acquire_to_lend(
                     name, lease_ttl_s=lease_ttl_s, wait_s=left_s, for_whom=for_whom
@@ -272,7 +275,7 @@ class Lending:
 
     async def _confirmed(self, lease: Lease) -> float:
         """Since when a turn of a run, begun under another's lease, has its own whole time."""
-        asked_at_s = clock.monotonic_s()
+        asked_at_s = self._clock.monotonic_s()
         try:
             await lease.extend(lease.lease_ttl_s)
         except BaseException:
@@ -282,10 +285,10 @@ class Lending:
 
     def _release_command(self, name: str, lease_id: str) -> Callable[[Node], str]:
         check_name(name)
-        call_id, asked_at_s = secrets.token_hex(8), clock.monotonic_s()
+        call_id, asked_at_s = self._clock.random_bytes(8).hex(), self._clock.monotonic_s()
 
         def command(node: Node) -> str:
-            age_ms = int(1000 * (clock.monotonic_s() - asked_at_s))
+            age_ms = int(1000 * (self._clock.monotonic_s() - asked_at_s))
             return self._store.scripts.lent_release(node, name, lease_id, call_id=call_id, age_ms=age_ms)
 
         return command
@@ -321,14 +324,16 @@ class Lending:
         former = self._kept.get((loan.name, loan.lease_id))
         if former is not None:  # found by two requests at once, or of an earlier grant whose end was not heard of
             self._exported(former)
-        kept = LentLease(loan.name, loan.lease_id, loan.fencing_token, acquired_at_s, 0.0, for_whom, borrower)
+        kept = LentLease(
+            loan.name, loan.lease_id, loan.fencing_token, acquired_at_s, 0.0, for_whom, self._clock, borrower
+        )
         self._kept[loan.name, loan.lease_id] = kept
         self._count(borrower, 1)
         self._moved(kept, loan.lease_ttl_s)
 
     def _moved(self, kept: LentLease, lease_ttl_s: float) -> None:
         """Its end is at most so far away: counted from now, which is after the server did."""
-        kept.deadline_s = clock.monotonic_s() + lease_ttl_s
+        kept.deadline_s = self._clock.monotonic_s() + lease_ttl_s
         self._look_in(kept, lease_ttl_s + LOOK_SLACK_S)
 
     def _look_in(self, kept: LentLease, wait_s: float) -> None:
@@ -366,7 +371,7 @@ class Lending:
         kept = self._kept.get((name, lease_id))
         if kept is not None:
             if reason == "unknown":
-                reason = "deleted" if clock.monotonic_s() < kept.deadline_s else "expired"
+                reason = "deleted" if self._clock.monotonic_s() < kept.deadline_s else "expired"
             self._ended(kept, reason)
         return LeaseOver(name, reason=reason)
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
-from locks.clock import monotonic_s
 from locks.errors import Dismissed, LockBusy, LockStoreDown, LockStoreRefused
 from locks.events import WakeSource
 from locks.keys import packed_keys
@@ -112,7 +111,7 @@ class Line:
             self._store_is_down(reply)
             return
         if not isinstance(reply, hiredis.ReplyError):
-            self._heard_at_s = monotonic_s()
+            self._heard_at_s = self._lines.now_s()
         self.look(WakeSource.NONE)
 
     def first_is_gone(self) -> None:
@@ -162,7 +161,7 @@ class Line:
                 lease_id,
                 lease_ms=lease_ms,
                 seen_fence=self._lines.held.seen_fence,
-                age_us=waiter.age_us,
+                age_us=waiter.age_us(self._lines.now_s()),
                 later=self.later,
                 waiter_count=len(self.waiters),
                 stood=self._stands,
@@ -186,7 +185,7 @@ class Line:
         self._watched = False
         if not self.waiters:
             return
-        quiet_s = self._quiet_until_s - monotonic_s()
+        quiet_s = self._quiet_until_s - self._lines.now_s()
         if quiet_s <= 0:
             self.look(WakeSource.TRACKING)
         elif self.asked is None and (self._next_look is None or self._next_look.when() > _loop_s() + quiet_s):
@@ -209,12 +208,12 @@ class Line:
         if not self._is_for_first(lease_ms, sent_at_s):
             self.look(WakeSource.HANDOFF)
             return
-        self._grant(fencing_token, turns, sent_at_s, WakeSource.HANDOFF, handoff_s=monotonic_s() - sent_at_s)
+        self._grant(fencing_token, turns, sent_at_s, WakeSource.HANDOFF, handoff_s=self._lines.now_s() - sent_at_s)
 
     def take_turn(self, lease: Lease) -> bool:
         """Passes the lock on from this lease to the first waiter, within a run; False where there is none."""
         run, self._run = self._run, None
-        now_s = monotonic_s()
+        now_s = self._lines.now_s()
         if run is None or not self.waiters or not run.goes_on_from(lease, now_s):
             return False
         if not (run.is_confirmed or self.first.begins_at_once):
@@ -226,7 +225,7 @@ class Line:
             now_s,
             WakeSource.HANDOFF,
             takeover=False,
-            handoff_s=monotonic_s() - now_s,
+            handoff_s=self._lines.now_s() - now_s,
             ends_at_s=run.ends_at_s,
         )
         run.turn(self._lines.grant(self, waiter, grant))
@@ -247,7 +246,7 @@ class Line:
         if self.asked is self or not self.waiters:
             self.look(WakeSource.HANDOFF)
             return
-        waiter, heard_at_s = self.first, monotonic_s()
+        waiter, heard_at_s = self.first, self._lines.now_s()
         claim_s = min(self._wanted_ms, self._lines.store.scripts.limits.claim_ms) / 1000
         ends_at_s = self._stood_at_s + claim_s - margin_s(claim_s)
         is_new = fencing_token > self._told_fence
@@ -255,7 +254,7 @@ class Line:
         if not may_begin or ends_at_s - heard_at_s < claim_s / 3:
             self.look(WakeSource.HANDOFF)
             return
-        handoff_s = monotonic_s() - heard_at_s
+        handoff_s = self._lines.now_s() - heard_at_s
         run = self._grant(
             fencing_token, turns, heard_at_s, WakeSource.HANDOFF, handoff_s=handoff_s, ends_at_s=ends_at_s
         )
@@ -289,7 +288,7 @@ class Line:
             self._give_back()
             self._lines.forget(self)
         for waiter in waiters:
-            waiter.refuse(Dismissed(self.name, waited_s=waiter.waited_s))
+            waiter.refuse(Dismissed(self.name, waited_s=waiter.waited_s(self._lines.now_s())))
 
     def close(self) -> None:
         """Not in use any more."""
@@ -298,16 +297,22 @@ class Line:
     def _count_patience(self, waiter: Waiter) -> None:
         waiter.stop_timer()
         if waiter.ends_at_s is not None:
-            wait_s = max(0.0, waiter.ends_at_s - monotonic_s())
+            wait_s = max(0.0, waiter.ends_at_s - self._lines.now_s())
             waiter.timer = asyncio.get_running_loop().call_later(wait_s, self._give_up, waiter)
 
     def _give_up(self, waiter: Waiter) -> None:
         is_unheard = self._is_unheard_by(waiter)
         self.leave(waiter)
         if is_unheard:
-            waiter.refuse(LockStoreDown(f"Redis has not told within {waiter.waited_s:.3f} s who has {self.name!r}"))
+            waiter.refuse(
+                LockStoreDown(
+                    f"Redis has not told within {waiter.waited_s(self._lines.now_s()):.3f} s who has {self.name!r}"
+                )
+            )
         else:
-            waiter.refuse(LockBusy(self.name, waited_s=waiter.waited_s, expires_in_s=self.expires_in_s))
+            waiter.refuse(
+                LockBusy(self.name, waited_s=waiter.waited_s(self._lines.now_s()), expires_in_s=self.expires_in_s)
+            )
 
     def _is_unheard_by(self, waiter: Waiter) -> bool:
         """Whether nobody knows that another has the lock: what was asked since this one came was never answered."""
@@ -318,7 +323,7 @@ class Line:
         if not isinstance(self.asked, Request):
             return False
         sent_at_s = self.asked.sent_at_s
-        is_silent = sent_at_s <= waiter.started_at_s or monotonic_s() - sent_at_s > UNANSWERED_S
+        is_silent = sent_at_s <= waiter.started_at_s or self._lines.now_s() - sent_at_s > UNANSWERED_S
         return is_silent or self._heard_at_s == 0.0
 
     def _answered(self, request: Request, reply: Any, lease_id: str, lease_ms: int, source: WakeSource) -> None:
@@ -335,7 +340,7 @@ class Line:
         elif not self._is_for_first(lease_ms, request.sent_at_s):
             self.look(source)
         else:
-            handoff_s = monotonic_s() - request.sent_at_s if source is WakeSource.HANDOFF else None
+            handoff_s = self._lines.now_s() - request.sent_at_s if source is WakeSource.HANDOFF else None
             fencing_token, turns = _granted(reply)
             self._grant(fencing_token, turns, request.sent_at_s, source, handoff_s=handoff_s)
 
@@ -346,7 +351,7 @@ class Line:
         too late: we have stood still, and it is somebody else's by now. Asked again, the server says what we have.
         """
         first = self.first
-        return lease_ms == first.lease_ms and not is_over(first.lease_ttl_s, after_s=monotonic_s() - sent_at_s)
+        return lease_ms == first.lease_ms and not is_over(first.lease_ttl_s, after_s=self._lines.now_s() - sent_at_s)
 
     def _failed(self, request: Request, error: LockStoreDown) -> None:
         if self.asked is request:
@@ -365,7 +370,7 @@ class Line:
     ) -> Run:
         waiter, _ = self.waiters.popitem(last=False)
         lease_id, may_outlast = self.lease_id, self._most_wanted_ms > waiter.lease_ms
-        lapsed = self._lapses_at_s is not None and monotonic_s() >= self._lapses_at_s - TIMER_SLACK_S
+        lapsed = self._lapses_at_s is not None and self._lines.now_s() >= self._lapses_at_s - TIMER_SLACK_S
         takeover = lapsed and source is not WakeSource.HANDOFF
         self._lapses_at_s = None
         self._watched = False
@@ -394,7 +399,7 @@ class Line:
 
     def _stood(self, told_fence: int, sent_at_s: float) -> None:
         """We stood in line when the server had granted no token larger than this one."""
-        self._heard_at_s = monotonic_s()
+        self._heard_at_s = self._lines.now_s()
         self._stands = True
         self._stood_at_s = sent_at_s
         self._told_fence = max(self._told_fence, told_fence)
@@ -423,7 +428,7 @@ class Line:
         def watching(request: Request, holder: bytes | None) -> None:
             if holder is not None and holder == self._watched_holder:
                 # It was extended, or the server tracks too many keys and has dropped this one.
-                self._quiet_until_s = monotonic_s() + QUIET_S
+                self._quiet_until_s = self._lines.now_s() + QUIET_S
             self._watched_holder = holder
             if holder is None and self.waiters and not is_free:
                 self.changed()  # it went before we watched
@@ -441,7 +446,7 @@ class Line:
     def _store_is_down(self, error: LockStoreDown) -> None:
         if not self.waiters:
             return
-        now_s = monotonic_s()
+        now_s = self._lines.now_s()
         down_for_s = self._lines.down_for_s(self.name)
         if self._down_since_s is None:
             self._down_since_s = now_s - down_for_s

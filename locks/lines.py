@@ -36,6 +36,7 @@ class Lines:
         spawn: Spawn,
     ) -> None:
         self.store = store
+        self.now_s = store.clock.monotonic_s
         self.new_lease_id = new_lease_id
         self.grant = grant
         self.spawn = spawn

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 import hiredis
 
 from locks.address import Address
+from locks.clock import Clock
 from locks.dialing import Names, first_reached, is_ip
 from locks.errors import LockStoreDown
 from locks.wire import Argument, OnMessage, Receiver, Wire, packed
@@ -43,6 +43,7 @@ class Link:
         address: Address,
         *,
         command_timeout_s: float,
+        clock: Clock,
         greeting: Callable[[], Greeting] = lambda: (),
         on_greeted: Callable[[list[Any]], None] | None = None,
         on_message: OnMessage | None = None,
@@ -56,6 +57,7 @@ class Link:
         self.address = address
         self._given = address
         self._command_timeout_s = command_timeout_s
+        self._clock = clock
         self._greeting = greeting
         self._on_greeted = on_greeted
         self._on_message = on_message
@@ -152,7 +154,7 @@ class Link:
                     continue
             except LockStoreDown as error:
                 self.last_error = str(error)
-            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
+            await asyncio.sleep(backoff_s * self._clock.uniform(0.5, 1.0))
             backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S)
 
     async def _use(self, wire: Wire) -> None:
@@ -272,12 +274,13 @@ class Link:
         return replies
 
 
-async def ask_once(address: Address, *command: Argument, command_timeout_s: float, names: Names) -> Any:
+async def ask_once(address: Address, *command: Argument, command_timeout_s: float, clock: Clock, names: Names) -> Any:
     """One command's reply, which may be an error, on a connection of its own. Raises LockStoreDown."""
     replies: list[Any] = []
     link = Link(
         address,
         command_timeout_s=command_timeout_s,
+        clock=clock,
         greeting=lambda: [command],
         on_greeted=replies.extend,
         names=names,

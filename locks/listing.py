@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
+from locks.clock import Clock
 from locks.inspection import LockView, Party, party_of
 from locks.picture import Teller, ToldLock, read_locks
 from locks.pieces import in_pieces
@@ -49,11 +50,11 @@ class Told:
     by_name: Mapping[str, ToldLock]
 
 
-async def told_locks(at: float, lists: Iterable[tuple[Teller, str]]) -> Told:
+async def told_locks(at: float, lists: Iterable[tuple[Teller, str]], clock: Clock) -> Told:
     """From the list of each instance."""
     by_name: dict[str, ToldLock] = {}
     for teller, text in lists:
-        async for lines in in_pieces(text.split("\n"), on_request=True):
+        async for lines in in_pieces(text.split("\n"), clock, on_request=True):
             for told in read_locks(lines, teller):
                 known = by_name.get(told.name)
                 by_name[told.name] = told if known is None else _merged(known, told)
@@ -61,18 +62,18 @@ async def told_locks(at: float, lists: Iterable[tuple[Teller, str]]) -> Told:
 
 
 async def page_of(
-    told: Told, *, sort: Sort, limit: int, cursor: str | None, search: str
+    told: Told, clock: Clock, *, sort: Sort, limit: int, cursor: str | None, search: str
 ) -> tuple[Sequence[ToldLock], str | None, int]:
     """A page, the cursor of the next one, and how many match. Raises ValueError for a text that is no cursor."""
-    total, ordered = await _ordered(told, sort, search, _place(cursor, sort) if cursor is not None else None)
+    total, ordered = await _ordered(told, clock, sort, search, _place(cursor, sort) if cursor is not None else None)
     page = list(islice(ordered, limit))
     more = next(ordered, None) is not None
     return page, _cursor(page[-1], sort) if more and page else None, total
 
 
-async def matching(told: Told, *, sort: Sort, search: str) -> Iterable[ToldLock]:
+async def matching(told: Told, clock: Clock, *, sort: Sort, search: str) -> Iterable[ToldLock]:
     """All that match, in order."""
-    _, ordered = await _ordered(told, sort, search, None)
+    _, ordered = await _ordered(told, clock, sort, search, None)
     return ordered
 
 
@@ -106,11 +107,11 @@ def as_listed(lock: ToldLock, at: float) -> ListedLock:
 
 
 async def _ordered(
-    told: Told, sort: Sort, search: str, after: tuple[float, str] | None
+    told: Told, clock: Clock, sort: Sort, search: str, after: tuple[float, str] | None
 ) -> tuple[int, Iterator[ToldLock]]:
     """How many match, and those after this place, in order."""
     runs, total = [], 0
-    async for piece in in_pieces(told.by_name.values(), on_request=True):
+    async for piece in in_pieces(told.by_name.values(), clock, on_request=True):
         found = [(_key(each, sort), each) for each in piece if search in each.name]
         total += len(found)
         runs.append(sorted(each for each in found if after is None or each[0] > after))

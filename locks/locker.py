@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import secrets
 import socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Self
 
-from locks import clock
 from locks.acquiring import Acquiring
 from locks.address import Address, place_of
 from locks.adopting import Adopting
 from locks.capability import LeaseIds, exported
+from locks.clock import SYSTEM, Clock
 from locks.errors import HolderChanged, LockStoreDown, LossReason
 from locks.events import Exported, Extended, Forced, Listener, StoreLost, StoreUp, WakeSource, harmless, ignore
 from locks.for_whom import text_for
@@ -53,6 +51,7 @@ class Locker:
         credentials: Callable[[], tuple[str, ...]] | None = None,
         look_up_every_s: float = LOOK_UP_EVERY_S,
         listener: Listener = ignore,
+        clock: Clock = SYSTEM,
     ) -> None:
         """url: redis://, rediss://, redis+sentinel:// or redis+cluster://. Raises ValueError for any other.
 
@@ -60,24 +59,26 @@ class Locker:
         each connection. `look_up_every_s`: how often a name is looked up, and a Sentinel asked, while all is well.
         `command_timeout_s`: when a server counts as silent. `outage_wait_s`: how long callers wait for a connection to
         come back before they get LockStoreDown (None: command_timeout_s). `max_leases_per_borrower`: of those that are
-        lent (None: all).
+        lent (None: all). `clock`: what tells it the time and gives it random numbers.
         """
         self.instance_id = instance_id
+        self.clock = clock
         self._emit = listener = harmless(listener)
         self._command_timeout_s = command_timeout_s
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._held = HeldLeases(max_leases=max_leases)
-        self._scripts = Scripts(queue_limits or QueueLimits(), holder=_holder(instance_id))
+        self._scripts = Scripts(queue_limits or QueueLimits(), holder=_holder(instance_id, pid=clock.pid()))
         self._servers = servers_at(
             place_of(url, credentials=credentials),
             self._new_node,
             command_timeout_s=command_timeout_s,
             look_up_every_s=look_up_every_s,
+            clock=clock,
         )
-        self._store = LockStore(self._servers, self._scripts, command_timeout_s=command_timeout_s)
+        self._store = LockStore(self._servers, self._scripts, command_timeout_s=command_timeout_s, clock=clock)
         self._renewal = Renewal(self._store, listener, on_lost=self._lost)
-        new_lease_id = LeaseIds().new
+        new_lease_id = LeaseIds(clock.random_bytes).new
         self._acquiring = Acquiring(
             self, self._store, self._held, self._renewal, listener, new_lease_id=new_lease_id, drop=self.drop
         )
@@ -113,7 +114,7 @@ class Locker:
             command_timeout_s=command_timeout_s,
             new_lease_id=new_lease_id,
         )
-        self._resume_watch = ResumeWatch(self._resumed)
+        self._resume_watch = ResumeWatch(clock, self._resumed)
 
     @classmethod
     def connect(
@@ -124,6 +125,7 @@ class Locker:
         command_timeout_s: float = 0.5,
         credentials: Callable[[], tuple[str, ...]] | None = None,
         listener: Listener = ignore,
+        clock: Clock = SYSTEM,
     ) -> Self:
         """A locker for `async with`, which raises LockStoreDown when Redis does not answer at the start.
 
@@ -135,6 +137,7 @@ class Locker:
             command_timeout_s=command_timeout_s,
             credentials=credentials,
             listener=listener,
+            clock=clock,
         )
 
     async def __aenter__(self) -> Self:
@@ -206,7 +209,7 @@ class Locker:
     @property
     def waits(self) -> Mapping[str, Sequence[float]]:
         """The locks that callers of this process wait for, and how many seconds each caller has waited so far."""
-        now_s = clock.monotonic_s()
+        now_s = self.clock.monotonic_s()
         return {
             line.name: [now_s - waiter.started_at_s for waiter in line.waiters]
             for line in self._lines.by_name.values()
@@ -320,11 +323,11 @@ class Locker:
         check_max_hold_s(max_hold_s, lease_ttl_s=lease_ttl_s, keep_extended=keep_extended)
         if len(set(names)) != len(names):
             raise ValueError("each lock's name may be there only once")
-        ends_at_s = None if wait_s is None else clock.monotonic_s() + wait_s
+        ends_at_s = None if wait_s is None else self.clock.monotonic_s() + wait_s
         leases: dict[str, Lease] = {}
         try:
             for name in sorted(names):
-                left_s = None if ends_at_s is None else max(0.0, ends_at_s - clock.monotonic_s())
+                left_s = None if ends_at_s is None else max(0.0, ends_at_s - self.clock.monotonic_s())
                 leases[name] = await self.acquire(
                     name,
                     lease_ttl_s=lease_ttl_s,
@@ -383,7 +386,7 @@ class Locker:
         A python-redis-lock program has no token: 0 stands for it. False when nobody holds the lock. Raises
         HolderChanged when another lease is the current one, LockStoreDown, ValueError.
         """
-        keys, call_id = packed_keys(name), secrets.token_hex(8)
+        keys, call_id = packed_keys(name), self.clock.random_bytes(8).hex()
         reply = await self._store.run(
             name, lambda node: self._scripts.force(keys, fencing_token=fencing_token, call_id=call_id)
         )
@@ -483,6 +486,7 @@ class Locker:
         return Node(
             address,
             command_timeout_s=self._command_timeout_s,
+            clock=self.clock,
             greeting=self._scripts.greeting,
             acquire_free=lambda items: self._scripts.acquire_free(items, seen_fence=self._held.seen_fence),
             release_alone=self._scripts.release_alone,
@@ -530,9 +534,9 @@ class Locker:
         task.add_done_callback(self._tasks.discard)
 
 
-def _holder(instance_id: str) -> str:
+def _holder(instance_id: str, *, pid: int) -> str:
     """Instance, host and pid as the scripts keep them: ASCII, separated by tabs."""
-    return "\t".join(_plain(part) for part in (instance_id, socket.gethostname(), str(os.getpid())))
+    return "\t".join(_plain(part) for part in (instance_id, socket.gethostname(), str(pid)))
 
 
 def _plain(text: str) -> str:

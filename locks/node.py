@@ -12,6 +12,7 @@ from typing import Any
 import hiredis
 
 from locks.address import Address
+from locks.clock import Clock
 from locks.dialing import Names
 from locks.errors import LockStoreDown
 from locks.link import Link
@@ -100,6 +101,7 @@ class Node:
         *,
         channel: str,
         command_timeout_s: float,
+        clock: Clock,
         greeting: tuple[tuple[Argument, ...], ...],
         acquire_free: Callable[[Sequence[Any]], str],
         release_alone: Callable[[Sequence[Any]], str],
@@ -127,6 +129,7 @@ class Node:
         self.commands = Link(
             address,
             command_timeout_s=command_timeout_s,
+            clock=clock,
             greeting=self._command_greeting,
             on_greeted=self._commands_greeted,
             on_up=self._commands_up,
@@ -140,6 +143,7 @@ class Node:
         self.messages = Link(
             address,
             command_timeout_s=command_timeout_s,
+            clock=clock,
             greeting=lambda: [("CLIENT", "ID"), ("SUBSCRIBE", channel), ("SUBSCRIBE", INVALIDATED)],
             on_greeted=self._messages_greeted,
             on_message=self._on_message,

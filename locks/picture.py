@@ -14,7 +14,7 @@ _HISTOGRAMS = frozenset({"wait", "hold", "under_way"})
 
 
 class HeldLock(Protocol):
-    """A lease as far as it is told of; times are clock.monotonic_s() seconds."""
+    """A lease as far as it is told of; times are seconds of Clock.monotonic_s."""
 
     @property
     def name(self) -> str: ...

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from locks import clock
+from locks.clock import Clock
 
 Item = TypeVar("Item")
 
@@ -28,7 +28,7 @@ MOST_WORK_S = 0.002
 _next_at_s: WeakKeyDictionary[asyncio.AbstractEventLoop, float] = WeakKeyDictionary()
 
 
-async def in_pieces(items: Iterable[Item], *, on_request: bool) -> AsyncIterator[list[Item]]:
+async def in_pieces(items: Iterable[Item], clock: Clock, *, on_request: bool) -> AsyncIterator[list[Item]]:
     """The items, PIECE at a time, with rests between; nothing may be added to or taken from them meanwhile."""
     iterator = iter(items)
     began_at_s = clock.monotonic_s()

@@ -5,15 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import secrets
 import socket
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from locks import clock
 from locks.contention_store import (
     DAY_MS,
     FINE_S,
@@ -69,8 +65,9 @@ class Publisher:
         self._also_held = also_held
         self._interval_s = interval_s
         self._store = ContentionStore(locker.store)
-        self._token = secrets.token_hex(8)
-        self._host, self._pid, self._started_at = socket.gethostname(), os.getpid(), time.time()
+        clock = self._clock = locker.clock
+        self._token = clock.random_bytes(8).hex()
+        self._host, self._pid, self._started_at = socket.gethostname(), clock.pid(), clock.wall_s()
         self._who = "\t".join((self._token, *map(_plain, (locker.instance_id, self._host, str(self._pid)))))
         self._window: deque[Second] = deque(maxlen=WINDOW_SECONDS)
         self._totals: Counter[str] = Counter()
@@ -92,7 +89,9 @@ class Publisher:
         if self._task is None:
             return
         await _cancelled(self._task)
-        incident = NotedIncident(time.time(), "instance-stopped", "", {"host": self._host, "pid": str(self._pid)})
+        incident = NotedIncident(
+            self._clock.wall_s(), "instance-stopped", "", {"host": self._host, "pid": str(self._pid)}
+        )
         with contextlib.suppress(LockStoreDown):
             await self._publish_once()
             await self._store.leave(who=self._who, token=self._token, incident=self._incident_text(incident))
@@ -126,14 +125,14 @@ class Publisher:
             who=self._who,
             token=self._token,
             number=str(self._number),
-            picture=self._picture(held, waits, lines, oldest_held_s=await _oldest_s(held)).text(),
+            picture=self._picture(held, waits, lines, oldest_held_s=await self._oldest_s(held)).text(),
             locks=await self._list(held, waits),
             additions=self._pending,
         )
         self._pending = None
         if self._listing is not None and self._listing.done():
             self._listing = None
-        self._clock_offset_s = now_s - time.time()
+        self._clock_offset_s = now_s - self._clock.wall_s()
 
     def _picture(
         self, held: list[HeldLock], waits: Waits, lines: Mapping[str, LineSeen], *, oldest_held_s: float
@@ -171,7 +170,7 @@ class Publisher:
     async def _list(self, held: list[HeldLock], waits: Waits) -> str:
         """'' where the last list stands a while longer: this one is told once it is made, and meanwhile all else is."""
         if self._listing is None:
-            if clock.monotonic_s() < self._next_list_at_s:
+            if self._clock.monotonic_s() < self._next_list_at_s:
                 return ""
             self._listing = asyncio.create_task(self._listed(held, waits), name="contention-list")
         done, _ = await asyncio.wait([self._listing], timeout=self._interval_s)
@@ -179,18 +178,25 @@ class Publisher:
 
     async def _listed(self, held: list[HeldLock], waits: Waits) -> str:
         """The list; never empty, so that an old one is replaced."""
-        offset_s = time.time() + self._clock_offset_s - clock.monotonic_s()
+        offset_s = self._clock.wall_s() + self._clock_offset_s - self._clock.monotonic_s()
         waiters, lines, took_s = {name: len(ages_s) for name, ages_s in waits.items()}, list[str](), 0.0
-        async for piece in in_pieces(held, on_request=False):
-            began_at_s = clock.monotonic_s()
+        async for piece in in_pieces(held, self._clock, on_request=False):
+            began_at_s = self._clock.monotonic_s()
             lines += lines_of_held(piece, waiters, offset_s=offset_s)
-            took_s += clock.monotonic_s() - began_at_s
+            took_s += self._clock.monotonic_s() - began_at_s
         lines += lines_of_waited_for(waiters)
-        self._next_list_at_s = clock.monotonic_s() + LIST_SHARE * took_s
+        self._next_list_at_s = self._clock.monotonic_s() + LIST_SHARE * took_s
         return "\n".join(lines) or "\n"
 
+    async def _oldest_s(self, held: list[HeldLock]) -> float:
+        """How long the lock is held that is held longest."""
+        now_s = began_at_s = self._clock.monotonic_s()
+        async for piece in in_pieces(held, self._clock, on_request=False):
+            began_at_s = min(began_at_s, *[lease.acquired_at_s for lease in piece])
+        return now_s - began_at_s
+
     def _additions(self, second: Second, waits: Waits, lines: Mapping[str, LineSeen], *, held_count: int) -> Additions:
-        additions, at_s = Additions(), int(time.time() + self._clock_offset_s)
+        additions, at_s = Additions(), int(self._clock.wall_s() + self._clock_offset_s)
         ages = {f"u:{bucket}": count for bucket, count in ages_of(waits).sparse().items()}
         sums = {"held": held_count, "waiting": sum(map(len, waits.values()))}
         for length_s, kept_ms in ((FINE_S, QUARTER_MS), (MINUTE_S, DAY_MS)):
@@ -276,14 +282,6 @@ async def _cancelled(task: asyncio.Task[Any]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-
-
-async def _oldest_s(held: list[HeldLock]) -> float:
-    """How long the lock is held that is held longest."""
-    now_s = began_at_s = clock.monotonic_s()
-    async for piece in in_pieces(held, on_request=False):
-        began_at_s = min(began_at_s, *[lease.acquired_at_s for lease in piece])
-    return now_s - began_at_s
 
 
 def _plain(text: str) -> str:

@@ -156,7 +156,7 @@ class Releasing:
             fencing_token=lease.fencing_token,
             next_lease_id=line.lease_id,
             lease_ms=lease_ms,
-            age_us=first.age_us,
+            age_us=first.age_us(self._store.clock.monotonic_s()),
             later=line.later,
             waiter_count=len(line.waiters),
             for_whom=first.for_whom,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from locks.clock import monotonic_s
 from locks.errors import LockStoreDown, LossReason
 from locks.events import Extended, Listener, Lost, Unknown
 from locks.keys import packed_keys
@@ -20,10 +19,11 @@ LATE_S = 0.05
 
 
 class Renewal:
-    """Knows every lease of this process from its grant to its end. Times are monotonic_s() seconds."""
+    """Knows every lease of this process from its grant to its end. Times are seconds of Clock.monotonic_s."""
 
     def __init__(self, store: LockStore, emit: Listener, on_lost: Callable[[Lease, LossReason], None]) -> None:
         self._store = store
+        self._now_s = store.clock.monotonic_s
         self._emit = emit
         self._on_lost = on_lost
         self._slots: dict[int, dict[Lease, None]] = {}
@@ -56,7 +56,7 @@ class Renewal:
             timer.cancel()
         self._slots.clear()
         self._timers.clear()
-        soon_s = monotonic_s() + SLOT_S
+        soon_s = self._now_s() + SLOT_S
         for lease in leases:
             self._look_at(lease, soon_s)
 
@@ -74,7 +74,7 @@ class Renewal:
         slot = self._slots.get(number)
         if slot is None:
             slot = self._slots[number] = {}
-            wait_s = number * SLOT_S - monotonic_s()
+            wait_s = number * SLOT_S - self._now_s()
             self._timers[number] = asyncio.get_running_loop().call_later(max(0.0, wait_s), self._look, number)
         if lease.due_slot != number:
             self.forget(lease)
@@ -82,7 +82,7 @@ class Renewal:
         slot[lease] = None
 
     def _look(self, number: int) -> None:
-        now_s = monotonic_s()
+        now_s = self._now_s()
         if now_s - number * SLOT_S > LATE_S:
             # The loop was blocked. What Redis has answered meanwhile is read before anything is judged by the clock.
             self._timers[number] = asyncio.get_running_loop().call_later(0.001, self._look_now, number)
@@ -91,7 +91,7 @@ class Renewal:
 
     def _look_now(self, number: int) -> None:
         self._timers.pop(number, None)
-        now_s = monotonic_s()
+        now_s = self._now_s()
         for lease in self._slots.pop(number):
             self._attend(lease, now_s)
 
@@ -113,7 +113,7 @@ class Renewal:
             self._look_at(lease, min(lease.deadline_s, ahead_s + lease.lease_ttl_s / LOOKS_PER_LEASE))
 
     def _start(self, lease: Lease) -> None:
-        left_s = lease.holds_until_s - monotonic_s()
+        left_s = lease.holds_until_s - self._now_s()
         if left_s < SHORTEST_LEASE_S:
             lease.keep_extended = False
             return
@@ -152,7 +152,7 @@ async def extend(store: LockStore, lease: Lease, lease_ttl_s: float) -> tuple[fl
 
     def command(_: object) -> str:
         nonlocal sent_at_s
-        sent_at_s = monotonic_s()
+        sent_at_s = store.clock.monotonic_s()
         return store.scripts.extend(
             keys, lease.known_as, grant_fence=lease.grant_fence, lease_ms=lease_ms, fencing_token=lease.fencing_token
         )

@@ -7,7 +7,6 @@ from typing import Any
 
 import hiredis
 
-from locks.clock import monotonic_s
 from locks.errors import LockStoreDown
 from locks.node import Node
 from locks.store import LockStore
@@ -39,7 +38,7 @@ class Request:
         """On its way with this tick's others. Raises LockStoreDown at once while there is no connection."""
         self._node = node
         self._command = command
-        self.sent_at_s = monotonic_s()
+        self.sent_at_s = self._store.clock.monotonic_s()
         node.send(command, self)
 
     def done(self) -> bool:

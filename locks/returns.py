@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
 from typing import Any
 
-from locks import clock
 from locks.errors import LockStoreDown
 from locks.keys import packed_keys
 from locks.lease import LONGEST_LEASE_S
@@ -77,6 +75,7 @@ class Returns:
 
     def __init__(self, store: LockStore, *, is_in_use: Callable[[str, str], bool], spawn: Spawn) -> None:
         self._store = store
+        self._clock = store.clock
         self._is_in_use = is_in_use
         self._spawn = spawn
         # By lock and lease id, as a client may choose one for several; what is on its way is not in here.
@@ -107,7 +106,7 @@ class Returns:
 
     def go_on(self) -> None:
         """A server is back: what is owed is sent, but where just now it was not taken."""
-        if clock.monotonic_s() >= self._not_before_s:
+        if self._clock.monotonic_s() >= self._not_before_s:
             self._send_owed()
 
     def close(self) -> None:
@@ -142,7 +141,7 @@ class Returns:
     def _keep(self, owed: Owed) -> None:
         if self._closed:
             return
-        owed.over_at.failed(clock.monotonic_s(), is_answered=self._has_connection(owed.name))
+        owed.over_at.failed(self._clock.monotonic_s(), is_answered=self._has_connection(owed.name))
         owed.was_kept = True
         self._owed[owed.name, owed.lease_id] = owed
         if len(self._owed) > MOST_OWED:
@@ -162,7 +161,7 @@ class Returns:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        now_s, sent = clock.monotonic_s(), 0
+        now_s, sent = self._clock.monotonic_s(), 0
         for key, owed in list(self._owed.items()):
             if self._is_needless(owed, now_s):
                 del self._owed[key]
@@ -176,7 +175,7 @@ class Returns:
             self._not_before_s = now_s + self._pause_s
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         # Without a connection there is no hurry: go_on is called when it is back.
-        self._go_on_in((self._pause_s if sent else LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))
+        self._go_on_in((self._pause_s if sent else LONGEST_PAUSE_S) * self._clock.uniform(0.5, 1.0))
 
     def _has_connection(self, name: str) -> bool:
         try:

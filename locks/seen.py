@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from locks import events
+from locks.clock import SYSTEM, Clock
 from locks.events import LockEvent
 from locks.for_whom import read_for_whom
 from locks.histogram import LogHistogram, bucket_of
@@ -42,7 +42,7 @@ class HotSeen:
 class NotedIncident:
     """Something that somebody may have to act on."""
 
-    at_s: float  # time.time()
+    at_s: float  # Clock.wall_s
     kind: str
     name: str
     detail: Mapping[str, Any]
@@ -53,7 +53,7 @@ class NotedHold:
     """A hold that has ended, of a lock that was waited for, or a long one."""
 
     name: str
-    began_at_s: float  # time.time()
+    began_at_s: float  # Clock.wall_s
     held_s: float
     fencing_token: int
     for_whom: str
@@ -76,7 +76,8 @@ class Second:
 class Seen:
     """A listener to a Locker, and to whoever has more to count. For one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self._wall_s = clock.wall_s
         self._now = Second()
         self._contended: dict[str, None] = {}  # locks that were waited for here, until their next end
 
@@ -93,7 +94,7 @@ class Seen:
     def note(self, kind: str, name: str, **detail: Any) -> None:
         """An incident. The first fifty of a second are kept."""
         if len(self._now.incidents) < MOST_INCIDENTS:
-            self._now.incidents.append(NotedIncident(time.time(), kind, name, detail))
+            self._now.incidents.append(NotedIncident(self._wall_s(), kind, name, detail))
 
     def on_lock_event(self, event: LockEvent) -> None:
         """A listener for a Locker."""
@@ -185,7 +186,7 @@ class Seen:
     def _note_hold(self, event: events.Released | events.Lost | events.Exported, end: str, bucket: int) -> None:
         name, held_s = event.name, event.held_s
         self._contended.pop(name, None)
-        began_at_s = time.time() - held_s
+        began_at_s = self._wall_s() - held_s
         self._now.holds.append(NotedHold(name, began_at_s, held_s, event.fencing_token, event.for_whom, end))
         self._name_in_cell(f"h{bucket}", name)
 

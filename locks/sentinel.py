@@ -7,6 +7,7 @@ from collections import Counter
 
 from locks.address import Address, Sentinels
 from locks.asking import answers_of
+from locks.clock import Clock
 from locks.dialing import Names
 from locks.errors import LockStoreDown
 from locks.link import ask_once
@@ -15,10 +16,11 @@ from locks.link import ask_once
 class Master:
     """Whom the Sentinels name."""
 
-    def __init__(self, place: Sentinels, names: Names, *, timeout_s: float) -> None:
+    def __init__(self, place: Sentinels, names: Names, *, timeout_s: float, clock: Clock) -> None:
         self._place = place
         self._names = names
         self._timeout_s = timeout_s
+        self._clock = clock
 
     async def locate(self) -> Address:
         """Where most of those who answer soon see the master: one that is cut off may name an old one for long."""
@@ -43,7 +45,9 @@ class Master:
     async def _asked(self, sentinel: Address) -> tuple[str, int]:
         service = self._place.service
         question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
-        reply = await ask_once(sentinel, *question, command_timeout_s=self._timeout_s, names=self._names)
+        reply = await ask_once(
+            sentinel, *question, command_timeout_s=self._timeout_s, clock=self._clock, names=self._names
+        )
         if not isinstance(reply, list):
             raise LockStoreDown(f"Sentinel at {sentinel.host}:{sentinel.port} knows no {service!r}: {reply}")
         host, port = reply

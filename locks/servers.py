@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import itertools
-import secrets
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from locks.address import Address, Cluster, Place, Sentinels
+from locks.clock import Clock
 from locks.cluster import ClusterServers
 from locks.dialing import Names
 from locks.errors import LockStoreRefused
@@ -61,19 +61,21 @@ class Servers(Protocol):
         """Closes all connections."""
 
 
-def servers_at(place: Place, new_node: NewNode, *, command_timeout_s: float, look_up_every_s: float) -> Servers:
+def servers_at(
+    place: Place, new_node: NewNode, *, command_timeout_s: float, look_up_every_s: float, clock: Clock
+) -> Servers:
     """The servers of a lock store. What is found by a name, or by asking, is found again every look_up_every_s."""
-    names = Names()
+    names, channels = Names(), _channels(clock)
     new_node = functools.partial(new_node, names=names, look_up_every_s=look_up_every_s)
     match place:
         case Address():
-            return OneServer(new_node(place, channel=_channels()(), must_not_be_clustered=True))
+            return OneServer(new_node(place, channel=channels(), must_not_be_clustered=True))
         case Sentinels():
-            master = Master(place, names, timeout_s=command_timeout_s)
+            master = Master(place, names, timeout_s=command_timeout_s, clock=clock)
             return OneServer(
                 new_node(
                     place.data,
-                    channel=_channels()(),
+                    channel=channels(),
                     locate=master.locate,
                     has_moved=master.has_moved,
                     must_be_master=True,
@@ -84,15 +86,16 @@ def servers_at(place: Place, new_node: NewNode, *, command_timeout_s: float, loo
                 place,
                 new_node,
                 names,
-                channels=_channels(),
+                channels=channels,
                 command_timeout_s=command_timeout_s,
                 look_up_every_s=look_up_every_s,
+                clock=clock,
             )
 
 
-def _channels() -> Callable[[], str]:
+def _channels(clock: Clock) -> Callable[[], str]:
     """Names for this process; each server knows it by another, since a Cluster spreads messages to all its nodes."""
-    process, numbers = secrets.token_hex(8), itertools.count()
+    process, numbers = clock.random_bytes(8).hex(), itertools.count()
     return lambda: f"lock-wake:{process}:{next(numbers) % MOST_CHANNELS:04x}"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-import random
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 import hiredis
 
-from locks import clock
+from locks.clock import Clock
 from locks.errors import LockStoreDown, LockStoreRefused, WrongLoop
 from locks.keys import (
     KEY_COUNT,
@@ -338,10 +337,11 @@ def _arguments(*values: str | int) -> str:
 class LockStore:
     """Asks the right server, again where that helps, and for a bounded time."""
 
-    def __init__(self, servers: Servers, scripts: Scripts, *, command_timeout_s: float) -> None:
+    def __init__(self, servers: Servers, scripts: Scripts, *, command_timeout_s: float, clock: Clock) -> None:
         self._servers = servers
         self.node_of: Callable[[str], Node] = servers.node_of  # the server that has a lock; raises LockStoreDown
         self.scripts = scripts
+        self.clock = clock
         self.loop: asyncio.AbstractEventLoop  # of the locker, once it is open; in a thread of this number
         self.thread_id: int | None = None
         self._patience_s = command_timeout_s
@@ -388,7 +388,7 @@ class LockStore:
 
     async def run(self, name: str, command_to: Callable[[Node], str]) -> Any:
         """The same, asked again when the connection was lost just now and comes back; for what does no harm twice."""
-        give_up_at_s = clock.monotonic_s() + self._patience_s
+        give_up_at_s = self.clock.monotonic_s() + self._patience_s
         while True:
             try:
                 return await self.ask(name, command_to)
@@ -396,7 +396,7 @@ class LockStore:
                 raise
             except LockStoreDown:
                 node = self.node_of(name)
-                if clock.monotonic_s() >= give_up_at_s or not await node.commands.up_within(self._patience_s):
+                if self.clock.monotonic_s() >= give_up_at_s or not await node.commands.up_within(self._patience_s):
                     raise
 
     async def settle(self, name: str, node: Node, command: str, error: Any) -> Any:
@@ -404,7 +404,7 @@ class LockStore:
 
         Raises LockStoreDown when it takes too long, LockStoreRefused.
         """
-        give_up_at_s = clock.monotonic_s() + self._patience_s
+        give_up_at_s = self.clock.monotonic_s() + self._patience_s
         reply: Any = error
         asking = False
         pause_s = _SHORTEST_PAUSE_S
@@ -422,11 +422,11 @@ class LockStore:
                 node = self._servers.beside(host, int(port)) if asking else self._moved(name, slot, host, int(port))
                 await node.commands.up_within(self._patience_s)
             elif word in _LATER or word in _REPLACED:
-                if clock.monotonic_s() >= give_up_at_s:
+                if self.clock.monotonic_s() >= give_up_at_s:
                     raise LockStoreDown(f"Redis answers: {reply}")
                 if word in _REPLACED:
                     node.commands.drop("Redis is a replica now")
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+                await asyncio.sleep(pause_s * self.clock.uniform(0.5, 1.0))
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 node, asking = self.node_of(name), False
                 await node.commands.up_within(self._patience_s)
@@ -437,7 +437,7 @@ class LockStore:
             if asking:
                 node.ask(_ASKING).add_done_callback(retrieve)
             reply = await node.ask(command)
-            if clock.monotonic_s() >= give_up_at_s + self._patience_s:
+            if self.clock.monotonic_s() >= give_up_at_s + self._patience_s:
                 break
         if isinstance(reply, hiredis.ReplyError):
             raise LockStoreDown(f"Redis answers: {reply}")

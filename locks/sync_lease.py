@@ -12,7 +12,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from locks import clock, suspension
+from locks import suspension
+from locks.clock import SYSTEM
 from locks.errors import LeaseLost, LocksError, LockStoreDown, LossReason
 from locks.lease import margin_s
 from locks.sync_store import EXTENDED, UNEXPIRING, SyncStore
@@ -81,7 +82,7 @@ class SyncLease:
         return self.closed or self.loss_reason is not None
 
     def remaining_s(self) -> float:
-        return 0.0 if self.is_over else max(0.0, self._ends_at_s - clock.monotonic_s())
+        return 0.0 if self.is_over else max(0.0, self._ends_at_s - SYSTEM.monotonic_s())
 
     def loss(self) -> LeaseLost:
         return LeaseLost(self._name, reason=self.loss_reason or LossReason.EXPIRED, fencing_token=self.fencing_token)
@@ -90,7 +91,7 @@ class SyncLease:
         """Declares the lease lost whose time is over, and sends a renewal that is due; never waits for Redis."""
         with KEEPER.changing:
             self._notice_lapse()
-            now_s = clock.monotonic_s()
+            now_s = SYSTEM.monotonic_s()
             if not self.is_over and now_s >= self.due_s:
                 # Until an answer says otherwise it is unanswered, and due again.
                 self._renewal_due_s = now_s + self._expire_s / RETRIES_PER_LEASE
@@ -102,7 +103,7 @@ class SyncLease:
         """Raises LeaseLost, or LockStoreDown: unknown is not extended."""
         with self._sending:  # the order of the answers is the order of the commands
             self._raise_if_lost()
-            sent_at_s = clock.monotonic_s()
+            sent_at_s = SYSTEM.monotonic_s()
             self.lasts_s = max(self.lasts_s, expire_s)  # unanswered, it may be done
             try:
                 outcome = self._store.extend(self._lease_id, expire_s, grant_fence=self.fencing_token)
@@ -154,7 +155,7 @@ class SyncLease:
         self._renewal_due_s = sent_at_s + expire_s / RENEWALS_PER_LEASE
 
     def _notice_lapse(self) -> None:
-        if not self.is_over and clock.monotonic_s() >= self._ends_at_s:
+        if not self.is_over and SYSTEM.monotonic_s() >= self._ends_at_s:
             self.lose(LossReason.UNREACHABLE if self._unanswered else LossReason.EXPIRED)
 
     def _raise_if_lost(self) -> None:
@@ -206,9 +207,9 @@ class _Keeper:
         with self.changing:
             self._end.set()
             self.changing.notify()
-        ends_at_s = clock.monotonic_s() + LAST_WORK_S
+        ends_at_s = SYSTEM.monotonic_s() + LAST_WORK_S
         for thread in tuple(self._threads):
-            thread.join(max(0.0, ends_at_s - clock.monotonic_s()))
+            thread.join(max(0.0, ends_at_s - SYSTEM.monotonic_s()))
 
     def ends_within(self, wait_s: float) -> bool:
         """Waits for the interpreter's end; whether it has come."""
@@ -244,14 +245,14 @@ class _Keeper:
                 idle = False
                 while (self._leases or not idle) and not self._end.is_set():
                     idle = not self._leases
-                    self._wakes_at_s = min(clock.monotonic_s() + KEEPER_LINGERS_S, self._look())
+                    self._wakes_at_s = min(SYSTEM.monotonic_s() + KEEPER_LINGERS_S, self._look())
                     self._wait()
             finally:
                 self._runs = False
 
     def _wait(self) -> None:
         # In short pieces: a thread's wait stands still in a suspend, and leases do not.
-        while (left_s := self._wakes_at_s - clock.monotonic_s()) > 0:
+        while (left_s := self._wakes_at_s - SYSTEM.monotonic_s()) > 0:
             if self.changing.wait(min(left_s, suspension.LOOK_S)):
                 return
 

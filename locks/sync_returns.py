@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 
-from locks import clock
+from locks.clock import SYSTEM
 from locks.errors import LockStoreDown, LockStoreRefused
 from locks.returns import LONGEST_PAUSE_S, MOST_AT_ONCE, MOST_OWED, SHORTEST_PAUSE_S, OverAt
 from locks.sync_lease import KEEPER, UntilTheEnd
@@ -20,7 +19,7 @@ class GiveBack:
         self.store = store
         self._lease_id = lease_id
         self._grant_fence = grant_fence
-        self._call_id = secrets.token_urlsafe(9)
+        self._call_id = SYSTEM.random_bytes(8).hex()
         self._sending = UntilTheEnd()
         self._over_at = OverAt(lasts_s)
         self.outcome: str | None = None
@@ -28,7 +27,7 @@ class GiveBack:
     @property
     def is_over(self) -> bool:
         """Whether there is nothing left to give back."""
-        return self.outcome is not None or self._over_at.has_come(clock.monotonic_s())
+        return self.outcome is not None or self._over_at.has_come(SYSTEM.monotonic_s())
 
     def send(self) -> str:
         """What became of it, RELEASED or a LossReason's value; asked for unless it is known. Raises LockStoreDown."""
@@ -37,7 +36,7 @@ class GiveBack:
                 try:
                     self.outcome = self.store.release(self._lease_id, self._call_id, grant_fence=self._grant_fence)
                 except LockStoreDown as error:
-                    self._over_at.failed(clock.monotonic_s(), is_answered=isinstance(error, LockStoreRefused))
+                    self._over_at.failed(SYSTEM.monotonic_s(), is_answered=isinstance(error, LockStoreRefused))
                     raise
             return self.outcome
 

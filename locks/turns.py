@@ -35,7 +35,7 @@ class Turns:
 
 
 class Run:
-    """`lease`: of the turn that is on now; `last_fence`: the token of the last one. Times: clock.monotonic_s().
+    """`lease`: of the turn that is on now; `last_fence`: the token of the last one. Times: Clock.monotonic_s.
 
     No turn begins after `begins_until_s`, since the run's lease, which ends at `ends_at_s`, would not cover it.
     """

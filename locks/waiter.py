@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from locks.clock import monotonic_s
 from locks.events import WakeSource
 from locks.lease import Lease
 
@@ -52,15 +51,13 @@ class Waiter:
         """Microseconds; not below zero."""
         return max(0, int((self.started_at_s - other.started_at_s) * 1_000_000))
 
-    @property
-    def waited_s(self) -> float:
+    def waited_s(self, now_s: float) -> float:
         """Seconds since the call began."""
-        return monotonic_s() - self.started_at_s
+        return now_s - self.started_at_s
 
-    @property
-    def age_us(self) -> int:
+    def age_us(self, now_s: float) -> int:
         """The same in microseconds: what its place in line goes by."""
-        return int(self.waited_s * 1_000_000)
+        return int(self.waited_s(now_s) * 1_000_000)
 
     def refuse(self, error: Exception) -> None:
         """Ends the wait without a lease."""

@@ -168,7 +168,7 @@ class Sampling:
         oldest_held_s, oldest_wait_s = dict[str, float](), dict[str, float]()
         self._note_oldest(waited_s, oldest_wait_s)
         took_s = time.monotonic() - began_at_s
-        async for piece in in_pieces(held, on_request=False):
+        async for piece in in_pieces(held, self._locker.clock, on_request=False):
             began_at_s = time.monotonic()
             self._note_oldest([(lease.name, lease.held_s) for lease in piece], oldest_held_s)
             took_s += time.monotonic() - began_at_s

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from locks.clock import SYSTEM
 from locks.inspection import Party
 from locks.pieces import in_pieces
 from service.dashboard.asked import Asked
@@ -33,14 +34,14 @@ class Table:
 async def as_csv(table: Table) -> AsyncIterator[bytes]:
     """RFC 4180, UTF-8, a piece at a time."""
     yield _csv([table.columns])
-    async for piece in in_pieces(table.rows, on_request=True):
+    async for piece in in_pieces(table.rows, SYSTEM, on_request=True):
         yield _csv([_cell(value) for value in row] for row in piece)
 
 
 async def as_json(table: Table) -> AsyncIterator[bytes]:
     """A list of objects, a piece at a time."""
     before = b"["
-    async for piece in in_pieces(table.rows, on_request=True):
+    async for piece in in_pieces(table.rows, SYSTEM, on_request=True):
         yield before + orjson.dumps([_object(table.columns, row) for row in piece])[1:-1]
         before = b","
     yield b"]" if before == b"," else b"[]"

@@ -13,6 +13,7 @@ from db.database import DatabaseLimits
 from db.decisions import ChargeRequest
 from db.events import Listener, ignore
 from locks import Lease
+from locks.clock import SYSTEM
 from service.charging import Charging
 from service.pending_charge import PendingCharge, TimedEntry
 from service.shares import Limit
@@ -125,6 +126,8 @@ def meetings(rows: Rows, count: int) -> list[int]:
 
 class NoKeeper:
     """A lease that nobody extends, releases or finishes."""
+
+    clock = SYSTEM
 
     async def extend(self, lease: Lease, lease_ttl_s: float) -> None:
         raise NotImplementedError

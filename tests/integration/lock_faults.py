@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
-from locks import Locker, clock
+from locks import Locker
+from locks.clock import SYSTEM
 from locks.events import Acquired, LockEvent, WakeSource
 from tests.harness import PATIENCE_S, wait_until_async
 from tests.integration.test_locker import Heard, Keys, locking
@@ -25,7 +26,7 @@ class Timed(Heard):
         self.times_s: list[float] = []
 
     def __call__(self, event: LockEvent) -> None:
-        self.times_s.append(clock.monotonic_s())
+        self.times_s.append(SYSTEM.monotonic_s())
         super().__call__(event)
 
     def last_at_s(self, kind: type[LockEvent]) -> float:
@@ -102,7 +103,7 @@ async def nobody_listens(keys: Keys, channel: str) -> None:
 
 def lease_end_s(keys: Keys) -> float | None:
     """When the lease ends in Redis, by our monotonic clock and at the earliest; None when it has ended."""
-    asked_at_s = clock.monotonic_s()
+    asked_at_s = SYSTEM.monotonic_s()
     remaining_ms = int(keys.client.pttl(keys.lock))
     return asked_at_s + remaining_ms / 1000 if remaining_ms >= 0 else None
 

@@ -8,7 +8,8 @@ from contextlib import closing, suppress
 import pytest
 import redis
 
-from locks import LeaseLost, LockStoreDown, clock
+from locks import LeaseLost, LockStoreDown
+from locks.clock import SYSTEM
 from locks.compat import SafeLock
 from locks.compat import client as stated_client
 from locks.returns import SLACK_S
@@ -107,11 +108,11 @@ def test_what_is_owed_outlasts_the_silence_of_a_server_that_takes_the_lock_late(
     with SafeLock(client, f"{name}/other"):  # the script is loaded, on a connection that is read before the next ones
         pass
     server.freeze()
-    silent_since_s = clock.monotonic_s()
+    silent_since_s = SYSTEM.monotonic_s()
     with pytest.raises(LockStoreDown):
         lock.acquire(timeout=0)
     ends_at_s = silent_since_s + expire_s + SLACK_S + 1.0
-    wait_until(lambda: clock.monotonic_s() > ends_at_s, what="longer than the lease, and all that is added to it")
+    wait_until(lambda: SYSTEM.monotonic_s() > ends_at_s, what="longer than the lease, and all that is added to it")
     server.thaw()
     wait_until(lambda: server.ask("EXISTS", f"lock-released:{{{name}}}") == 1, what="a lock that is given back")
     assert free(server, name)

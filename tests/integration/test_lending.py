@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from locks import Lease, LockBusy, Locker, LockStoreDown, LossReason, clock
+from locks import Lease, LockBusy, Locker, LockStoreDown, LossReason
+from locks.clock import SYSTEM
 from locks.errors import TooManyBorrowed
 from locks.events import Acquired, Adopted, Exported, Lost, Released, Waiting
 from locks.for_whom import text_for_client
@@ -81,7 +82,7 @@ async def test_the_keeper_books_what_other_processes_are_asked(
     assert (kept.name, kept.fencing_token, kept.for_whom) == (name, loan.fencing_token, R_1)
 
     async def moved() -> bool:
-        return kept.deadline_s - clock.monotonic_s() > 61
+        return kept.deadline_s - SYSTEM.monotonic_s() > 61
 
     await wait_until_async(moved, what="the keeper to hear of the new end")
     assert (held_by_books(heard), keeper.held) == (1, [])

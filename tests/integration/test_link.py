@@ -17,6 +17,7 @@ import redis
 
 from locks import LockStoreDown
 from locks.address import Address
+from locks.clock import SYSTEM
 from locks.link import LONGEST_BACKOFF_S, Link
 from tests.harness import PATIENCE_S, OwnRedis, wait_until_async
 from tests.proxy import Cut, Proxy
@@ -28,7 +29,7 @@ TRANSPORT_WRITE = "asyncio.selector_events._SelectorSocketTransport.write"
 @asynccontextmanager
 async def linked(url: str, *, command_timeout_s: float = PATIENCE_S) -> AsyncIterator[Link]:
     """A link that is up, or at least tries to be."""
-    link = Link(Address.from_url(url), command_timeout_s=command_timeout_s)
+    link = Link(Address.from_url(url), command_timeout_s=command_timeout_s, clock=SYSTEM)
     link.open()
     try:
         await link.up_within(5)
@@ -110,7 +111,7 @@ async def test_a_large_reply_and_a_large_command_pass(redis_url: str) -> None:
 
 
 async def test_before_the_first_connection_every_call_fails_at_once() -> None:
-    link = Link(Address.from_url(f"redis://127.0.0.1:{unused_port()}"), command_timeout_s=1)
+    link = Link(Address.from_url(f"redis://127.0.0.1:{unused_port()}"), command_timeout_s=1, clock=SYSTEM)
     with pytest.raises(LockStoreDown):
         link.call("PING")
     link.open()
@@ -176,7 +177,7 @@ async def test_a_server_that_stops_answering_is_down_in_time_and_up_when_it_answ
 
 async def test_a_server_that_stops_answering_is_noticed_although_nobody_asks(own_redis: OwnRedis) -> None:
     lost = asyncio.Event()
-    link = Link(Address.from_url(own_redis.url), command_timeout_s=0.1, on_lost=lambda reason: lost.set())
+    link = Link(Address.from_url(own_redis.url), command_timeout_s=0.1, clock=SYSTEM, on_lost=lambda reason: lost.set())
     link.open()
     assert await link.up_within(5)
 
@@ -198,7 +199,7 @@ async def test_after_a_quiet_time_a_slow_answer_still_has_its_whole_time(own_red
 
 
 async def test_a_wait_for_a_connection_that_went_long_ago_says_no_at_once() -> None:
-    link = Link(Address.from_url(f"redis://127.0.0.1:{unused_port()}"), command_timeout_s=1)
+    link = Link(Address.from_url(f"redis://127.0.0.1:{unused_port()}"), command_timeout_s=1, clock=SYSTEM)
     link.open()
     wait_s = 1.5
     assert not await link.up_within(wait_s)
@@ -229,7 +230,7 @@ def talking(says: bytes) -> Iterator[int]:
 
 async def test_a_server_of_another_kind_is_down() -> None:
     with talking(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
-        link = Link(Address.from_url(f"redis://127.0.0.1:{port}"), command_timeout_s=1)
+        link = Link(Address.from_url(f"redis://127.0.0.1:{port}"), command_timeout_s=1, clock=SYSTEM)
         link.open()
         assert not await link.up_within(0.3)
         assert "not a Redis server" in link.last_error
@@ -241,7 +242,7 @@ async def test_a_server_that_answers_what_it_was_not_asked_is_down(says: bytes) 
     failed: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.append(context))
     with talking(100 * says) as port:
-        link = Link(Address.from_url(f"redis://127.0.0.1:{port}"), command_timeout_s=1)
+        link = Link(Address.from_url(f"redis://127.0.0.1:{port}"), command_timeout_s=1, clock=SYSTEM)
         link.open()
         assert not await link.up_within(0.3)
         assert re.search("unasked|max number of clients", link.last_error)
@@ -261,7 +262,7 @@ async def test_a_server_that_takes_connections_and_is_the_wrong_one_is_not_asked
             enough.set()
         link.drop("it is the wrong one")
 
-    link = Link(Address.from_url(own_redis.url), command_timeout_s=PATIENCE_S, on_up=came_up)
+    link = Link(Address.from_url(own_redis.url), command_timeout_s=PATIENCE_S, clock=SYSTEM, on_up=came_up)
     begun_at_s = loop.time()
     link.open()
     await asyncio.wait_for(enough.wait(), PATIENCE_S)
@@ -286,7 +287,7 @@ async def test_a_close_while_it_is_found_out_whether_the_server_has_moved_leaves
         return address
 
     address = Address.from_url(own_redis.url)
-    link = Link(address, command_timeout_s=PATIENCE_S, locate=locate, has_moved=has_moved)
+    link = Link(address, command_timeout_s=PATIENCE_S, clock=SYSTEM, locate=locate, has_moved=has_moved)
     with redis.Redis(port=own_redis.port) as client:
         link.open()
         await asyncio.wait_for(asked.wait(), PATIENCE_S)
@@ -325,7 +326,7 @@ async def test_a_close_leaves_no_timer_behind(redis_url: str) -> None:
 
 
 async def test_a_close_before_the_first_connection_is_harmless() -> None:
-    link = Link(Address.from_url(f"redis://127.0.0.1:{unused_port()}"), command_timeout_s=1)
+    link = Link(Address.from_url(f"redis://127.0.0.1:{unused_port()}"), command_timeout_s=1, clock=SYSTEM)
     link.open()
     await link.close()
     await link.close()
@@ -422,6 +423,7 @@ async def test_a_server_that_was_replaced_while_it_was_greeted_is_not_used(
     link = Link(
         Address.from_url(redis_url),
         command_timeout_s=PATIENCE_S,
+        clock=SYSTEM,
         locate=locate,
         has_moved=has_moved,
         on_up=lambda: asked_when_up.append(asked),

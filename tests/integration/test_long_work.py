@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry
 
 from db.charging import Charges
 from db.database import Database
-from locks import Locker, clock, pieces
+from locks import Locker, pieces
+from locks.clock import SYSTEM
 from locks.contention import Contention
 from locks.listing import matching, page_of, told_locks
 from locks.loan import Loan
@@ -72,9 +73,9 @@ async def turns_during(work: Coroutine[Any, Any, Result]) -> tuple[int, Result]:
 async def lender(redis_url: str) -> AsyncIterator[Locker]:
     """A process that keeps very many leases, as far as it knows."""
     async with Locker.connect(redis_url, instance_id="test") as locker:
-        now_s = clock.monotonic_s()
+        now_s = SYSTEM.monotonic_s()
         for number in range(LEASES):
-            loan = Loan(f"long:{number:05}", f"{number:032x}", number + 1, 1000.0, now_s)
+            loan = Loan(f"long:{number:05}", f"{number:032x}", number + 1, 1000.0, now_s, clock=SYSTEM)
             locker.lending.keep(loan, now_s, f"r-{number}", None)
         yield locker
 
@@ -124,11 +125,13 @@ async def test_while_a_long_list_is_made_the_instance_is_told_of_and_then_the_li
 async def test_a_page_is_sorted_in_pieces_and_is_the_one_that_follows() -> None:
     lines = [f"long:{number:05}\t{LEASES - number}\t0\t{number % 7}\t" for number in range(LEASES)]
 
-    reading_turns, told = await turns_during(told_locks(0.0, [(Teller("api-1", "host", 1), "\n".join(lines))]))
-    turns, (first, cursor, total) = await turns_during(page_of(told, sort="waiters", limit=100, cursor=None, search=""))
-    second, _, _ = await page_of(told, sort="waiters", limit=100, cursor=cursor, search="")
-    everything = [*await matching(told, sort="waiters", search="")]
-    found, _, found_total = await page_of(told, sort="held", limit=3, cursor=None, search="99")
+    reading_turns, told = await turns_during(told_locks(0.0, [(Teller("api-1", "host", 1), "\n".join(lines))], SYSTEM))
+    turns, (first, cursor, total) = await turns_during(
+        page_of(told, SYSTEM, sort="waiters", limit=100, cursor=None, search="")
+    )
+    second, _, _ = await page_of(told, SYSTEM, sort="waiters", limit=100, cursor=cursor, search="")
+    everything = [*await matching(told, SYSTEM, sort="waiters", search="")]
+    found, _, found_total = await page_of(told, SYSTEM, sort="held", limit=3, cursor=None, search="99")
 
     assert min(turns, reading_turns) >= ENOUGH_TURNS
     assert total == LEASES
@@ -170,9 +173,9 @@ async def test_an_export_is_written_in_pieces_and_is_whole() -> None:
 
 
 async def test_pieces_are_everything_in_order() -> None:
-    assert [piece async for piece in in_pieces(list[int](), on_request=True)] == []
-    assert [len(piece) async for piece in in_pieces(range(PIECE + 1), on_request=True)] == [PIECE, 1]
-    assert [item async for piece in in_pieces(range(3 * PIECE), on_request=True) for item in piece] == list(
+    assert [piece async for piece in in_pieces(list[int](), SYSTEM, on_request=True)] == []
+    assert [len(piece) async for piece in in_pieces(range(PIECE + 1), SYSTEM, on_request=True)] == [PIECE, 1]
+    assert [item async for piece in in_pieces(range(3 * PIECE), SYSTEM, on_request=True) for item in piece] == list(
         range(3 * PIECE)
     )
 
@@ -183,7 +186,7 @@ async def test_all_work_on_request_together_has_a_quarter_of_the_loops_time(work
 
     async def work() -> None:
         nonlocal worked_s
-        async for _ in in_pieces(range(20 * PIECE), on_request=True):
+        async for _ in in_pieces(range(20 * PIECE), SYSTEM, on_request=True):
             worked_s += busy()
 
     began_at_s = time.monotonic()
@@ -197,14 +200,14 @@ async def test_what_a_process_does_by_itself_waits_for_nothing_that_was_asked_fo
 
     async def ask() -> None:
         nonlocal asked_pieces
-        async for _ in in_pieces(itertools.count(), on_request=True):
+        async for _ in in_pieces(itertools.count(), SYSTEM, on_request=True):
             asked_pieces += 1
             busy()
 
     asking = [asyncio.create_task(ask()) for _ in range(askers)]
     await asyncio.sleep(0)
     begun = asked_pieces
-    async for _ in in_pieces(range(own_pieces * PIECE), on_request=False):
+    async for _ in in_pieces(range(own_pieces * PIECE), SYSTEM, on_request=False):
         busy()
     for task in asking:
         task.cancel()

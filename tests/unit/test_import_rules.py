@@ -33,6 +33,19 @@ KEPT_IN = {
     "pydantic_settings": ("service/settings.py",),
 }
 
+# What a process cannot compute, locks/ has from a Locker's clock, so that a simulation can stand in for it.
+CLOCK = "locks/clock.py"
+CLOCKS_MODULES = {"time", "datetime", "random", "secrets", "uuid"}
+CLOCKS_NAMES = {"getpid", "getppid", "urandom", "getrandom"}
+# Who may go by this machine's clock: a Locker, its listener, which is made before it, and who has none.
+NAMES_SYSTEM = (
+    "locks/locker.py",
+    "locks/seen.py",
+    "locks/compat.py",
+    "locks/sync_lease.py",
+    "locks/sync_returns.py",
+)
+
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 READS_ENVIRONMENT = "service/settings.py"
 
@@ -52,6 +65,10 @@ def violations(path: str, source: str) -> list[str]:
         for each in imports(path, tree)
         for broken in broken_by(path, folder, each.module)
     ]
+    if folder == "locks" and path != CLOCK:
+        found += [f"{path}:{line}: only {CLOCK} asks for {name}" for line, name in clock_reads(tree)]
+        if path not in NAMES_SYSTEM:
+            found += [f"{path}:{line}: goes by its Locker's clock, not by SYSTEM" for line in system_reads(tree)]
     if path != READS_ENVIRONMENT:
         found += [f"{path}:{line}: only {READS_ENVIRONMENT} reads the environment" for line in environment_reads(tree)]
     return found
@@ -63,6 +80,8 @@ def broken_by(path: str, folder: str, module: str) -> Iterator[str]:
         yield "nothing imports tests"
     elif folder in MAY_IMPORT and top not in MAY_IMPORT[folder] and top not in sys.stdlib_module_names:
         yield f"{folder}/ may not import {top}"
+    if folder == "locks" and path != CLOCK and top in CLOCKS_MODULES:
+        yield f"only {CLOCK} asks for {top}"
     if top in KEPT_IN and not any(fnmatchcase(path, pattern) for pattern in KEPT_IN[top]):
         yield f"{top} stays in {', '.join(KEPT_IN[top])}"
 
@@ -96,6 +115,25 @@ def environment_reads(tree: ast.AST) -> Iterator[int]:
                 *ENVIRONMENT,
                 "*",
             }:
+                yield node.lineno
+
+
+def clock_reads(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(), attr=name) if name in CLOCKS_NAMES:
+                yield node.lineno, name
+            case ast.ImportFrom(module="os" | "posix", names=names):
+                taken = {each.name for each in names} & {*CLOCKS_NAMES, "*"}
+                yield from ((node.lineno, name) for name in sorted(taken))
+
+
+def system_reads(tree: ast.AST) -> Iterator[int]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(names=names) if any(each.name == "SYSTEM" for each in names):
+                yield node.lineno
+            case ast.Attribute(attr="SYSTEM"):
                 yield node.lineno
 
 
@@ -149,6 +187,16 @@ def test_no_package_beside_the_three_goes_unjudged() -> None:
         ("service/embedded.py", "from os import *", "reads the environment"),
         ("locks/locker.py", "from os import getenv", "reads the environment"),
         ("db/database.py", "f = os.putenv", "reads the environment"),
+        ("locks/line.py", "import time", "only locks/clock.py asks for time"),
+        ("locks/line.py", "def f():\n    from time import monotonic", "only locks/clock.py asks for time"),
+        ("locks/link.py", "import random as r", "only locks/clock.py asks for random"),
+        ("locks/deep/er.py", "from secrets import token_hex", "only locks/clock.py asks for secrets"),
+        ("locks/seen.py", "import datetime, uuid", "only locks/clock.py asks for uuid"),
+        ("locks/locker.py", "import os\nos.getpid()", "only locks/clock.py asks for getpid"),
+        ("locks/capability.py", "from os import urandom as u", "only locks/clock.py asks for urandom"),
+        ("locks/capability.py", "from os import *", "only locks/clock.py asks for *"),
+        ("locks/line.py", "from locks.clock import SYSTEM", "goes by its Locker's clock"),
+        ("locks/line.py", "from locks import clock\nclock.SYSTEM.monotonic_s()", "goes by its Locker's clock"),
     ],
 )
 def test_a_module_that_breaks_a_rule_is_found(path: str, source: str, sentence: str) -> None:
@@ -169,6 +217,10 @@ def test_a_module_that_breaks_a_rule_is_found(path: str, source: str, sentence: 
         ("service/handlers/entries.py", "from aiohttp import web"),
         ("service/settings.py", "import os\nos.environ['X']\nfrom pydantic_settings import BaseSettings"),
         ("service/app.py", "import os\nos.getpid()\nimport latests"),
+        ("locks/clock.py", "import os, random, time\nSYSTEM = Clock(time.time, os.getpid)"),
+        ("locks/line.py", "from locks.clock import Clock\nself._lines.now_s()\nasyncio.get_running_loop().time()"),
+        ("locks/compat.py", "import os\nfrom locks.clock import SYSTEM\nos.register_at_fork()"),
+        ("service/app.py", "import os, secrets, time\nos.getpid()"),
         ("service/app.py", "environment = 1\nimport_module(name)"),
     ],
 )

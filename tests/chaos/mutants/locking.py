@@ -58,7 +58,7 @@ LOCKING = (
                 +    try:
                 +        await store.ask(lease.name, command)
                 +    except LockStoreDown:
-                +        sent_at_s = monotonic_s()
+                +        sent_at_s = store.clock.monotonic_s()
                 +    return sent_at_s, ExtendOutcome.EXTENDED
                 """,
             ),
