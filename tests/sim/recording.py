@@ -1,0 +1,167 @@
+"""What happens in a run, as a history of tests.chaos.history's form, with the true times, which no real process knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from locks import events as locks
+from locks.events import LockEvent
+from locks.lease import Lease
+from locks.locker import Locker
+from tests.chaos.history import Event, in_order
+from tests.sim.process import Process
+from tests.sim.world import World
+
+POINTS: dict[type, str] = {
+    locks.Waiting: "waiting",
+    locks.Acquired: "acquired",
+    locks.Adopted: "acquired",
+    locks.Extended: "extended",
+    locks.Unknown: "unknown_renewal",
+    locks.Lost: "lost",
+    locks.Releasing: "releasing",
+    locks.Released: "released",
+    locks.GaveUp: "gave_up",
+    locks.Exported: "exported",
+    locks.Forced: "forced",
+}
+ENDS_HOLD = frozenset({locks.Lost, locks.Releasing, locks.Exported})
+
+
+def ns(at_s: float) -> int:
+    """A time of the world as a history has it."""
+    return round(at_s * 1e9)
+
+
+class Recording:
+    """The history of one run."""
+
+    def __init__(self, world: World, **run: Any) -> None:
+        """`run`: what the checkers are to know of it beforehand."""
+        self._world = world
+        self._events: list[Event] = []
+        self._faults = 0
+        self.write("run", 0.0, version=1, exact=True, **run)
+
+    @property
+    def events(self) -> list[Event]:
+        """Everything so far, in the order of time."""
+        return in_order(self._events)
+
+    def write(self, e: str, at_s: float, **facts: Any) -> None:
+        """An event of kind `e`."""
+        event = {"e": e, "t": ns(at_s), **facts}
+        self._events.append(event)
+        self._world.note(repr(event))
+
+    def point(self, process: Process, p: str, **facts: Any) -> None:
+        """Something that a process does now."""
+        if not process.is_dead:
+            self.write("point", process.now_s, p=p, i=process.name, life=process.life, **facts)
+
+    def stood_still(self, process: Process, from_s: float, to_s: float) -> None:
+        """A process did nothing at all."""
+        self.write("stall", to_s, i=process.name, life=process.life, **{"from": ns(from_s), "to": ns(to_s)})
+
+    def unhandled(self, process: Process, what: str) -> None:
+        """A process' event loop was told of an exception that nobody takes."""
+        self.write("unhandled", process.now_s, i=process.name, life=process.life, what=what)
+
+    def fault(self, kind: str, scope: str, *, lasts_s: float, forgets: bool, from_s: float | None = None) -> None:
+        """A fault begins, and how long it lasts is known."""
+        began_s = self._world.now_s if from_s is None else from_s
+        self._faults += 1
+        self.write(
+            "fault", began_s, id=self._faults, kind=kind, scope=scope, targeted=False, point=None, forgets=forgets
+        )
+        self.write("healed", began_s + lasts_s, id=self._faults, kind=kind)
+
+    def died(self, process: Process, held: list[tuple[str, int | None, float]]) -> None:
+        """A process is dead now; `held`: name, fencing token and, in true seconds, the end of each of its leases.
+
+        What it did in a tick that its death cut short was never done.
+        """
+        at_s = self._world.now_s
+        self._events = [
+            event
+            for event in self._events
+            if not (event["t"] > ns(at_s) and event.get("i") == process.name and event["e"] == "point")
+        ]
+        who = {"i": process.name, "life": process.life}
+        told = []
+        for name, fence, ends_s in held:
+            self.write("point", at_s, p="extended", **who, name=name, fence=fence, until=ns(ends_s))
+            told.append({"name": name, "fence": fence, "left_ms": max(0.0, 1000 * (ends_s - at_s))})
+        self.write("died", at_s, **who, held=told)
+
+
+class Ears:
+    """The listener of one life of one process' Locker."""
+
+    def __init__(self, recording: Recording, process: Process) -> None:
+        self._recording = recording
+        self._process = process
+        self._locker: Locker | None = None
+        self._leases: dict[tuple[str, int], Lease] = {}
+
+    def belong_to(self, locker: Locker) -> None:
+        """The locker that is heard, as soon as there is one."""
+        self._locker = locker
+
+    def hear(self, event: LockEvent) -> None:
+        """As a Locker's listener."""
+        kind = event.__class__
+        point = POINTS.get(kind)
+        if point is None or self._process.is_dead:
+            return
+        name, fence = event.name, getattr(event, "fencing_token", None)  # type: ignore[union-attr]
+        facts: dict[str, Any] = {"name": name}
+        if fence is not None:
+            facts["fence"] = fence
+            facts |= self._end_of(kind, name, fence)
+        if isinstance(event, locks.Acquired):
+            facts |= {"queued": event.queued, "waited_s": event.waited_s, "wake": event.wake_source.value}
+            facts["takeover"] = event.takeover
+        elif isinstance(event, locks.Adopted):
+            facts |= {"queued": False, "waited_s": 0.0, "adopted": True}
+        elif isinstance(event, locks.Released):
+            facts |= {"still_ours": event.still_ours, "handed_over": event.handed_over}
+        elif isinstance(event, locks.GaveUp):
+            facts |= {"outcome": event.outcome, "queued": event.queued}
+        elif isinstance(event, locks.Lost):
+            facts["reason"] = event.reason.value
+        self._recording.point(self._process, point, **facts)
+
+    @property
+    def held(self) -> list[tuple[str, int | None, float]]:
+        """Name, fencing token and true end of each lease that the process acts under."""
+        return [
+            (name, fence, self._process.true_s(lease.deadline_s))
+            for (name, fence), lease in self._leases.items()
+            if not lease.ended
+        ]
+
+    def lease_known_as(self, name: str, lease_id: str) -> Lease | None:
+        """The lease that the process acts under by this id, if it does."""
+        for lease in self._leases.values():
+            if lease.known_as == lease_id and lease.name == name and not lease.ended:
+                return lease
+        return None
+
+    def sweep(self, name: str) -> None:
+        """Writes down the end of what was handed out on a lock without a word: lent, it is its client's."""
+        for key, lease in list(self._leases.items()):
+            if key[0] == name and lease.ended:
+                del self._leases[key]
+                until = ns(self._process.true_s(lease.deadline_s))
+                self._recording.point(self._process, "exported", name=name, fence=key[1], until=until)
+
+    def _end_of(self, kind: type, name: str, fence: int) -> dict[str, int]:
+        key = name, fence
+        if kind in (locks.Acquired, locks.Adopted) and self._locker is not None:
+            found = [lease for lease in self._locker.held if (lease.name, lease.fencing_token) == key]
+            self._leases.update({key: lease for lease in found})
+        lease = self._leases.get(key)
+        if kind in ENDS_HOLD:
+            self._leases.pop(key, None)
+        return {} if lease is None else {"until": ns(self._process.true_s(lease.deadline_s))}

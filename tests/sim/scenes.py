@@ -1,0 +1,154 @@
+"""Small scenes of three processes on one lock: where each fault is tried at each event, and each order of events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from locks.locker import Locker
+from tests.sim.circumstances import Circumstances
+from tests.sim.workload import REFUSALS, stray
+
+if TYPE_CHECKING:
+    from tests.sim.simulation import Place, Simulation
+
+LOCK = "n:0"
+LEASE_S = 0.5
+IN_SCENES = Circumstances(processes=3, workers=0)
+
+Act = Callable[["Stage"], Awaitable[None]]
+
+
+class Stage:
+    """What an act has to do with: the Locker of its process, and what others have left for it."""
+
+    def __init__(self, scene: Scene, locker: Locker) -> None:
+        self.locker = locker
+        self.texts = scene.texts
+
+    async def hold(self, held_s: float, *, wait_s: float | None = None) -> None:
+        """The lock for so long."""
+        async with self.locker.hold(LOCK, lease_ttl_s=LEASE_S, wait_s=wait_s):
+            await asyncio.sleep(held_s)
+
+
+class Scene:
+    """Acts by process: after how many seconds, and what. A plan, for one run."""
+
+    lasts_s = 3.0
+    lease_s = LEASE_S
+
+    def __init__(self, acts: Sequence[Sequence[tuple[float, Act]]]) -> None:
+        self._acts = acts
+        self.texts: list[str] = []
+
+    def work(self, simulation: Simulation, place: Place) -> Sequence[Coroutine[Any, Any, None]]:
+        """The acts of one process; one that was born again has none."""
+        if place.process.life > len(self._acts):
+            return []
+        stage = Stage(self, place.locker)
+        return [self._play(simulation, place, stage, after_s, act) for after_s, act in self._acts[place.index]]
+
+    async def _play(self, simulation: Simulation, place: Place, stage: Stage, after_s: float, act: Act) -> None:
+        try:
+            await asyncio.sleep(after_s)
+            await act(stage)
+        except REFUSALS:
+            return
+        except asyncio.CancelledError as error:
+            if place.is_closing or place.process.is_dead:
+                raise
+            stray(simulation, place, error)
+
+
+def _holds(held_s: float, *, wait_s: float | None = None) -> Act:
+    async def act(stage: Stage) -> None:
+        await stage.hold(held_s, wait_s=wait_s)
+
+    return act
+
+
+async def _acquires_and_releases(stage: Stage) -> None:
+    lease = await stage.locker.acquire(LOCK, lease_ttl_s=LEASE_S)
+    await asyncio.sleep(0.01)
+    await lease.release()
+
+
+async def _tries(stage: Stage) -> None:
+    lease = await stage.locker.acquire(LOCK, lease_ttl_s=LEASE_S, wait_s=0)
+    await asyncio.sleep(0.01)
+    await lease.release()
+
+
+async def _extends(stage: Stage) -> None:
+    lease = await stage.locker.acquire(LOCK, lease_ttl_s=LEASE_S)
+    for _ in range(2):
+        await asyncio.sleep(0.02)
+        await lease.extend(LEASE_S)
+    await lease.release()
+
+
+async def _finishes(stage: Stage) -> None:
+    async with stage.locker.hold(LOCK, lease_ttl_s=LEASE_S) as lease:
+        await asyncio.sleep(0.03)
+        lease.finish()
+
+
+async def _gives_up(stage: Stage) -> None:
+    """Is cancelled while it waits."""
+    task = asyncio.create_task(stage.hold(0.01))
+    await asyncio.sleep(0.02)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def _hands_over(stage: Stage) -> None:
+    lease = await stage.locker.acquire(LOCK, lease_ttl_s=LEASE_S)
+    await asyncio.sleep(0.01)
+    stage.texts.append(lease.export())
+
+
+async def _takes_over(stage: Stage) -> None:
+    for text in stage.texts:
+        lease = await stage.locker.adopt(text)
+        await asyncio.sleep(0.01)
+        await lease.release()
+
+
+async def _lends(stage: Stage) -> None:
+    lending = stage.locker.lending
+    loan = await lending.lend(LOCK, lease_ttl_s=LEASE_S, wait_s=1.0, request_id="lent")
+    await asyncio.sleep(0.01)
+    await lending.extend(LOCK, loan.lease_id, lease_ttl_s=LEASE_S)
+    await lending.release(LOCK, loan.lease_id)
+
+
+SCENES: dict[str, Callable[[], Scene]] = {
+    # Nobody is there before.
+    "acquire": lambda: Scene([[(0.0, _acquires_and_releases)], [(0.0, _tries)], []]),
+    # Two ask at once, and each has its turn.
+    "release": lambda: Scene([[(0.0, _acquires_and_releases)], [(0.0, _acquires_and_releases)], []]),
+    # A crowd: two who wait in each of two processes, so that there are handoffs, claims and runs.
+    "handoff": lambda: Scene(
+        [
+            [(0.0, _holds(0.06)), (0.02, _holds(0.005))],
+            [(0.01, _holds(0.01)), (0.012, _holds(0.2))],
+            [(0.02, _holds(0.0)), (0.021, _holds(0.02))],
+        ]
+    ),
+    # Longer than a lease, so that it is extended; whoever dies, or is cut off, is followed by those who wait.
+    "takeover": lambda: Scene([[(0.0, _holds(0.7))], [(0.02, _holds(0.02))], [(0.04, _holds(0.02))]]),
+    "extend": lambda: Scene([[(0.0, _extends)], [(0.01, _holds(0.01))], [(0.015, _extends)]]),
+    "finish": lambda: Scene([[(0.0, _finishes)], [(0.01, _holds(0.01))], [(0.015, _finishes), (0.02, _holds(0.0))]]),
+    "cancel": lambda: Scene([[(0.0, _holds(0.04))], [(0.01, _gives_up), (0.02, _holds(0.0))], [(0.015, _gives_up)]]),
+    "adopt": lambda: Scene([[(0.0, _hands_over)], [(0.03, _takes_over), (0.04, _holds(0.0))], [(0.02, _holds(0.01))]]),
+    "lend": lambda: Scene([[(0.0, _lends)], [(0.005, _lends)], [(0.01, _holds(0.01))]]),
+    "crowd": lambda: Scene(
+        [
+            [(0.0, _holds(0.10)), (0.04, _holds(0.01)), (0.2, _holds(0.01))],
+            [(0.03, _holds(0.02)), (0.032, _holds(0.6)), (0.25, _holds(0.0))],
+            [(0.05, _holds(0.01)), (0.051, _holds(0.03)), (0.26, _holds(0.0))],
+        ]
+    ),
+}

@@ -1,0 +1,1 @@
+"""How runs are chosen: at random, a fault at each event, two faults, every order; and how little of one is enough."""

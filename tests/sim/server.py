@@ -1,0 +1,162 @@
+"""The simulated server: a queue of what has arrived, worked off in order, and what befalls it."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from typing import Any
+
+from hiredis import Reader
+
+from tests.sim.network import Connection
+from tests.sim.redis import Client, Data, Model, Refusal
+from tests.sim.world import World
+
+EPOCH_US = 1_800_000_000_000_000
+COMMAND_S = (5e-6, 6e-5)  # what a command takes
+EXPIRES_EVERY_S = (0.02, 0.1)
+
+
+class Server:
+    """One server, by a clock of its own: `rate` seconds a second, and as far ahead as a fault has set it."""
+
+    def __init__(self, world: World, *, rate: float = 1.0) -> None:
+        self.model = Model()
+        self.is_up = True
+        self.commands = 0
+        self.now_s = 0.0  # true time of the command that it works on
+        self._world, self._rate = world, rate
+        self._random = world.random("server")
+        self._ahead_us = 0
+        self._clients: dict[Connection, tuple[Client, Any]] = {}
+        self._queue: deque[tuple[Connection, bytes]] = deque()
+        self._is_working = False
+        self._life = 0
+        self._busy_until_s = 0.0
+        self._refuses_until_s = 0.0
+        self._expire()
+
+    @property
+    def now_us(self) -> int:
+        """By its own clock, since 1970."""
+        return EPOCH_US + self._ahead_us + int(self.now_s * self._rate * 1e6)
+
+    # Its connections.
+
+    def accepts(self, connection: Connection) -> None:
+        """There is one more."""
+
+        def push(data: bytes) -> None:
+            connection.send_down(data, self.now_s)
+
+        self._clients[connection] = (self.model.connect(push), Reader())
+
+    def arrived(self, connection: Connection, data: bytes) -> None:
+        """Some bytes of a client; they wait for those before them."""
+        if connection in self._clients:
+            self._queue.append((connection, data))
+            if not self._is_working:
+                self._is_working = True
+                self._world.at(max(self._world.now_s, self._busy_until_s), self, self._work, self._life)
+
+    def closed(self, connection: Connection) -> None:
+        """A client has gone."""
+        found = self._clients.pop(connection, None)
+        if found is not None:
+            self.model.disconnect(found[0])
+
+    # What befalls it.
+
+    def pause(self, for_s: float) -> None:
+        """It does nothing for a while."""
+        self._busy_until_s = max(self._busy_until_s, self._world.now_s + for_s)
+
+    def refuse(self, refusal: Refusal, *, for_s: float) -> None:
+        """It answers with this error for a while."""
+        self.model.refuses = refusal
+        self._refuses_until_s = self._world.now_s + for_s
+        self._world.at(self._refuses_until_s, self, self._refuse_no_more)
+
+    def crash(self) -> None:
+        """It is gone, and its kernel closes its connections; some answers are lost."""
+        self.is_up = False
+        self._life += 1
+        self._queue.clear()
+        self._is_working = False
+        clients, self._clients = self._clients, {}
+        for connection, (client, _) in clients.items():
+            self.model.disconnect(client)
+            connection.close_from_there(loses=self._random.random() < 0.5)
+
+    def start(self, data: Data) -> None:
+        """It is back, with this data."""
+        self._look_at_clock()
+        self.model.restore(data, self.now_us)
+        self.is_up = True
+        self._busy_until_s = self._world.now_s
+
+    def snapshot(self) -> Data:
+        """Its data as it is now."""
+        return self.model.snapshot()
+
+    def set_clock(self, ahead_s: float) -> None:
+        """Its clock is set by so many seconds, which may be negative."""
+        self._ahead_us += int(ahead_s * 1e6)
+
+    def flush(self) -> None:
+        """FLUSHALL."""
+        self._look_at_clock()
+        self.model.flush_all(self.now_us)
+
+    def evict(self, numbers: random.Random) -> None:
+        """It drops a key, any."""
+        self._look_at_clock()
+        keys = self.keys()
+        if keys:
+            self.model.evict(numbers.choice(keys).encode(), self.now_us)
+
+    def keys(self) -> list[str]:
+        """Those that there are now."""
+        self._look_at_clock()
+        self.model.expire(self.now_us)
+        return sorted(key.decode() for key in self.model.snapshot().values)
+
+    def _look_at_clock(self) -> None:
+        self.now_s = max(self.now_s, self._world.now_s)
+
+    def _refuse_no_more(self) -> None:
+        if self._world.now_s >= self._refuses_until_s:
+            self.model.refuses = None
+
+    def _work(self, life: int) -> None:
+        if life != self._life:
+            return
+        if self._world.now_s < self._busy_until_s:
+            self._world.at(self._busy_until_s, self, self._work, life)
+            return
+        connection, data = self._queue.popleft()
+        self._look_at_clock()
+        if connection in self._clients:
+            self._answer(connection, data)
+        self._busy_until_s = self.now_s
+        if self._queue:
+            self._world.at(self.now_s, self, self._work, life)
+        else:
+            self._is_working = False
+
+    def _answer(self, connection: Connection, data: bytes) -> None:
+        client, reader = self._clients[connection]
+        reader.feed(data)
+        answers = []
+        while (command := reader.gets()) is not False:
+            self.now_s += COMMAND_S[0] + self._random.random() * (COMMAND_S[1] - COMMAND_S[0])
+            self.commands += 1
+            answers.append(self.model.execute(client, command, self.now_us))
+        connection.send_down(b"".join(answers), self.now_s)
+
+    def _expire(self) -> None:
+        """What is over goes, though nobody asks for it."""
+        if self.is_up and self._world.now_s >= self._busy_until_s:
+            self._look_at_clock()
+            self.model.expire(self.now_us)
+        self._world.at(self._world.now_s + self._random.uniform(*EXPIRES_EVERY_S), self, self._expire)

@@ -1,0 +1,93 @@
+"""One run as a value: it can be told in a command, run again, and run with fewer faults."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+from tests.sim import faults
+from tests.sim.circumstances import Circumstances
+from tests.sim.faults import KINDS, Fault
+from tests.sim.scenes import IN_SCENES, SCENES
+from tests.sim.simulation import Outcome, Plan, Simulation
+from tests.sim.workload import RandomWork
+
+WITHOUT_FAULTS = 0.1
+ONLY_REMEMBERING = 0.6  # of the runs have no fault that loses data or time, so that nothing is excused
+MOST_KINDS = 6
+EVERY_S = (0.15, 0.4, 1.0)
+LASTS_S = 16.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """`scene`: None for callers at random. `lasts_s`: of those. `delays`: as World.delays."""
+
+    seed: int
+    circumstances: Circumstances
+    faults: tuple[Fault, ...] = ()
+    scene: str | None = None
+    lasts_s: float = LASTS_S
+    delays: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def drawn(cls, seed: int, *, lasts_s: float = LASTS_S) -> Trial:
+        """Callers at random under dense faults, in circumstances of this seed's own."""
+        numbers = random.Random(f"{seed}/trial")
+        circumstances = Circumstances.drawn(numbers)
+        kinds: tuple[str, ...] = ()
+        if numbers.random() >= WITHOUT_FAULTS:
+            remembers = numbers.random() < ONLY_REMEMBERING
+            pool = [name for name, kind in KINDS.items() if not (remembers and kind.forgets)]
+            kinds = tuple(numbers.sample(pool, numbers.randint(1, min(MOST_KINDS, len(pool)))))
+        struck = faults.drawn(
+            numbers,
+            kinds,
+            every_s=numbers.choice(EVERY_S),
+            lasts_s=lasts_s,
+            processes=circumstances.processes + circumstances.programs,
+        )
+        return cls(seed=seed, circumstances=circumstances, faults=tuple(struck), lasts_s=lasts_s)
+
+    @classmethod
+    def of_scene(cls, scene: str, *struck: Fault, seed: int = 1, delays: tuple[tuple[int, int], ...] = ()) -> Trial:
+        """A small scene with these faults."""
+        return cls(seed=seed, circumstances=IN_SCENES, faults=struck, scene=scene, delays=delays)
+
+    def plan(self) -> Plan:
+        """What the processes do; for one run."""
+        if self.scene is not None:
+            return SCENES[self.scene]()
+        return RandomWork(lasts_s=self.lasts_s, lease_s=max(self.circumstances.leases_s))
+
+    def simulation(self) -> Simulation:
+        """Ready to run."""
+        simulation = Simulation(self.seed, self.circumstances, self.plan(), self.faults)
+        simulation.world.delays = dict(self.delays)
+        return simulation
+
+    def run(self) -> Outcome:
+        """To the end."""
+        return self.simulation().run()
+
+    @property
+    def command(self) -> str:
+        """What runs it again."""
+        words = ["python -m tests.sim again"]
+        if self.scene is None:
+            words.append(f"--seed {self.seed}")
+            if self.lasts_s != LASTS_S:
+                words.append(f"--lasts-s {self.lasts_s:g}")
+            if self.faults != Trial.drawn(self.seed, lasts_s=self.lasts_s).faults:
+                words.append("--faults " + (",".join(str(fault.number) for fault in self.faults) or "none"))
+        else:
+            words.append(f"--scene {self.scene}")
+            if self.seed != 1:
+                words.append(f"--seed {self.seed}")
+            words += [f"--fault {fault.kind}:{fault.who}:{fault.at_event}:{fault.number}" for fault in self.faults]
+            words += [f"--delay {event}:{places}" for event, places in self.delays]
+        return " ".join(words)
+
+    def with_faults(self, struck: tuple[Fault, ...]) -> Trial:
+        """The trial with these instead."""
+        return replace(self, faults=struck)
