@@ -1,0 +1,1 @@
+"""`locks/` in virtual time: one process, no sockets, no waiting, and everything follows from a seed."""
