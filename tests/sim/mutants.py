@@ -1,0 +1,244 @@
+"""Broken variants of the locks that live in the simulation: chaos' own, and those that only virtual time shows."""
+
+from __future__ import annotations
+
+from tests.chaos.mutants.edits import Lua, Python
+from tests.chaos.mutants.locking import LOCKING
+from tests.chaos.mutants.mutant import Mutant
+from tests.chaos.mutants.unseen import UNSEEN
+
+# What it breaks is the register of the program that holds a lease, in Postgres: no part of the locks.
+ELSEWHERE = frozenset({"register-unfenced"})
+
+_OVERLAP = ("holders_do_not_overlap", "overlaps_are_explained")
+_IDLE = ("no_lock_lies_idle", "takeover_in_time")
+
+_OWN = (
+    Mutant(
+        name="no-seen-fence",
+        does="Gives tokens by what the server remembers, whatever the callers have seen.",
+        caught_by=("fences_rise",),
+        edits=(
+            Lua(
+                "prelude.lua",
+                """
+                -  return math.max(last_grant() + 1, now_us, seen_fence + 1)
+                +  return math.max(last_grant() + 1, now_us)
+                """,
+            ),
+            Lua(
+                "acquire_free.lua",
+                """
+                -      local largest = seen_fence
+                +      local largest = 0
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="no-lease-end-timer",
+        does="Does not look when the holder's lease ends, nor watches the lock.",
+        caught_by=_IDLE,
+        edits=(
+            Python(
+                "locks.line:Line._refused",
+                """
+                -            if self.expires_in_s is not None and self.expires_in_s + TIMER_SLACK_S < wait_s:
+                +            if False:
+                """,
+            ),
+            Python(
+                "locks.line:Line._refused",
+                """
+                -            if not self._watched:
+                +            if False:
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="wake-head-keeps-dead",
+        does="Takes whoever stands first for woken, whether or not anybody hears.",
+        caught_by=_IDLE,
+        edits=(
+            Lua(
+                "prelude.lua",
+                """
+                -    if call('PUBLISH', head, 'look ' .. wanted.lease_id) > 0 then return true end
+                -    drop(head)
+                +    call('PUBLISH', head, 'look ' .. wanted.lease_id)
+                +    do return true end
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="claims-for-the-dead",
+        does="Hands the lock over whether or not anybody hears of it; the claim has its end all the same.",
+        caught_by=_IDLE,
+        edits=(
+            Lua(
+                "prelude.lua",
+                """
+                -    if call('PUBLISH', head, message) > 0 then
+                +    if call('PUBLISH', head, message) >= 0 then
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="late-grants-used",
+        does="Uses a grant however late it hears of it.",
+        caught_by=_OVERLAP,
+        edits=(
+            Python(
+                "locks.lease:is_over",
+                """
+                -    return after_s >= lease_ttl_s - margin_s(lease_ttl_s)
+                +    return False
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="claim-counted-from-hearing",
+        does="Counts a claim from when it hears of it.",
+        caught_by=_OVERLAP,
+        edits=(
+            Python(
+                "locks.line:Line.granted_by_message",
+                """
+                -        ends_at_s = self._stood_at_s + claim_s - margin_s(claim_s)
+                +        ends_at_s = heard_at_s + claim_s - margin_s(claim_s)
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="old-messages-believed",
+        does="Takes every message of a grant for one of a grant that it has not heard of.",
+        caught_by=_OVERLAP,
+        edits=(
+            Python(
+                "locks.line:Line.granted_by_message",
+                """
+                -        is_new = fencing_token > self._told_fence
+                +        is_new = True
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="grant-by-id-alone",
+        does="Knows a grant by its lease id, and not by its token.",
+        caught_by=(*_OVERLAP, "leases_end_at_the_holder_first", "fences_rise"),
+        edits=(
+            Lua(
+                "prelude.lua",
+                """
+                -  if fence ~= tonumber(grant_fence) or call('GET', lock) ~= granted_id then return nil end
+                +  if call('GET', lock) ~= granted_id then return nil end
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="frozen-stay-in-line",
+        does="Keeps a place in line for a process that shows no sign of life.",
+        caught_by=_IDLE,
+        edits=(
+            Lua(
+                "prelude.lua",
+                """
+                -    alive = tonumber(seen_ms) <= now_ms and now_ms < seen_ms + alive_ms, -- one from the future: the clock was set back
+                +    alive = true,
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="cancelled-not-given-back",
+        does="Leaves the place in line, or the lock that comes, of a caller who gave up.",
+        caught_by=(*_IDLE, "nothing_left_behind"),
+        edits=(
+            Python(
+                "locks.line:Line.leave",
+                """
+                -        self._give_back()
+                         self._lines.forget(self)
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="late-answer-kept",
+        does="Forgets the lock that an answer brings after everybody has left.",
+        caught_by=_IDLE,
+        edits=(
+            Python(
+                "locks.line:Line._answered",
+                """
+                -                self._lines.granted_to_nobody(self.name, lease_id, fencing_token, turns)
+                +                pass
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="owed-forgotten",
+        does="Gives back once, and no more where that did not come through.",
+        caught_by=_IDLE,
+        edits=(
+            Python(
+                "locks.returns:Returns._keep",
+                """
+                -        self._owed[owed.name, owed.lease_id] = owed
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="margin-none",
+        does="Counts a lease to its last moment, as if no clock went wrong.",
+        caught_by=(*_OVERLAP, "leases_end_at_the_holder_first"),
+        edits=(
+            Python(
+                "locks.lease:margin_s",
+                """
+                -    return 0.01 * lease_ttl_s + 0.002
+                +    return 0.0
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="extended-from-the-answer",
+        does="Counts an extension from its answer, and not from when it was asked for.",
+        caught_by=(*_OVERLAP, "leases_end_at_the_holder_first"),
+        edits=(
+            Python(
+                "locks.renewal:extend",
+                """
+                     reply = await store.ask(lease.name, command)
+                +    sent_at_s = store.clock.monotonic_s()
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="newest-first",
+        does="Puts those who have waited longest last.",
+        caught_by=("order_of_arrival",),
+        edits=(
+            Lua(
+                "prelude.lua",
+                """
+                -  call('ZADD', queue, string.format('%.0f', now_us - wanted.age_us), waiter)
+                +  call('ZADD', queue, string.format('%.0f', now_us + wanted.age_us), waiter)
+                """,
+            ),
+        ),
+    ),
+)
+
+SIM_MUTANTS = {mutant.name: mutant for mutant in (*LOCKING, *UNSEEN, *_OWN) if mutant.name not in ELSEWHERE}
