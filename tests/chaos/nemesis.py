@@ -118,6 +118,7 @@ class Nemesis:
             id=fault["id"],
             kind=kind.name,
             scope=scope_of(kind, target),
+            forgets=kind.forgets,
             targeted=targeted,
             **{**detail, **facts},
         )

@@ -79,7 +79,15 @@ _FACTS: dict[type, tuple[str, Callable[[Any], Facts]]] = {
             "r": read_for_whom(event.for_whom).request_id,
         },
     ),
-    locks.GaveUp: ("gave_up", lambda event: {"name": event.name, "outcome": event.outcome, "queued": event.queued}),
+    locks.GaveUp: (
+        "gave_up",
+        lambda event: {
+            "name": event.name,
+            "outcome": event.outcome,
+            "queued": event.queued,
+            "waited_s": event.waited_s,
+        },
+    ),
     locks.Exported: ("exported", lambda event: {"name": event.name, "fence": event.fencing_token}),
     locks.Adopted: ("adopted", lambda event: {"name": event.name, "fence": event.fencing_token}),
     locks.Forced: ("forced", lambda event: {"name": event.name, "fence": event.fencing_token}),

@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 
+from tests.chaos.every_kind import EVERY_KIND
 from tests.chaos.faults import KINDS, FaultMissed
 from tests.chaos.faults.processes import draw_delay
 from tests.chaos.small_world import LEASE_TTL_S, SmallWorld, in_thread
@@ -27,12 +28,29 @@ TARGETED = {
     "lose_commit_request",
     "lose_redis_reply",
 }
+FORGETFUL = {
+    "flush",
+    "redis_restart",
+    "redis_down",
+    "sentinel_kill_master",
+    "sentinel_freeze_master",
+    "sentinel_failover",
+    "cluster_kill_master",
+    "cluster_failover",
+    "split_brain",
+    "redis_clock_forward",
+    "redis_clock_back",
+}
 BEGUN_S = 0.05
 
 
 def test_there_are_the_kinds_that_are_fired_at_points_and_as_many_by_time() -> None:
     assert {kind.name for kind in KINDS.values() if kind.targeted} == TARGETED
     assert sum(kind.ambient for kind in KINDS.values()) >= 25
+
+
+def test_only_what_loses_the_stores_data_or_moves_its_clock_forgets() -> None:
+    assert {kind.name for kind in EVERY_KIND.values() if kind.forgets} == FORGETFUL
 
 
 @pytest.mark.parametrize("name", KINDS)

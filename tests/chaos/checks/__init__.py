@@ -1,6 +1,6 @@
 """Pure checkers: a history in, a verdict on each property out."""
 
-from tests.chaos.checks.judging import judge
+from tests.chaos.checks.judging import judge, judge_locks
 from tests.chaos.checks.verdict import (
     ASKED,
     PROPERTIES,
@@ -22,6 +22,7 @@ __all__ = [
     "exit_code",
     "in_words",
     "judge",
+    "judge_locks",
     "unknown_in",
     "worst_of",
 ]

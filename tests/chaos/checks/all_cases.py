@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from tests.chaos.checks.cases_charges import CHARGE_CASES
+from tests.chaos.checks.cases_exact import EXACT_CASES
 from tests.chaos.checks.cases_idle import IDLE_CASES
 from tests.chaos.checks.cases_locks import FENCE_CASES, RELEASE_CASES, TAKEOVER_CASES, WRITE_CASES
+from tests.chaos.checks.cases_order import ORDER_CASES
 from tests.chaos.checks.cases_overlaps import OVERLAP_CASES
 from tests.chaos.checks.cases_rest import REST_CASES
+from tests.chaos.checks.cases_told import STRAY_CASES, TOLD_CASES
 
 CASES = (
     *CHARGE_CASES,
@@ -16,5 +19,9 @@ CASES = (
     *RELEASE_CASES,
     *TAKEOVER_CASES,
     *IDLE_CASES,
+    *EXACT_CASES,
+    *ORDER_CASES,
+    *TOLD_CASES,
+    *STRAY_CASES,
     *REST_CASES,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -12,6 +13,7 @@ from tests.chaos.checks import causes, healing, register
 from tests.chaos.checks.all_cases import CASES
 from tests.chaos.checks.evidence import CHARGED, OK, UNKNOWN, Charge, Evidence, Operation
 from tests.chaos.checks.holds import Hold, Overlap, overlaps_of
+from tests.chaos.checks.slack import NOISY
 from tests.chaos.checks.spans import Spans
 from tests.chaos.checks.verdict import Example
 
@@ -85,7 +87,7 @@ def _any_force(stale: Hold, t: int, evidence: Evidence) -> str | None:
     return _taken_away(stale, t, evidence)
 
 
-_taken_away = causes._taken_away
+_taken_away = causes.taken_away
 
 
 # The register
@@ -170,11 +172,11 @@ BROKEN = (
     Broken("excuses by what befell an earlier life", "evidence.Evidence.births", {}),
     Broken("excuses no standstill", "causes._lapsed_standing_still", fixed(None)),
     Broken("excuses no cut", "causes._lapsed_cut_off", fixed(None)),
-    Broken("excuses by a store's fault at any time", "causes._taken_away", _store_fault_at_any_time),
-    Broken("excuses by the force on another hold", "causes._taken_away", _any_force),
-    Broken("excuses an overlap of any length", "causes.UNSEEN_NS", A_YEAR_NS),
-    Broken("takes a moment for a rest", "evidence.MOMENT_NS", -1),
-    Broken("excuses nothing unseen", "causes.UNSEEN_NS", 0),
+    Broken("excuses by a store's fault at any time", "causes.taken_away", _store_fault_at_any_time),
+    Broken("excuses by the force on another hold", "causes.taken_away", _any_force),
+    Broken("excuses an overlap of any length", "slack.NOISY", replace(NOISY, unseen_ns=A_YEAR_NS)),
+    Broken("takes a moment for a rest", "slack.NOISY", replace(NOISY, moment_ns=-1)),
+    Broken("excuses nothing unseen", "slack.NOISY", replace(NOISY, unseen_ns=0)),
     Broken("forgets renewals", "holds.Hold.told_before", lambda hold, _: hold.began),
     Broken("forgets that a client's lease ends", "holds._end", lambda hold, t, how: setattr(hold, "ended", t)),
     Broken("forgets that a client extends", "holds._Reading._extended", fixed(None)),

@@ -15,6 +15,9 @@ WRITES = "stale_writes_refused"
 RELEASE = "no_foreign_release"
 TAKEOVER = "takeover_in_time"
 IDLE = "no_lock_lies_idle"
+ORDER = "order_of_arrival"
+TOLD = "told_of_loss_in_time"
+STRAY = "no_stray_cancellation"
 LOCK = "appointment:7"
 
 

@@ -9,14 +9,14 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from tests.chaos.checks.holds import Hold, Overlap, holds_of, overlaps_of
-from tests.chaos.checks.spans import Fault, Spans, faults_of
+from tests.chaos.checks.slack import slack_of
+from tests.chaos.checks.spans import NO_SPANS, Fault, Spans, faults_of
 
 Event = dict[str, Any]
 Pair = tuple[int, int]  # appointment, user
 
 FOREVER = 2**63  # ns: later than any answer
 NO_TIME = -1
-MOMENT_NS = 5_000_000  # between two standstills: what is read then was sent before them
 
 OK, REFUSED, UNKNOWN = "ok", "refused", "unknown"
 _PLACES = {OK: 0, UNKNOWN: 1, REFUSED: 2}
@@ -75,7 +75,8 @@ class Evidence:
             self.by_kind[event["e"]].append(event)
         if self.by_kind["run"]:
             self.run = self.by_kind["run"][0]
-        self.lease_ttl_ns = round(self.run.get("lease_ttl_s", 0.6) * 1e9)
+        self.lease_ttl_ns: int = round(self.run.get("lease_ttl_s", 0.6) * 1e9)
+        self.slack = slack_of(self.run)
 
     @cached_property
     def operations(self) -> list[Operation]:
@@ -187,15 +188,36 @@ class Evidence:
                 found[who].append((fault.began, fault.ended))
         for stall in self.by_kind["stall"]:
             found[str(stall["i"])].append((stall["from"], stall["to"]))
-        return {who: Spans(spans, apart=MOMENT_NS) for who, spans in found.items()}
+        return {who: Spans(spans, apart=self.slack.moment_ns) for who, spans in found.items()}
+
+    @cached_property
+    def forgetful_spans(self) -> dict[str, Spans]:
+        """When there was a fault that forgets, by its scope: after all others the store knows what it had been told."""
+        found: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for fault in self.faults:
+            if fault.forgets:
+                found[fault.scope].append((fault.began, fault.ended))
+        return {scope: Spans(spans) for scope, spans in found.items()}
+
+    def store_forgot(self, begin: int, end: int) -> bool:
+        """Whether the store can have lost data between these moments."""
+        return self.forgetful_spans.get("redis", NO_SPANS).touch(begin, end)
+
+    def clock_moved(self, instance: int | str, begin: int, end: int) -> bool:
+        """Whether a clock that leases of this instance go by can have been moved between these moments."""
+        return any(
+            spans.touch(begin, end)
+            for scope, spans in self.forgetful_spans.items()
+            if scope.startswith("clock:") and scope.rpartition(":")[2] in ("redis", str(instance))
+        )
 
     def spans_of(self, scope: str) -> Spans:
         """When there was a fault of this scope."""
-        return self.fault_spans.get(scope) or Spans(())
+        return self.fault_spans.get(scope, NO_SPANS)
 
     def standstills_of(self, instance: int | str) -> Spans:
         """When that instance's process stood still."""
-        return self.standstills.get(str(instance)) or Spans(())
+        return self.standstills.get(str(instance), NO_SPANS)
 
     def rows(self, table: str, *columns: str) -> list[tuple[Any, ...]] | None:
         """These columns of a final table; None when the history has no such table. Raises ValueError for a column."""

@@ -23,10 +23,11 @@ LEASE_TTL_S = 0.6
 class HandWritten:
     """A history of one lease of 0.6 s and any number of everything else. Times are given in ms."""
 
-    def __init__(self) -> None:
+    def __init__(self, **run: Any) -> None:
+        """`run`: what else the event `run` says."""
         self._events: list[Event] = []
         self._now_ms = 0.0
-        self.event("run", version=1, lease_ttl_s=LEASE_TTL_S, instances=3)
+        self.event("run", version=1, lease_ttl_s=LEASE_TTL_S, instances=3, **run)
 
     @property
     def events(self) -> list[Event]:
@@ -75,12 +76,21 @@ class HandWritten:
         facts = {"still_ours": True, "handed_over": False, **released}
         return self.point("released", i, at_ms=to_ms + 1, life=life, name=name, fence=fence, **facts)
 
+    def leased(
+        self, i: str, name: str, fence: int, *, from_ms: float, to_ms: float, until_ms: float, **acquired: Any
+    ) -> HandWritten:
+        """A lock is acquired, and released, under a lease that ends by its holder's clock at until_ms."""
+        facts: dict[str, Any] = {"name": name, "fence": fence, "until": round(until_ms * MS)}
+        self.point("acquired", i, at_ms=from_ms, **facts, **{"queued": False, "waited_s": 0.001, **acquired})
+        self.point("releasing", i, at_ms=to_ms, **facts)
+        return self.point("released", i, at_ms=to_ms + 1, name=name, fence=fence, still_ours=True, handed_over=False)
+
     def fault(
-        self, id: int, kind: str, scope: str, *, from_ms: float, to_ms: float, point: str | None = None
+        self, id: int, kind: str, scope: str, *, from_ms: float, to_ms: float, point: str | None = None, **more: Any
     ) -> HandWritten:
         """A fault, targeted where it has a point."""
         targeted = point is not None
-        self.event("fault", at_ms=from_ms, id=id, kind=kind, scope=scope, targeted=targeted, point=point)
+        self.event("fault", at_ms=from_ms, id=id, kind=kind, scope=scope, targeted=targeted, point=point, **more)
         return self.event("healed", at_ms=to_ms, id=id, kind=kind)
 
     def table(self, table: str, *rows: list[Any]) -> HandWritten:

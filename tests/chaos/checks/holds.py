@@ -20,7 +20,10 @@ _ENDINGS = frozenset({"releasing", "lost", "exported"})
 class Hold:
     """One hold; times in ns. `how`: the point that ended it, `died`, `until` (its lease was over) or `open`.
 
-    `renewed`: when it was told of more time. `until`: when a client's lease ends by itself; None for an instance's.
+    `renewed`: when it was told of more time. `until`: when its lease ends by its holder's own clock, and the hold with
+    it; `first_until`: as it was granted. None: the history does not tell. `is_adopted`: another had it before.
+    `left`: when its holder came to its end, which is later than `ended` where its lease was over before; None: never.
+    `lost_after`: when it was told of a loss although it had given it back.
     `released`, `still_ours`: when the release was answered, and how; None where it was not.
     """
 
@@ -36,6 +39,10 @@ class Hold:
     renewed: list[int] = field(default_factory=list)
     released: int | None = None
     still_ours: bool | None = None
+    first_until: int | None = None
+    is_adopted: bool = False
+    left: int | None = None
+    lost_after: int | None = None
 
     def told_before(self, t: int) -> int:
         """When its holder was last told, not after `t`, that it has a lease."""
@@ -92,13 +99,14 @@ class _Reading:
         self._holds: list[Hold] = []
         self._open: dict[Process, dict[Lease, list[Hold]]] = defaultdict(dict)
         self._unanswered: dict[Process, dict[Lease, list[Hold]]] = defaultdict(dict)
+        self._last: dict[tuple[Process, Lease], Hold] = {}  # that its holder has left
 
     def read(self, event: Event) -> None:
         if event["e"] == "died":
             self._died(event)
             return
         point = event["p"]
-        if point == "acquired":
+        if point == "acquired" or (point == "adopted" and "until" in event):
             self._acquired(event)
         elif point == "extended":
             self._extended(event)
@@ -119,7 +127,9 @@ class _Reading:
         if not is_its_own(i, name):
             return
         waited_ns = round((event.get("waited_s") or 0.0) * 1e9)
-        hold = Hold(name, event.get("fence"), i, event.get("life", 0), event["t"], waited_ns, event.get("until"))
+        until = event.get("until")
+        hold = Hold(name, event.get("fence"), i, event.get("life", 0), event["t"], waited_ns, until)
+        hold.first_until, hold.is_adopted = until, event["p"] == "adopted"
         self._holds.append(hold)
         self._open[_process(event)].setdefault(_lease(event), []).append(hold)
 
@@ -131,7 +141,14 @@ class _Reading:
 
     def _ended(self, event: Event, how: str) -> None:
         hold = _take(self._open[_process(event)], _lease(event))
-        if hold is not None:
+        if hold is None:
+            before = self._last.get((_process(event), _lease(event)))
+            if before is not None and how == "lost" and before.left is not None:
+                before.lost_after = event["t"]
+        else:
+            hold.left = event["t"]
+            self._last[_process(event), _lease(event)] = hold
+            hold.until = event.get("until", hold.until)  # the last word: a grant may be confirmed without a point
             _end(hold, event["t"], how)
             self._unanswered[_process(event)].setdefault(_lease(event), []).append(hold)
 

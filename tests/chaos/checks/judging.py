@@ -13,10 +13,13 @@ from tests.chaos.checks.evidence import Event, Evidence
 from tests.chaos.checks.fences import fences_rise, row_fence_rises
 from tests.chaos.checks.healing import alive_after_healing, nothing_left_behind
 from tests.chaos.checks.idle import no_lock_lies_idle
+from tests.chaos.checks.order import order_of_arrival
 from tests.chaos.checks.overlap import holders_do_not_overlap, overlaps_are_explained
 from tests.chaos.checks.register import consume_once_linearizable
 from tests.chaos.checks.releases import no_foreign_release
+from tests.chaos.checks.stray import no_stray_cancellation
 from tests.chaos.checks.takeover import takeover_in_time
+from tests.chaos.checks.told import told_of_loss_in_time
 from tests.chaos.checks.vacuity import not_vacuous
 from tests.chaos.checks.verdict import Thresholds, Verdict
 from tests.chaos.checks.writes import stale_writes_refused
@@ -37,9 +40,26 @@ CHECKERS = (
     no_foreign_release,
     takeover_in_time,
     no_lock_lies_idle,
+    order_of_arrival,
+    told_of_loss_in_time,
+    no_stray_cancellation,
     alive_after_healing,
     nothing_left_behind,
     no_deadlocks,
+)
+
+# What a history can tell that has locks only, and no money.
+LOCK_CHECKERS = (
+    holders_do_not_overlap,
+    overlaps_are_explained,
+    fences_rise,
+    no_foreign_release,
+    takeover_in_time,
+    no_lock_lies_idle,
+    order_of_arrival,
+    told_of_loss_in_time,
+    no_stray_cancellation,
+    nothing_left_behind,
 )
 
 _CHECKER_OF = {checker.__name__: checker for checker in CHECKERS}
@@ -48,6 +68,12 @@ _CHECKER_OF = {checker.__name__: checker for checker in CHECKERS}
 def judge_one(property_name: str, events: Sequence[Event]) -> Verdict:
     """The verdict on one property, all but not_vacuous. Raises KeyError for another name."""
     return _CHECKER_OF[property_name](Evidence(events))
+
+
+def judge_locks(events: Sequence[Event]) -> list[Verdict]:
+    """A verdict on every property of the locks alone. `events`: in the order of time."""
+    evidence = Evidence(events)
+    return [checker(evidence) for checker in LOCK_CHECKERS]
 
 
 def judge(events: Sequence[Event], *, thresholds: Thresholds | None = None) -> list[Verdict]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from tests.chaos.checks.draft import CannotPlant, Draft, Row
 from tests.chaos.checks.evidence import ALREADY_CHARGED, CHARGED, FOREVER, OK, REFUSED, Charge, Evidence, Operation
-from tests.chaos.checks.fences import heard_late
+from tests.chaos.checks.fences import is_excused
 from tests.chaos.checks.healing import HEALED_WITHIN_LEASES
 from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.idle import EVERYBODY, excuses_of
@@ -138,7 +138,7 @@ def fences_swapped(draft: Draft) -> None:
         for holds in draft.evidence.holds_by_name.values()
         for before, after in pairwise(holds)
         if before.ended < after.began and before.fence is not None and after.fence is not None
-        if not heard_late(after, draft.evidence)
+        if not is_excused(before, after, draft.evidence)
     ]
     before, after = draft.one_of(pairs)
     draft.swap_fences(before, after)

@@ -10,7 +10,7 @@ from tests.chaos.checks.overlap import NO_HOLDS, uncaused_overlaps
 from tests.chaos.checks.verdict import Example, Verdict, found
 
 # After these the store may know less than it had told: a holder of then may be the holder again.
-BRINGS_BACK_OLD_DATA = ("failover", "sentinel", "cluster", "split")
+BRINGS_BACK_OLD_DATA = ("failover", "sentinel", "cluster", "split", "restore")
 
 # Where nothing excludes anybody there are overlaps without number, and one of them is as good as all.
 LOOKED_AT = 200
@@ -42,7 +42,8 @@ def _released_what_was_anothers(evidence: Evidence) -> Iterator[Example]:
 def _may_be_holder_again(hold: Hold, evidence: Evidence) -> bool:
     released = hold.released or hold.ended
     return any(
-        fault.began <= released
+        fault.forgets
+        and fault.began <= released
         and fault.ended >= hold.began
         and any(word in fault.kind for word in BRINGS_BACK_OLD_DATA)
         for fault in evidence.faults

@@ -10,7 +10,7 @@ Event = dict[str, Any]
 
 
 class Fault(NamedTuple):
-    """One injected fault; times in ns."""
+    """One injected fault; times in ns. `forgets`: whether data can be lost by it, or a clock be moved."""
 
     id: int | str
     kind: str
@@ -19,6 +19,7 @@ class Fault(NamedTuple):
     ended: int
     is_targeted: bool
     point: str | None
+    forgets: bool
 
 
 class Spans:
@@ -33,6 +34,9 @@ class Spans:
             else:
                 self._begins.append(begin)
                 self._ends.append(end)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(zip(self._begins, self._ends, strict=True))
 
     def within(self, begin: int, end: int) -> int:
         """How much of begin..end they cover, in ns."""
@@ -58,6 +62,9 @@ class Spans:
         return self._begins[place] if place >= 0 and self._ends[place] + slack >= t else t
 
 
+NO_SPANS = Spans(())
+
+
 def faults_of(begun: Sequence[Event], healed: Sequence[Event], *, last_t: int) -> list[Fault]:
     """Every fault with its end; one that never healed lasts to the end of the history."""
     ends = {event["id"]: event["t"] for event in healed}
@@ -70,6 +77,7 @@ def faults_of(begun: Sequence[Event], healed: Sequence[Event], *, last_t: int) -
             ends.get(event["id"], last_t),
             bool(event.get("targeted")),
             event.get("point"),
+            event.get("forgets", True),  # histories of before do not tell
         )
         for event in begun
     ]

@@ -9,11 +9,10 @@ from typing import NamedTuple
 from tests.chaos.checks.evidence import Event, Evidence
 from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.verdict import Counts, Example, Verdict, found
-from tests.chaos.checks.waits import Process, Waiting
+from tests.chaos.checks.waits import Process, Waiting, waiting_of
 
 GRACE_MS = 50.0
 HARNESS = "harness"  # whose loop has the proxies that instances reach their servers by
-SETTLED_MS = 50.0  # whoever waits for less than that may still be on its way
 
 
 class Takeover(NamedTuple):
@@ -61,7 +60,7 @@ def grace_ms_of(evidence: Evidence) -> float:
 
 def takeovers_of(evidence: Evidence) -> tuple[list[Takeover], Counter[str]]:
     """The takeovers that count, and how many were left out, by reason."""
-    waiting = Waiting(evidence)
+    waiting = waiting_of(evidence)
     takeovers, excluded = [], Counter[str]()
     for death in evidence.by_kind["died"]:
         for lock in death.get("held") or ():
@@ -78,7 +77,7 @@ def _takeover(death: Event, lock: Event, waiting: Waiting, evidence: Evidence) -
     if left_ms is None:
         return "rest_unknown"
     # Who stands in line some time before the lease is over: it need not have come before the death.
-    waiters = waiting.at(name, died + round((left_ms - SETTLED_MS) * 1e6)) - {(death["i"], death["life"])}
+    waiters = waiting.at(name, died + round(left_ms * 1e6) - evidence.slack.settled_ns) - {(death["i"], death["life"])}
     if not waiters:
         return "no_other_instance_waits"
     due = died + round((left_ms + grace_ms_of(evidence)) * 1e6)

@@ -16,6 +16,9 @@ from tests.chaos.checks.cases_overlaps import lost
 from tests.chaos.checks.generated import generated
 from tests.chaos.checks.histories import HandWritten
 
+# Of which a chaos history does not tell.
+OF_EXACT_HISTORIES = {"order_of_arrival", "told_of_loss_in_time", "no_stray_cancellation"}
+
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_hand_written_history_breaks_what_it_is_meant_to_break_and_nothing_else(case: Case) -> None:
@@ -47,7 +50,7 @@ def test_a_history_of_nothing_is_unknown_and_nothing_is_broken() -> None:
 def test_a_whole_good_run_is_found_good() -> None:
     verdicts = judge(generated(1, operations=3000))
 
-    assert [verdict.property for verdict in verdicts if not verdict.holds] == []
+    assert {verdict.property for verdict in verdicts if not verdict.holds} == OF_EXACT_HISTORIES
     assert exit_code(verdicts) == 0
 
 
@@ -104,7 +107,7 @@ def test_a_takeover_that_nothing_asked_for_does_not_spoil_a_run_but_a_threshold_
 
 def test_the_sentence_counts_what_held_and_names_what_is_broken_or_unknown() -> None:
     good = judge(generated(1, operations=3000))
-    verdicts = {verdict.property: verdict for verdict in good}
+    verdicts = {verdict.property: replace(verdict, holds=True) for verdict in good}
     unknown = {name: replace(verdict, holds=None) for name, verdict in verdicts.items()}
     broken = replace(verdicts["fences_rise"], holds=False)
 

@@ -22,6 +22,9 @@ PROPERTIES = (
     "no_foreign_release",
     "takeover_in_time",
     "no_lock_lies_idle",
+    "order_of_arrival",
+    "told_of_loss_in_time",
+    "no_stray_cancellation",
     "alive_after_healing",
     "nothing_left_behind",
     "no_deadlocks",
@@ -29,7 +32,16 @@ PROPERTIES = (
 )
 # What every run is asked for. Without an occasion the others say nothing, and no run is worse for it (who wants
 # occasions sets a threshold); but that they are unknown is said.
-ASKED = frozenset(PROPERTIES) - {"takeover_in_time", "no_lock_lies_idle", "stale_writes_refused", "no_deadlocks"}
+ASKED = frozenset(PROPERTIES) - {
+    "takeover_in_time",
+    "no_lock_lies_idle",
+    "stale_writes_refused",
+    "no_deadlocks",
+    # Of a simulation's exact times only.
+    "order_of_arrival",
+    "told_of_loss_in_time",
+    "no_stray_cancellation",
+}
 SHOWN_EXAMPLES = 20
 
 Counts = dict[str, int | float]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from tests.chaos.checks.evidence import FOREVER, Event, Evidence
@@ -49,6 +49,12 @@ class Waiting:
         for (name, process), t in began.items():
             waits[name].append(Wait(name, process, t, deaths.get(process, FOREVER - 1) + 1))
         return dict(waits)
+
+
+@lru_cache(maxsize=1)
+def waiting_of(evidence: Evidence) -> Waiting:
+    """The waits of this history; several properties ask for them."""
+    return Waiting(evidence)
 
 
 def step_of(event: Event) -> int:

@@ -106,6 +106,9 @@ def draw_lasting(shortest_s: float, longest_s: float) -> Draw:
 class FaultKind:
     """A kind of fault. `scope`: what it may harm, '<i>' for its instance; `needs`: why it cannot run here, or None.
 
+    `forgets`: whether the lock store can lose by it what it had told, or its clock be moved: nothing else may take a
+    lock from its holder.
+
     A targeted one is fired while its instance stands still at a point; one that `lets_go` is begun there, and goes on
     beside the instance from its first wait on. An ambient one is fired by time.
     """
@@ -118,6 +121,7 @@ class FaultKind:
     targeted: bool = False
     ambient: bool = False
     lets_go: bool = False
+    forgets: bool = False
     needs: str | None = None
 
 

@@ -129,6 +129,7 @@ KINDS = (
         run=flush,
         targeted=True,
         ambient=True,
+        forgets=True,
     ),
     FaultKind(
         name="redis_restart",
@@ -137,6 +138,7 @@ KINDS = (
         run=restart,
         targeted=True,
         ambient=True,
+        forgets=True,
     ),
     FaultKind(
         name="redis_down",
@@ -145,6 +147,7 @@ KINDS = (
         run=down,
         draw=draw_lasting(0.3, 1.0),
         ambient=True,
+        forgets=True,
     ),
     FaultKind(
         name="redis_stop",

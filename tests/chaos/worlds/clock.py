@@ -154,6 +154,7 @@ def _kinds() -> Iterator[FaultKind]:
                 run=run,
                 draw=draw_jump(sign, of_redis=who == "redis"),
                 ambient=True,
+                forgets=who == "redis",  # instances count leases by a clock that this one does not move
             )
 
 

@@ -101,6 +101,7 @@ WORLD = World(
             does="SIGKILL to the master of a hot lock; its replica takes over, and it comes back as a replica.",
             run=cluster_kill_master,
             ambient=True,
+            forgets=True,
         ),
         FaultKind(
             name="cluster_failover",
@@ -108,6 +109,7 @@ WORLD = World(
             does="CLUSTER FAILOVER: the replica of a hot lock's master takes over while that lives.",
             run=cluster_failover,
             ambient=True,
+            forgets=True,
         ),
         FaultKind(
             name="cluster_move_slot",

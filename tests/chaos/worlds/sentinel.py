@@ -87,6 +87,7 @@ WORLD = World(
             does="SIGKILL to the master; Sentinel promotes the replica, and the old master comes back as a replica.",
             run=_of_group(kill_master),
             ambient=True,
+            forgets=True,
         ),
         FaultKind(
             name="sentinel_freeze_master",
@@ -94,6 +95,7 @@ WORLD = World(
             does="SIGSTOP to the master until Sentinel has promoted the replica; then it thaws and believes it is one.",
             run=_of_group(freeze_master),
             ambient=True,
+            forgets=True,
         ),
         FaultKind(
             name="sentinel_failover",
@@ -101,6 +103,7 @@ WORLD = World(
             does="SENTINEL FAILOVER: the replica is promoted while the master lives.",
             run=_of_group(fail_over),
             ambient=True,
+            forgets=True,
         ),
     ),
     needs=why_nothing,

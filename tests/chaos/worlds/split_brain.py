@@ -82,6 +82,7 @@ WORLD = World(
             run=split_brain,
             draw=draw_lasting(0.3, 1.2),
             ambient=True,
+            forgets=True,
         ),
     ),
     needs=why_no_network,

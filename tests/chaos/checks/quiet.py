@@ -1,0 +1,47 @@
+"""When nothing befell a process, its way to the store, or the store: then everything has to go as promised."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import lru_cache
+
+from tests.chaos.checks.evidence import Evidence
+from tests.chaos.checks.promises import ALIVE_MS, COMMAND_TIMEOUT_MS, MS, RECONNECT_MS, RESUMED_MS
+from tests.chaos.checks.spans import NO_SPANS, Spans
+
+STORE = "store"
+# A connection that is silent is given up, and made anew.
+LINK_RECOVERED_NS = (COMMAND_TIMEOUT_MS + 2 * RECONNECT_MS) * MS
+# Everybody stands in line again, and who does not is dropped.
+STORE_RECOVERED_NS = (ALIVE_MS + 2 * RECONNECT_MS) * MS
+BORN_NS = STORE_RECOVERED_NS  # a new process has its connections
+AWAKE_NS = 2 * RESUMED_MS * MS
+
+
+@lru_cache(maxsize=1)
+def disturbances_of(evidence: Evidence) -> dict[str, Spans]:
+    """By process, and for all under STORE: when something was amiss, until it has recovered."""
+    found: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for fault in evidence.faults:
+        kind, _, of = fault.scope.partition(":")
+        instance, _, link = of.partition(":")
+        if kind == "instance":
+            found[instance].append((fault.began, fault.ended + AWAKE_NS))
+        elif kind == "link":
+            if link == "redis":
+                found[instance].append((fault.began, fault.ended + LINK_RECOVERED_NS))
+        elif kind == "clock" and of != "redis":
+            found[of.rpartition(":")[2]].append((fault.began, fault.ended + AWAKE_NS))
+        else:
+            found[STORE].append((fault.began, fault.ended + STORE_RECOVERED_NS))
+    for stall in evidence.by_kind["stall"]:
+        found[str(stall["i"])].append((stall["from"], stall["to"] + AWAKE_NS))
+    for birth in evidence.by_kind["born"]:
+        found[str(birth["i"])].append((birth["t"], birth["t"] + BORN_NS))
+    return {who: Spans(spans) for who, spans in found.items()}
+
+
+def is_disturbed(evidence: Evidence, who: int | str, begin: int, end: int) -> bool:
+    """Whether something was amiss between these moments with this process, or with the store."""
+    found = disturbances_of(evidence)
+    return any(found.get(each, NO_SPANS).touch(begin, end) for each in (STORE, str(who)))

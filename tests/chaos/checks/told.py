@@ -1,0 +1,66 @@
+"""Whoever loses its lease is told, at the latest when the lease is over by its own clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.chaos.checks.evidence import Event, Evidence
+from tests.chaos.checks.holds import Hold
+from tests.chaos.checks.promises import MS, RESUMED_MS, SLOT_MS
+from tests.chaos.checks.spans import Spans
+from tests.chaos.checks.verdict import Counts, Example, Verdict, found
+
+TOLD_WITHIN_NS = (SLOT_MS + 1) * MS  # a timer that is late is asked once more, 1 ms later
+SUSPENDED = "suspend"
+
+
+def told_of_loss_in_time(evidence: Evidence) -> Verdict:
+    """No holder that ran had a lease that was over for longer than a moment, or lost one that it had left."""
+    if not evidence.slack.is_exact:
+        return found("told_of_loss_in_time", [], checked=0, missing="the history does not tell when leases end")
+    holds = [hold for hold in evidence.holds if hold.until is not None]
+    ends = {(end["i"], end["life"]): end for kind in ("died", "closing") for end in evidence.by_kind[kind]}
+    violations, longest_ns = [], 0
+    for hold in holds:
+        awake_ns = _knew_nothing_ns(hold, ends.get((hold.i, hold.life)), evidence)
+        longest_ns = max(longest_ns, awake_ns)
+        if awake_ns > TOLD_WITHIN_NS:
+            late_ms = awake_ns / 1e6
+            violations.append(Example(f"{hold}: its lease had been over for {late_ms:.1f} ms, untold", hold.until))
+        if hold.lost_after is not None:
+            violations.append(Example(f"{hold}: told of its loss after it had left it", hold.lost_after))
+    counts: Counts = {"lost": sum(hold.until == hold.ended for hold in holds), "longest_ms": longest_ns / 1e6}
+    missing = None if holds else "the history has no lease with an end"
+    return found("told_of_loss_in_time", violations, checked=len(holds), counts=counts, missing=missing)
+
+
+def _knew_nothing_ns(hold: Hold, end: Event | None, evidence: Evidence) -> int:
+    """For how long its process ran after the lease's end, and did not know it."""
+    until = hold.until or 0
+    if end is not None and hold.left is None and _had_it(end, hold):
+        return 0
+    left = hold.left if hold.left is not None else evidence.last_t
+    if end is not None:
+        left = min(left, end["t"])
+    if left <= until:
+        return 0
+    asleep = Spans([*evidence.standstills_of(hold.i), *_resuming(hold.i, evidence)])
+    return left - until - asleep.within(until, left)
+
+
+def _had_it(end: Event, hold: Hold) -> bool:
+    """Whether its lease was not over when it died: a grant may be confirmed without a point, and so last for longer."""
+    return any(
+        lock["name"] == hold.name and lock.get("fence") == hold.fence and (lock.get("left_ms") or 0) > 0
+        for lock in end.get("held") or ()
+    )
+
+
+def _resuming(instance: int | str, evidence: Evidence) -> Iterator[tuple[int, int]]:
+    """After its machine was suspended timers are late, until a process has looked at its clocks."""
+    for fault in evidence.faults_by_scope.get(f"instance:{instance}", ()):
+        if SUSPENDED in fault.kind:
+            yield fault.began, fault.ended + RESUMED_MS * MS
+    for stall in evidence.by_kind["stall"]:
+        if stall.get("suspended") and str(stall["i"]) == str(instance):
+            yield stall["from"], stall["to"] + RESUMED_MS * MS
