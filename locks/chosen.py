@@ -143,6 +143,7 @@ class ChosenIds:
         """Acquires the lock under an id of ours, and lends it under the client's. Raises as Lending.lend_as."""
         lease = await self._lending.acquired(name, lease_ttl_s, wait_s, for_whom)
         wait.is_had = True
+        self._locker.end_run(lease)
         try:
             reply, sent_at_s = await self._ask(name, lease_id, lease_ttl_s, for_whom, lease)
             if reply == b"none":

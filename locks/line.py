@@ -236,6 +236,11 @@ class Line:
             self._lines.forget(self)
         return True
 
+    def end_run(self, lease: Lease) -> None:
+        """No turn follows this lease without asking the server: the server may give it to somebody else now."""
+        if self._run is not None and self._run.lease is lease:
+            self._run = None
+
     def granted_by_message(self, fencing_token: int, turns: int) -> None:
         """Another process has handed the lock over; the claim is short, so the first waiter confirms.
 

@@ -438,6 +438,12 @@ class Locker:
         self._emit(Exported(lease.name, lease.fencing_token, lease.held_s, lease.for_whom))
         return exported(lease)
 
+    def end_run(self, lease: Lease) -> None:
+        """The lease may be somebody else's from now on, or not: who waits here next has to ask the server."""
+        line = self._lines.by_name.get(lease.name)
+        if line is not None:
+            line.end_run(lease)
+
     def hand_out(self, lease: Lease) -> None:
         """The lease is somebody else's from now on: here it is neither extended nor released nor missed."""
         lease.ended = True

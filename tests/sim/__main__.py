@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from tests.chaos.checks import PROPERTIES
 from tests.sim.faults import KINDS, Fault
 from tests.sim.scenes import SCENES
 from tests.sim.search import orders, trials
@@ -30,6 +31,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="that search side by side")
+    parser.add_argument("--only", choices=PROPERTIES, action="append", help="looks for breaches of this property")
     of = parser.add_subparsers(required=True, metavar="WHAT")
 
     everything = of.add_parser("all", help="a bit of each search, for so many seconds")
@@ -101,6 +103,8 @@ def _report(arguments: argparse.Namespace, work: Iterable[Trial], *, until_s: fl
     for more, found in search(work, processes=arguments.processes, until_s=until_s):
         tally += more
         for finding in found:
+            if arguments.only and not {name for name, _ in finding.violations} & set(arguments.only):
+                continue
             findings += 1
             properties.update({name for name, _ in finding.violations})
             if findings <= SHOWN:

@@ -56,10 +56,10 @@ def kind(name: str, *, of_server: bool = False, forgets: bool = False) -> Callab
 
 
 def strike(simulation: Simulation, fault: Fault) -> None:
-    """It happens now; what is dead already, or down, is left alone."""
+    """It happens now; what is dead already, down, or stands still is left alone."""
     process = simulation.processes[fault.who % len(simulation.processes)]
     which = KINDS[fault.kind]
-    if simulation.server.is_up if which.of_server else not process.is_dead:
+    if simulation.server.is_up if which.of_server else not (process.is_dead or process.stands_still):
         simulation.note_fault(fault)
         which.strike(simulation, process, simulation.world.random(f"fault {fault.number}"))
 

@@ -226,6 +226,20 @@ _OWN = (
         ),
     ),
     Mutant(
+        name="turns-after-lending",
+        does="Goes on with the run of a lease that is being lent, whether or not the server has lent it by now.",
+        caught_by=(*_OVERLAP, "leases_end_at_the_holder_first"),
+        edits=(
+            Python(
+                "locks.line:Line.end_run",
+                """
+                -        if self._run is not None and self._run.lease is lease:
+                +        if False:
+                """,
+            ),
+        ),
+    ),
+    Mutant(
         name="newest-first",
         does="Puts those who have waited longest last.",
         caught_by=("order_of_arrival",),

@@ -151,6 +151,11 @@ class Process(asyncio.AbstractEventLoop):
 
     # What befalls it.
 
+    @property
+    def stands_still(self) -> bool:
+        """Whether it does nothing just now."""
+        return self.world.now_s < max(self._frozen_until_s, self.now_s)
+
     def freeze(self, for_s: float) -> None:
         """It does nothing for a while (SIGSTOP), between two ticks or before the next."""
         from_s = max(self.world.now_s, self.now_s)

@@ -15,7 +15,7 @@ from tests.sim.world import World
 POINTS: dict[type, str] = {
     locks.Waiting: "waiting",
     locks.Acquired: "acquired",
-    locks.Adopted: "acquired",
+    locks.Adopted: "adopted",
     locks.Extended: "extended",
     locks.Unknown: "unknown_renewal",
     locks.Lost: "lost",
@@ -25,7 +25,10 @@ POINTS: dict[type, str] = {
     locks.Exported: "exported",
     locks.Forced: "forced",
 }
+BEGINS_HOLD = frozenset({locks.Acquired, locks.Adopted})
 ENDS_HOLD = frozenset({locks.Lost, locks.Releasing, locks.Exported})
+# Of a lease that is lent its keeper tells too, which does not hold it.
+OF_KEEPER = "keeper_"
 
 
 def ns(at_s: float) -> int:
@@ -103,6 +106,7 @@ class Ears:
         self._process = process
         self._locker: Locker | None = None
         self._leases: dict[tuple[str, int], Lease] = {}
+        self._left: dict[tuple[str, int], Lease] = {}  # whose release may still be answered
 
     def belong_to(self, locker: Locker) -> None:
         """The locker that is heard, as soon as there is one."""
@@ -118,12 +122,13 @@ class Ears:
         facts: dict[str, Any] = {"name": name}
         if fence is not None:
             facts["fence"] = fence
-            facts |= self._end_of(kind, name, fence)
+            is_holders, end = self._end_of(kind, name, fence)
+            facts |= end
+            if not is_holders:
+                point = OF_KEEPER + point
         if isinstance(event, locks.Acquired):
             facts |= {"queued": event.queued, "waited_s": event.waited_s, "wake": event.wake_source.value}
             facts["takeover"] = event.takeover
-        elif isinstance(event, locks.Adopted):
-            facts |= {"queued": False, "waited_s": 0.0, "adopted": True}
         elif isinstance(event, locks.Released):
             facts |= {"still_ours": event.still_ours, "handed_over": event.handed_over}
         elif isinstance(event, locks.GaveUp):
@@ -156,12 +161,17 @@ class Ears:
                 until = ns(self._process.true_s(lease.deadline_s))
                 self._recording.point(self._process, "exported", name=name, fence=key[1], until=until)
 
-    def _end_of(self, kind: type, name: str, fence: int) -> dict[str, int]:
+    def _end_of(self, kind: type, name: str, fence: int) -> tuple[bool, dict[str, int]]:
+        """Whether the event is of a lease that this process holds, or has just left; and the end of that one."""
         key = name, fence
-        if kind in (locks.Acquired, locks.Adopted) and self._locker is not None:
+        if kind in BEGINS_HOLD and self._locker is not None:
             found = [lease for lease in self._locker.held if (lease.name, lease.fencing_token) == key]
             self._leases.update({key: lease for lease in found})
         lease = self._leases.get(key)
-        if kind in ENDS_HOLD:
-            self._leases.pop(key, None)
-        return {} if lease is None else {"until": ns(self._process.true_s(lease.deadline_s))}
+        if kind is locks.Released:
+            return self._left.pop(key, None) is not None, {}
+        if kind in ENDS_HOLD and lease is not None:
+            self._left[key] = self._leases.pop(key)
+        if lease is None:
+            return kind in (locks.Forced, locks.Unknown), {}
+        return True, {"until": ns(self._process.true_s(lease.deadline_s))}

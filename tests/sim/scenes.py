@@ -124,6 +124,13 @@ async def _lends(stage: Stage) -> None:
     await lending.release(LOCK, loan.lease_id)
 
 
+async def _chooses(stage: Stage) -> None:
+    lending, lease_id = stage.locker.lending, "c" * 32
+    loan = await lending.lend_as(LOCK, lease_id, lease_ttl_s=LEASE_S, wait_s=0.1, request_id="chosen")
+    await asyncio.sleep(0.01)
+    await lending.release(LOCK, loan.lease_id)
+
+
 SCENES: dict[str, Callable[[], Scene]] = {
     # Nobody is there before.
     "acquire": lambda: Scene([[(0.0, _acquires_and_releases)], [(0.0, _tries)], []]),
@@ -144,6 +151,9 @@ SCENES: dict[str, Callable[[], Scene]] = {
     "cancel": lambda: Scene([[(0.0, _holds(0.04))], [(0.01, _gives_up), (0.02, _holds(0.0))], [(0.015, _gives_up)]]),
     "adopt": lambda: Scene([[(0.0, _hands_over)], [(0.03, _takes_over), (0.04, _holds(0.0))], [(0.02, _holds(0.01))]]),
     "lend": lambda: Scene([[(0.0, _lends)], [(0.005, _lends)], [(0.01, _holds(0.01))]]),
+    "choose": lambda: Scene(
+        [[(0.0, _holds(0.03))], [(0.01, _chooses), (0.012, _holds(0.02)), (0.013, _holds(0.0))], [(0.015, _chooses)]]
+    ),
     "crowd": lambda: Scene(
         [
             [(0.0, _holds(0.10)), (0.04, _holds(0.01)), (0.2, _holds(0.01))],

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from locks.locker import Locker
-from tests.chaos.checks import Verdict
-from tests.chaos.checks.judging import judge as judge_locks
+from tests.chaos.checks import Verdict, judge_locks
 from tests.chaos.history import Event
 from tests.sim import faults as fault_kinds
 from tests.sim.circumstances import Circumstances
@@ -39,6 +39,7 @@ class Place:
     ears: Ears
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
     is_closing: bool = False
+    lends: Counter[str] = field(default_factory=Counter)  # locks that it hands out just now
 
     @property
     def held(self) -> list[tuple[str, int | None, float]]:
@@ -89,7 +90,12 @@ class Simulation:
         self.processes: dict[int, Process] = {}
         self.places: dict[int, Place] = {}
         self.programs: dict[int, Program] = {}
-        self.recording = Recording(self.world, lease_ttl_s=plan.lease_s, instances=circumstances.processes)
+        self.recording = Recording(
+            self.world,
+            lease_ttl_s=plan.lease_s,
+            instances=circumstances.processes,
+            longest_delay_s=max(circumstances.weather.longest_s, circumstances.weather.slowest_s),
+        )
         self._faults = faults
         self._random = self.world.random("simulation")
         self.server = Server(self.world, rate=self._rate())
@@ -268,10 +274,12 @@ class Simulation:
         place.tasks = [asyncio.create_task(work) for work in self.plan.work(self, place)]
 
     async def _closing(self, place: Place, waits_s: float) -> None:
+        process = place.process
         for task in place.tasks:
             task.cancel()
         if waits_s and place.tasks:
             await asyncio.wait(place.tasks, timeout=waits_s)
+        self.recording.write("closing", process.now_s, i=process.name, life=process.life)
         await place.locker.close()
 
     def _end_closed(self, process: Process) -> None:

@@ -115,7 +115,9 @@ def simulated(*, is_uvloop: bool) -> Log:
 
 
 @pytest.mark.parametrize(
-    ("new_loop", "is_uvloop"), [(asyncio.new_event_loop, False), (uvloop.new_event_loop, True)], ids=["asyncio", "uvloop"]
+    ("new_loop", "is_uvloop"),
+    [(asyncio.new_event_loop, False), (uvloop.new_event_loop, True)],
+    ids=["asyncio", "uvloop"],
 )
 def test_callbacks_run_in_the_order_of_the_real_loop(
     new_loop: Callable[[], asyncio.AbstractEventLoop], is_uvloop: bool

@@ -27,7 +27,7 @@ class Truth:
                 continue
             place.ears.sweep(name)
             lease = place.ears.lease_known_as(name, lease_id)
-            if lease is not None:
+            if lease is not None and not (after and place.lends[name]):
                 ends_s = place.process.true_s(lease.deadline_s)
                 if ends_s > now_s + CLOCK_S:
                     simulation.recording.write(

@@ -166,14 +166,19 @@ class Caller:
         if self._random.random() < 0.5:
             loan = await self._locker.lending.lend(name, lease_ttl_s=lease_s, wait_s=wait_s, request_id="lent")
         else:
-            loan = await self._locker.lending.lend_as(
-                name, self._random.randbytes(16).hex(), lease_ttl_s=lease_s, wait_s=wait_s, request_id="chosen"
-            )
+            chosen_id = self._random.randbytes(16).hex()
+            self._place.lends[name] += 1
+            try:
+                loan = await self._locker.lending.lend_as(
+                    name, chosen_id, lease_ttl_s=lease_s, wait_s=wait_s, request_id="chosen"
+                )
+            finally:
+                self._place.lends[name] -= 1
         self._plan.client_count += 1
         client = Client(self._simulation, self._plan.client_count, loan)
         self._place.ears.sweep(name)  # what is lent the process itself does not hold any more
         until = client.until(self._place, loan)
-        client.tell(self._place, "acquired", queued=False, waited_s=0.0, until=until, adopted=True)
+        client.tell(self._place, "adopted", until=until, outside=True)
         self._plan.loans.append(client)
 
     async def _use_loan(self, name: str) -> None:
@@ -194,9 +199,9 @@ class Caller:
         """An operator ends somebody's lease: what he has seen may have changed by then."""
         view = await self._locker.inspect(name)
         if view is not None and view.is_held:
-            process, fence = self._place.process, view.fencing_token
-            self._simulation.recording.point(process, "forced", name=name, fence=fence)
-            await self._locker.force_release(name, fencing_token=fence or 0)
+            fence = view.fencing_token or 0
+            self._simulation.recording.point(self._place.process, "forced", name=name, fence=fence)
+            await self._locker.force_release(name, fencing_token=fence)
 
     async def _inspect(self, name: str) -> None:
         await self._locker.inspect(name)

@@ -18,7 +18,7 @@ def told_of_loss_in_time(evidence: Evidence) -> Verdict:
     """No holder that ran had a lease that was over for longer than a moment, or lost one that it had left."""
     if not evidence.slack.is_exact:
         return found("told_of_loss_in_time", [], checked=0, missing="the history does not tell when leases end")
-    holds = [hold for hold in evidence.holds if hold.until is not None]
+    holds = [hold for hold in evidence.holds if hold.until is not None and not hold.is_outside]
     ends = {(end["i"], end["life"]): end for kind in ("died", "closing") for end in evidence.by_kind[kind]}
     violations, longest_ns = [], 0
     for hold in holds:
