@@ -45,3 +45,13 @@ def is_disturbed(evidence: Evidence, who: int | str, begin: int, end: int) -> bo
     """Whether something was amiss between these moments with this process, or with the store."""
     found = disturbances_of(evidence)
     return any(found.get(each, NO_SPANS).touch(begin, end) for each in (STORE, str(who)))
+
+
+@lru_cache(maxsize=1)
+def concerned_of(evidence: Evidence) -> dict[str, set[str]]:
+    """By lock, the processes that have had to do with it."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for point in evidence.by_kind["point"]:
+        if "name" in point:
+            found[point["name"]].add(str(point["i"]))
+    return found

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 from tests.chaos.checks.evidence import Event, Evidence
 from tests.chaos.checks.holds import Hold
+from tests.chaos.checks.quiet import LINK_RECOVERED_NS, STORE, concerned_of, is_disturbed
 from tests.chaos.checks.verdict import Counts, Example, Verdict, found
 from tests.chaos.checks.waits import Process, Waiting, waiting_of
 
 GRACE_MS = 50.0
+DELAYS = 6  # a look that comes a moment too early, another one, and the confirmation of what it got
 HARNESS = "harness"  # whose loop has the proxies that instances reach their servers by
 
 
@@ -55,7 +57,7 @@ def takeover_in_time(evidence: Evidence) -> Verdict:
 def grace_ms_of(evidence: Evidence) -> float:
     """How long after the lease's end is in time: what the run was made with, for a machine that others use too."""
     grace_ms: float = evidence.run.get("takeover_grace_ms", GRACE_MS)
-    return grace_ms
+    return grace_ms + DELAYS * evidence.slack.delay_ns / 1e6
 
 
 def takeovers_of(evidence: Evidence) -> tuple[list[Takeover], Counter[str]]:
@@ -81,7 +83,10 @@ def _takeover(death: Event, lock: Event, waiting: Waiting, evidence: Evidence) -
     if not waiters:
         return "no_other_instance_waits"
     due = died + round((left_ms + grace_ms_of(evidence)) * 1e6)
-    reason = _disturbed(waiters, died, due, evidence) or _held_up(death["i"], died, due, evidence)
+    if evidence.slack.is_exact:
+        reason = _amiss(name, death, due, evidence)
+    else:
+        reason = _disturbed(waiters, died, due, evidence) or _held_up(death["i"], died, due, evidence)
     if reason is not None:
         return reason
     following = _following(evidence.holds_by_name.get(name, ()), lock.get("fence"), died)
@@ -109,6 +114,27 @@ def _disturbed(waiters: set[Process], begin: int, end: int, evidence: Evidence) 
     deaths = evidence.by_kind["died"]
     if any((death["i"], death["life"]) in waiters and begin <= death["t"] <= end for death in deaths):
         return "waiter_died"
+    return None
+
+
+def _amiss(name: str, death: Event, due: int, evidence: Evidence) -> str | None:
+    """Why it could not be taken in time, where the history has everything that has to do with this lock."""
+    died, dead = death["t"], (death["i"], death["life"])
+    if is_disturbed(evidence, STORE, died, due):
+        return "store_fault"
+    # What the dead one had asked for may be carried out later: its lease ends later too.
+    if evidence.spans_of(f"link:{death['i']}:redis").touch(died - LINK_RECOVERED_NS, due):
+        return "link_fault"
+    others = concerned_of(evidence)[name] - {str(death["i"])}
+    if any(is_disturbed(evidence, who, died, due) for who in others):
+        return "another_disturbed"
+    # It may have had the lock without having heard of it.
+    gone_since = died - evidence.lease_ttl_ns
+    for kind in ("died", "closing"):
+        for end in evidence.by_kind[kind]:
+            is_other = (end["i"], end["life"]) != dead and str(end["i"]) in concerned_of(evidence)[name]
+            if is_other and gone_since <= end["t"] <= due:
+                return "another_died"
     return None
 
 
