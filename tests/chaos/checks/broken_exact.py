@@ -85,8 +85,8 @@ BROKEN_EXACT = (
     Broken("exact: order, nobody overtakes", "order._overtakers", nothing),
     Broken("exact: order, any number", "order.RUN_TURNS", A_YEAR_NS),
     Broken("exact: order, too few", "order.RUN_TURNS", 15),
-    Broken("exact: order, never settled", "order._unsettled", fixed(EVER)),
-    Broken("exact: order, always settled", "order._unsettled", fixed(NO_SPANS)),
+    Broken("exact: order, never settled", "order.unsettled_of", fixed(EVER)),
+    Broken("exact: order, always settled", "order.unsettled_of", fixed(NO_SPANS)),
     Broken("exact: order, of those who got it", "order.asks_of", _in_no_order),
     Broken("exact: order, everybody counts", "asks._counts", fixed(True)),
     Broken("exact: order, disturbed by anything ever", "order.is_disturbed", _ever_disturbed),
@@ -110,6 +110,6 @@ BROKEN_EXACT = (
     Broken("exact: idle, those who stand still hold up nobody", "idle_exact.UNANSWERED_NS", -A_YEAR_NS),
     Broken("exact: idle, links come back at once", "idle_exact.LINK_RECOVERED_NS", -A_YEAR_NS),
     Broken("exact: idle, the store comes back at once", "idle_exact.STORE_RECOVERED_NS", 0),
-    Broken("exact: idle, a new process is there at once", "idle_exact.BORN_NS", 0),
+    Broken("exact: idle, a new process is there at once", "quiet.BORN_NS", 0),
     Broken("exact: idle, whoever wakes is there at once", "idle_exact.AWAKE_NS", 0),
 )

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tests.chaos.checks.evidence import Evidence
 from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.promises import ALIVE_MS, CLAIM_MS, CLOCK_RATES, MARGIN_MS, MS, SLOT_MS, TAKEOVER_MS, YIELD_MS
-from tests.chaos.checks.quiet import AWAKE_NS, BORN_NS, LINK_RECOVERED_NS, STORE_RECOVERED_NS, concerned_of
+from tests.chaos.checks.quiet import AWAKE_NS, LINK_RECOVERED_NS, STORE_RECOVERED_NS, concerned_of, newborn_of
 from tests.chaos.checks.spans import NO_SPANS, Spans
 from tests.chaos.checks.waits import Process, waiting_of
 
@@ -151,11 +151,11 @@ class _Excuses:
                 # It may have been given the lock, and never heard of it.
                 last = end["t"] + max(self._lease_ns, UNANSWERED_NS) + AWAKE_NS
                 self._of_others[str(end["i"])].append((end["t"], last))
-        for birth in evidence.by_kind["born"]:
-            self._of_waiters[str(birth["i"])].append((birth["t"], birth["t"] + BORN_NS))
+        for who, newborn in newborn_of(evidence).items():
+            self._of_waiters[who] += newborn
 
     def _stands_still(self, who: str, began: int, ended: int) -> None:
         self._of_waiters[who].append((began, ended + AWAKE_NS))
-        # The others go past it.
-        last = min(ended, began + self._lease_ns + UNANSWERED_NS)
+        # What it had asked for in its last moment it has for a lease; the others go past it.
+        last = min(ended, began + max(self._lease_ns, UNANSWERED_NS))
         self._of_others[who].append((began, last + AWAKE_NS))

@@ -11,6 +11,7 @@ from tests.chaos.checks.fences import is_excused
 from tests.chaos.checks.healing import HEALED_WITHIN_LEASES
 from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.idle import EVERYBODY, excuses_of
+from tests.chaos.checks.lies_exact import cancelled_by_nobody, overtaken, told_late
 from tests.chaos.checks.spans import Spans
 from tests.chaos.checks.takeover import grace_ms_of, takeovers_of
 
@@ -242,6 +243,9 @@ LIES: tuple[tuple[Lie, str], ...] = (
     (foreign_release, "no_foreign_release"),
     (late_takeover, "takeover_in_time"),
     (lock_forgotten, "no_lock_lies_idle"),
+    (overtaken, "order_of_arrival"),
+    (told_late, "told_of_loss_in_time"),
+    (cancelled_by_nobody, "no_stray_cancellation"),
     (locked_out, "alive_after_healing"),
     (something_left, "nothing_left_behind"),
 )

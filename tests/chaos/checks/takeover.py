@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from tests.chaos.checks.evidence import Event, Evidence
 from tests.chaos.checks.holds import Hold
-from tests.chaos.checks.quiet import LINK_RECOVERED_NS, STORE, concerned_of, is_disturbed
+from tests.chaos.checks.quiet import LINK_RECOVERED_NS, STORE, concerned_of, is_disturbed, newborn_of
+from tests.chaos.checks.spans import NO_SPANS
 from tests.chaos.checks.verdict import Counts, Example, Verdict, found
 from tests.chaos.checks.waits import Process, Waiting, waiting_of
 
@@ -84,7 +85,7 @@ def _takeover(death: Event, lock: Event, waiting: Waiting, evidence: Evidence) -
         return "no_other_instance_waits"
     due = died + round((left_ms + grace_ms_of(evidence)) * 1e6)
     if evidence.slack.is_exact:
-        reason = _amiss(name, death, due, evidence)
+        reason = _amiss(name, death, waiters, due, evidence)
     else:
         reason = _disturbed(waiters, died, due, evidence) or _held_up(death["i"], died, due, evidence)
     if reason is not None:
@@ -117,7 +118,7 @@ def _disturbed(waiters: set[Process], begin: int, end: int, evidence: Evidence) 
     return None
 
 
-def _amiss(name: str, death: Event, due: int, evidence: Evidence) -> str | None:
+def _amiss(name: str, death: Event, waiters: set[Process], due: int, evidence: Evidence) -> str | None:
     """Why it could not be taken in time, where the history has everything that has to do with this lock."""
     died, dead = death["t"], (death["i"], death["life"])
     if is_disturbed(evidence, STORE, died, due):
@@ -128,6 +129,8 @@ def _amiss(name: str, death: Event, due: int, evidence: Evidence) -> str | None:
     others = concerned_of(evidence)[name] - {str(death["i"])}
     if any(is_disturbed(evidence, who, died, due) for who in others):
         return "another_disturbed"
+    if all(newborn_of(evidence).get(str(who), NO_SPANS).touch(died, due) for who, _ in waiters):
+        return "waiters_newborn"
     # It may have had the lock without having heard of it.
     gone_since = died - evidence.lease_ttl_ns
     for kind in ("died", "closing"):
