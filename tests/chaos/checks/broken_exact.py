@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tests.chaos.checks import asks, evidence, holds, quiet
+from tests.chaos.checks import asks, evidence, holds, quiet, stray
 from tests.chaos.checks.breaking import A_YEAR_NS, Broken, fixed, nothing
 from tests.chaos.checks.slack import EXACT
 from tests.chaos.checks.spans import NO_SPANS, Spans
@@ -97,6 +97,10 @@ BROKEN_EXACT = (
     Broken("exact: takeovers, nobody has to do with it", "takeover.concerned_of", fixed(defaultdict(set))),
     Broken("exact: takeovers, the dead one was whole", "takeover.LINK_RECOVERED_NS", -A_YEAR_NS),
     Broken("exact: takeovers, messages take no time", "takeover.DELAYS", 0),
+    Broken("exact: takeovers, every death is silent", "takeover._offered_ms", fixed(300.0)),
+    Broken("exact: takeovers, no death is silent", "takeover._offered_ms", fixed(0.0)),
+    Broken("exact: stray, of cancellations alone", "stray.KINDS", stray.KINDS[:1]),
+    Broken("exact: stray, of errors alone", "stray.KINDS", stray.KINDS[1:]),
     Broken("exact: idle, everybody has to do with it", "idle_exact.concerned_of", _whatever_has_to_do_with),
     Broken("exact: idle, nobody has to do with it", "idle_exact.concerned_of", fixed({})),
     Broken("exact: idle, never settled", "idle_exact._unsettled", fixed(EVER)),

@@ -62,13 +62,13 @@ def ends(history: HandWritten, who: str, *, e: str = "died", at_ms: float = 5) -
     return history.event(e, at_ms=AT + at_ms, i=who, life=1, held=[])
 
 
-def dies(*, took_ms: float | None, left_ms: float = 500) -> HandWritten:
+def dies(*, took_ms: float | None, left_ms: float = 500, **death: Any) -> HandWritten:
     """p0 dies at 10, with so much left of its lease at the server; p1 has the lock so long after the death."""
     history = HandWritten(exact=True).event("end", at_ms=AT + 4000, why="time")
     facts: dict[str, Any] = {"name": JOB, "fence": 5, "until": round((AT + 500) * MS)}
     history.point("acquired", "p0", at_ms=AT - 80, queued=False, waited_s=0.001, **facts)
     lock = {"name": JOB, "fence": 5, "left_ms": left_ms, "waiters": 1}
-    history.event("died", at_ms=AT + 10, i="p0", life=1, held=[lock])
+    history.event("died", at_ms=AT + 10, i="p0", life=1, held=[lock], **death)
     return waits(history, got_ms=None if took_ms is None else 10 + took_ms)
 
 
@@ -190,6 +190,12 @@ TAKEOVER_CASES = (
     Case("exact: taken over in time", dies(took_ms=510)),
     Case("exact: taken over at the last moment", dies(took_ms=556)),
     Case("exact: taken over too late", dies(took_ms=556.1), {TAKEOVER}),
+    Case("exact: the server was not told of the death", dies(took_ms=856, silent=True)),
+    Case(
+        "exact: the server was not told of the death, and nobody took over",
+        dies(took_ms=856.1, silent=True),
+        {TAKEOVER},
+    ),
     Case("exact: never taken over", dies(took_ms=None), {TAKEOVER, IDLE}),
     Case(
         "exact: the waiter stood still as the lease was about to end",

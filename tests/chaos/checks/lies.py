@@ -13,7 +13,7 @@ from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.idle import EVERYBODY, excuses_of
 from tests.chaos.checks.lies_exact import cancelled_by_nobody, overtaken, told_late
 from tests.chaos.checks.spans import Spans
-from tests.chaos.checks.takeover import grace_ms_of, takeovers_of
+from tests.chaos.checks.takeover import takeovers_of
 
 Lie = Callable[[Draft], None]
 
@@ -184,7 +184,7 @@ def late_takeover(draft: Draft) -> None:
     """Less was left of a dead holder's lease than the next one waited."""
     takeover = draft.one_of([it for it in takeovers_of(draft.evidence)[0] if it.took_ms is not None])
     death = next(event for event in draft.evidence.by_kind["died"] if event["t"] == takeover.died)
-    left_ms = (takeover.took_ms or 0) - grace_ms_of(draft.evidence) - 1
+    left_ms = (takeover.took_ms or 0) - takeover.grace_ms - 1
     held = [{**lock, "left_ms": left_ms} if lock["name"] == takeover.name else lock for lock in death["held"]]
     draft.replace(death, held=held)
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tests.chaos.checks import promises
 from tests.chaos.checks.evidence import Event, Evidence
 from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.quiet import LINK_RECOVERED_NS, STORE, concerned_of, is_disturbed, newborn_of
@@ -21,13 +22,14 @@ HARNESS = "harness"  # whose loop has the proxies that instances reach their ser
 class Takeover(NamedTuple):
     """One lock of a dead holder, for which another instance waited, undisturbed. `excess_ms`: beyond the lease's rest.
 
-    None where nobody took it over.
+    None where nobody took it over. `grace_ms`: of these it may take so many.
     """
 
     name: str
     died: int
     left_ms: float
     took_ms: float | None
+    grace_ms: float
 
     @property
     def excess_ms(self) -> float | None:
@@ -38,8 +40,7 @@ class Takeover(NamedTuple):
 def takeover_in_time(evidence: Evidence) -> Verdict:
     """Where another instance waited, undisturbed, it had the lock within the rest of the dead one's lease + 50 ms."""
     takeovers, excluded = takeovers_of(evidence)
-    grace_ms = grace_ms_of(evidence)
-    late = [takeover for takeover in takeovers if takeover.excess_ms is None or takeover.excess_ms > grace_ms]
+    late = [takeover for takeover in takeovers if takeover.excess_ms is None or takeover.excess_ms > takeover.grace_ms]
     excesses = sorted(takeover.excess_ms for takeover in takeovers if takeover.excess_ms is not None)
     counts: Counts = {f"excluded_{reason}": count for reason, count in sorted(excluded.items())}
     counts["takeovers"] = len(takeovers)
@@ -59,6 +60,11 @@ def grace_ms_of(evidence: Evidence) -> float:
     """How long after the lease's end is in time: what the run was made with, for a machine that others use too."""
     grace_ms: float = evidence.run.get("takeover_grace_ms", GRACE_MS)
     return grace_ms + DELAYS * evidence.slack.delay_ns / 1e6
+
+
+def _offered_ms(death: Event) -> float:
+    """Where the server was not told of the death, the lock is offered to those who wait in the dead process first."""
+    return promises.GRACE_MS if death.get("silent") else 0.0
 
 
 def takeovers_of(evidence: Evidence) -> tuple[list[Takeover], Counter[str]]:
@@ -83,7 +89,8 @@ def _takeover(death: Event, lock: Event, waiting: Waiting, evidence: Evidence) -
     waiters = waiting.at(name, died + round(left_ms * 1e6) - evidence.slack.settled_ns) - {(death["i"], death["life"])}
     if not waiters:
         return "no_other_instance_waits"
-    due = died + round((left_ms + grace_ms_of(evidence)) * 1e6)
+    grace_ms = grace_ms_of(evidence) + _offered_ms(death)
+    due = died + round((left_ms + grace_ms) * 1e6)
     if evidence.slack.is_exact:
         reason = _amiss(name, death, waiters, due, evidence)
     else:
@@ -97,7 +104,7 @@ def _takeover(death: Event, lock: Event, waiting: Waiting, evidence: Evidence) -
         if due > evidence.last_t:
             return "history_ended"
     took_ms = None if following is None else (following.began - died) / 1e6
-    return Takeover(name, died, left_ms, took_ms)
+    return Takeover(name, died, left_ms, took_ms, grace_ms)
 
 
 def _disturbed(waiters: set[Process], begin: int, end: int, evidence: Evidence) -> str | None:
