@@ -57,9 +57,9 @@ def knows(history: HandWritten, who: str) -> HandWritten:
     return history.leased(who, JOB, 3, from_ms=AT - 99, to_ms=AT - 95, until_ms=AT + 400)
 
 
-def ends(history: HandWritten, who: str, *, e: str = "died", at_ms: float = 5) -> HandWritten:
+def ends(history: HandWritten, who: str, *, e: str = "died", at_ms: float = 5, **more: Any) -> HandWritten:
     """A process ends, which had nothing."""
-    return history.event(e, at_ms=AT + at_ms, i=who, life=1, held=[])
+    return history.event(e, at_ms=AT + at_ms, i=who, life=1, held=[], **more)
 
 
 def dies(*, took_ms: float | None, left_ms: float = 500, **death: Any) -> HandWritten:
@@ -86,6 +86,20 @@ IDLE_CASES = (
     Case("exact: a lease ended by itself", lapsed(622)),
     Case("exact: a lease ended by itself, and was not taken", lapsed(624), {IDLE}),
     Case(
+        "exact: a lease ended as its holder went on, which then asked for more",
+        stands_still(lapsed(1223), "p0", from_ms=AT + 100, to_ms=AT + 505),
+    ),
+    Case(
+        "exact: a lease ended as its holder went on, and was not taken",
+        stands_still(lapsed(1223.1), "p0", from_ms=AT + 100, to_ms=AT + 505),
+        {IDLE},
+    ),
+    Case(
+        "exact: a lease ended long before its holder went on",
+        stands_still(lapsed(1223), "p0", from_ms=AT + 100, to_ms=AT + 516),
+        {IDLE},
+    ),
+    Case(
         "exact: somebody left the line as it was free",
         released(118).point("gave_up", "p1", at_ms=AT + 12, name=JOB, outcome="busy", queued=False, waited_s=0.001),
     ),
@@ -103,21 +117,39 @@ IDLE_CASES = (
     Case("exact: the waiter went on, and did not take it", stopped("p1", got_ms=508.1, to_ms=200), {IDLE}),
     Case("exact: one who had had it stood still", stopped("p2", got_ms=400, to_ms=200)),
     Case("exact: one who has nothing to do with it stood still", stopped("p3", got_ms=400, to_ms=200), {IDLE}),
-    Case("exact: one who stands still for very long holds up nobody", stopped("p2", got_ms=1913.1, to_ms=2900), {IDLE}),
-    Case("exact: one who stands still for long", stopped("p2", got_ms=1913, to_ms=2900)),
-    Case("exact: the waiter's connection was cut", fault(released(2758), "link:p1:redis")),
-    Case("exact: the waiter's connection had been cut long ago", fault(released(2758.1), "link:p1:redis"), {IDLE}),
+    Case("exact: one who stands still for very long holds up nobody", stopped("p2", got_ms=1722.1, to_ms=2900), {IDLE}),
+    Case("exact: one who stands still for long", stopped("p2", got_ms=1722, to_ms=2900)),
+    Case("exact: the waiter's connection was cut", fault(released(2867), "link:p1:redis")),
+    Case("exact: the waiter's connection had been cut long ago", fault(released(2867.1), "link:p1:redis"), {IDLE}),
     Case("exact: its connection to elsewhere was cut", fault(released(2000), "link:p1:database"), {IDLE}),
     Case("exact: the connection of one who knows it was cut", fault(knows(released(2000), "p2"), "link:p2:redis")),
     Case("exact: the connection of a stranger was cut", fault(released(2000), "link:p2:redis"), {IDLE}),
-    Case("exact: the server paused", fault(released(2158), "redis")),
-    Case("exact: the server had paused long ago", fault(released(2158.1), "redis"), {IDLE}),
-    Case("exact: the server's clock was moved", fault(released(2758), "clock:redis")),
-    Case("exact: the server's clock had been moved long ago", fault(released(2758.1), "clock:redis"), {IDLE}),
-    Case("exact: one who knows it died", ends(knows(released(1913), "p2"), "p2")),
-    Case("exact: one who knows it died long ago", ends(knows(released(1913.1), "p2"), "p2"), {IDLE}),
-    Case("exact: a stranger died", ends(released(1800), "p2"), {IDLE}),
-    Case("exact: one who knows it was closed", ends(knows(released(1800), "p2"), "p2", e="closing")),
+    Case("exact: the server paused", fault(released(2267), "redis")),
+    Case("exact: the server had paused long ago", fault(released(2267.1), "redis"), {IDLE}),
+    Case("exact: the server's clock was moved", fault(released(2976), "clock:redis")),
+    Case("exact: the server's clock had been moved long ago", fault(released(2976.1), "clock:redis"), {IDLE}),
+    Case("exact: one who knows it died", ends(knows(released(831), "p2"), "p2")),
+    Case(
+        "exact: one who knows it died, and somebody should have it by now",
+        ends(knows(released(831.1), "p2"), "p2"),
+        {IDLE},
+    ),
+    Case("exact: one who knows it died long before", ends(knows(released(831), "p2"), "p2", at_ms=-5), {IDLE}),
+    Case(
+        "exact: one who knows it died as the server did not hear", ends(knows(released(1722), "p2"), "p2", silent=True)
+    ),
+    Case(
+        "exact: one who knows it died unheard, and somebody should have it by now",
+        ends(knows(released(1722.1), "p2"), "p2", silent=True),
+        {IDLE},
+    ),
+    Case(
+        "exact: one who knows it died unheard long before",
+        ends(knows(released(1722), "p2"), "p2", silent=True, at_ms=-895),
+        {IDLE},
+    ),
+    Case("exact: a stranger died", ends(released(831), "p2"), {IDLE}),
+    Case("exact: one who knows it was closed", ends(knows(released(1722), "p2"), "p2", e="closing")),
     Case("exact: the waiter has only just begun to live", released(1400).event("born", at_ms=AT + 1, i="p1", life=1)),
     Case(
         "exact: another has only just begun to live", released(1400).event("born", at_ms=AT + 1, i="p2", life=1), {IDLE}
@@ -187,6 +219,20 @@ IDLE_CASES = (
 )
 
 TAKEOVER_CASES = (
+    Case(
+        "exact: the waiter had stood still before the lease's end",
+        stands_still(dies(took_ms=590), "p1", from_ms=AT + 295, to_ms=AT + 300),
+        {TAKEOVER},
+    ),
+    Case(
+        "exact: one who knows it had died unheard",
+        ends(knows(dies(took_ms=590), "p2"), "p2", at_ms=-398, silent=True),
+    ),
+    Case(
+        "exact: one who knows it had died unheard long before",
+        ends(knows(dies(took_ms=590), "p2"), "p2", at_ms=-400, silent=True),
+        {TAKEOVER},
+    ),
     Case("exact: taken over in time", dies(took_ms=510)),
     Case("exact: taken over at the last moment", dies(took_ms=556)),
     Case("exact: taken over too late", dies(took_ms=556.1), {TAKEOVER}),
@@ -199,22 +245,22 @@ TAKEOVER_CASES = (
     Case("exact: never taken over", dies(took_ms=None), {TAKEOVER, IDLE}),
     Case(
         "exact: the waiter stood still as the lease was about to end",
-        stands_still(dies(took_ms=590), "p1", from_ms=AT + 300, to_ms=AT + 310),
+        stands_still(dies(took_ms=590), "p1", from_ms=AT + 295, to_ms=AT + 302),
     ),
     Case(
         "exact: a stranger stood still",
-        stands_still(dies(took_ms=590), "p2", from_ms=AT + 300, to_ms=AT + 310),
+        stands_still(dies(took_ms=590), "p2", from_ms=AT + 295, to_ms=AT + 302),
         {TAKEOVER},
     ),
     Case(
         "exact: one who knows it stood still",
-        stands_still(knows(dies(took_ms=590), "p2"), "p2", from_ms=AT + 300, to_ms=AT + 310),
+        stands_still(knows(dies(took_ms=590), "p2"), "p2", from_ms=AT + 295, to_ms=AT + 302),
     ),
-    Case("exact: one who knows it died as well", ends(knows(dies(took_ms=590), "p2"), "p2")),
-    Case("exact: a stranger died as well", ends(dies(took_ms=590), "p2"), {TAKEOVER}),
+    Case("exact: one who knows it died as well", ends(knows(dies(took_ms=590), "p2"), "p2", at_ms=502)),
+    Case("exact: a stranger died as well", ends(dies(took_ms=590), "p2", at_ms=502), {TAKEOVER}),
     Case(
         "exact: one who knows it had died long before",
-        ends(knows(dies(took_ms=590), "p2"), "p2", at_ms=-595),
+        ends(knows(dies(took_ms=590), "p2"), "p2", at_ms=500),
         {TAKEOVER},
     ),
     Case("exact: the server was away", fault(dies(took_ms=590), "redis")),

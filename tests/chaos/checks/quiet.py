@@ -15,6 +15,7 @@ LINK_RECOVERED_NS = (COMMAND_TIMEOUT_MS + CONNECT_MS + 2 * RECONNECT_MS) * MS
 # Everybody stands in line again, and who does not is dropped.
 STORE_RECOVERED_NS = (ALIVE_MS + 2 * RECONNECT_MS) * MS
 BORN_NS = STORE_RECOVERED_NS
+AROUND_DELAYS, AROUND_MS = 4, 5
 AWAKE_NS = 2 * RESUMED_MS * MS
 
 
@@ -62,3 +63,8 @@ def concerned_of(evidence: Evidence) -> dict[str, set[str]]:
         if "name" in point:
             found[point["name"]].add(str(point["i"]))
     return found
+
+
+def around_ns_of(evidence: Evidence) -> int:
+    """How long before or after its process' end, or standstill, something is asked for or granted that nobody hears."""
+    return AROUND_DELAYS * evidence.slack.delay_ns + AROUND_MS * MS

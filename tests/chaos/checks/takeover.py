@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tests.chaos.checks import promises
 from tests.chaos.checks.evidence import Event, Evidence
 from tests.chaos.checks.holds import Hold
-from tests.chaos.checks.quiet import LINK_RECOVERED_NS, STORE, concerned_of, is_disturbed, newborn_of
+from tests.chaos.checks.quiet import LINK_RECOVERED_NS, STORE, around_ns_of, concerned_of, is_disturbed, newborn_of
 from tests.chaos.checks.spans import NO_SPANS
 from tests.chaos.checks.verdict import Counts, Example, Verdict, found
 from tests.chaos.checks.waits import Process, Waiting, waiting_of
@@ -126,26 +126,35 @@ def _disturbed(waiters: set[Process], begin: int, end: int, evidence: Evidence) 
 
 
 def _amiss(name: str, death: Event, waiters: set[Process], due: int, evidence: Evidence) -> str | None:
-    """Why it could not be taken in time, where the history has everything that has to do with this lock."""
-    died, dead = death["t"], (death["i"], death["life"])
-    if is_disturbed(evidence, STORE, died, due):
+    """Why it could not be taken in time, where the history has everything that has to do with this lock.
+
+    Until the lease's end the lock is the dead one's: only what is amiss from then on can hold up the others.
+    """
+    left_ms = next(lock["left_ms"] for lock in death["held"] if lock["name"] == name)
+    over = death["t"] + round(left_ms * 1e6) - around_ns_of(evidence)
+    if is_disturbed(evidence, STORE, over, due):
         return "store_fault"
     # What the dead one had asked for may be carried out later: its lease ends later too.
-    if evidence.spans_of(f"link:{death['i']}:redis").touch(died - LINK_RECOVERED_NS, due):
+    if evidence.spans_of(f"link:{death['i']}:redis").touch(death["t"] - LINK_RECOVERED_NS, due):
         return "link_fault"
     others = concerned_of(evidence)[name] - {str(death["i"])}
-    if any(is_disturbed(evidence, who, died, due) for who in others):
+    if any(is_disturbed(evidence, who, over, due) for who in others):
         return "another_disturbed"
-    if all(newborn_of(evidence).get(str(who), NO_SPANS).touch(died, due) for who, _ in waiters):
+    if all(newborn_of(evidence).get(str(who), NO_SPANS).touch(over, due) for who, _ in waiters):
         return "waiters_newborn"
-    # It may have had the lock without having heard of it.
-    gone_since = died - evidence.lease_ttl_ns
-    for kind in ("died", "closing"):
-        for end in evidence.by_kind[kind]:
-            is_other = (end["i"], end["life"]) != dead and str(end["i"]) in concerned_of(evidence)[name]
-            if is_other and gone_since <= end["t"] <= due:
-                return "another_died"
-    return None
+    return "another_died" if any(_holds_up(end, others, over, due) for end in _ends_of(evidence)) else None
+
+
+def _ends_of(evidence: Evidence) -> Iterator[Event]:
+    yield from evidence.by_kind["died"]
+    yield from evidence.by_kind["closing"]
+
+
+def _holds_up(end: Event, others: set[str], over: int, due: int) -> bool:
+    """Whether this process may have got the lock in its last moment, or been offered it after that."""
+    is_known = end["e"] == "died" and not end.get("silent")
+    stands_until = end["t"] + (0 if is_known else promises.ALIVE_MS * promises.MS)
+    return str(end["i"]) in others and end["t"] <= due and stands_until >= over
 
 
 def _held_up(dead: int | str, died: int, due: int, evidence: Evidence) -> str | None:
