@@ -10,6 +10,7 @@ from tests.chaos.checks.cases_order import ORDER_CASES
 from tests.chaos.checks.cases_overlaps import OVERLAP_CASES
 from tests.chaos.checks.cases_rest import REST_CASES
 from tests.chaos.checks.cases_told import STRAY_CASES, TOLD_CASES
+from tests.chaos.checks.cases_waits import WAIT_CASES
 
 CASES = (
     *CHARGE_CASES,
@@ -21,6 +22,7 @@ CASES = (
     *IDLE_CASES,
     *EXACT_CASES,
     *ORDER_CASES,
+    *WAIT_CASES,
     *TOLD_CASES,
     *STRAY_CASES,
     *REST_CASES,

@@ -6,13 +6,16 @@ import argparse
 import gc
 import time
 from collections.abc import Callable
+from functools import partial
 
 from tests.chaos.checks.evidence import Evidence
 from tests.chaos.checks.generated import generated
-from tests.chaos.checks.judging import judge
+from tests.chaos.checks.generated_locks import generated_locks
+from tests.chaos.checks.judging import judge, judge_locks
 from tests.chaos.checks.register import broken_appointments, consume_once_linearizable
 
 ROUNDS = 3
+EXACT_EVENTS = (200, 3_000)
 
 
 def main() -> None:
@@ -27,6 +30,11 @@ def main() -> None:
     _show("linearizability", len(operations), lambda: broken_appointments(operations))
     _show("linearizability, sorting included", len(operations), lambda: consume_once_linearizable(Evidence(events)))
     _show("the whole judge", len(operations), lambda: judge(events))
+    for count in EXACT_EVENTS:
+        exact = generated_locks(1, events=count)
+        what = f"an exact history of {len(exact):,} events"
+        best_s = min(_took_s(partial(judge_locks, exact)) for _ in range(10 * ROUNDS))
+        print(f"{what:<34} {len(exact) / best_s:>12,.0f} events/s  ({best_s * 1000:.2f} ms of processor time)")
 
 
 def _show(what: str, operations: int, check: Callable[[], object]) -> None:

@@ -6,48 +6,21 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, NamedTuple
-from unittest.mock import patch
+from typing import Any
 
 from tests.chaos.checks import causes, healing, register
-from tests.chaos.checks.all_cases import CASES
+from tests.chaos.checks.breaking import A_YEAR_NS, Broken, exposed_by, fixed, nothing
+from tests.chaos.checks.broken_exact import BROKEN_EXACT
 from tests.chaos.checks.evidence import CHARGED, OK, UNKNOWN, Charge, Evidence, Operation
 from tests.chaos.checks.holds import Hold, Overlap, overlaps_of
 from tests.chaos.checks.slack import NOISY
 from tests.chaos.checks.spans import Spans
 from tests.chaos.checks.verdict import Example
 
-HERE = "tests.chaos.checks."
-A_YEAR_NS = 10**16
-
-
-class Broken(NamedTuple):
-    """A checker in which `what`, a dotted name in this package, is replaced by something that is wrong."""
-
-    name: str
-    what: str
-    wrong: object
-
 
 def surviving_broken_checkers() -> list[str]:
     """The broken checkers that judge every hand-written history rightly: those that would go unnoticed."""
     return [broken.name for broken in BROKEN if exposed_by(broken) is None]
-
-
-def exposed_by(broken: Broken) -> str | None:
-    """The first hand-written history that it misjudges."""
-    with patch(HERE + broken.what, broken.wrong):
-        return next((case.name for case in CASES if not case.is_judged_rightly()), None)
-
-
-def nothing(*_: Any) -> Iterator[Any]:
-    """Finds nothing."""
-    return iter(())
-
-
-def fixed(value: object) -> Callable[..., object]:
-    """A function that always says the same."""
-    return lambda *_, **__: value
 
 
 # Overlaps and their causes
@@ -248,4 +221,5 @@ BROKEN = (
         Broken(f"left: no {what}", "healing.LEFT", tuple(it for it in healing.LEFT if it != what))
         for what in healing.LEFT
     ),
+    *BROKEN_EXACT,
 )

@@ -67,6 +67,20 @@ ORDER_CASES = (
     Case("as many turns of a run as there may be", run_beside(16)),
     Case("more turns than a run has", run_beside(17), {ORDER}),
     Case(
+        "more turns than a run has, and it was cut off",
+        run_beside(17).fault(1, "cut", "link:p0:redis", from_ms=FIRST_MS + 1, to_ms=FIRST_MS + 9, forgets=False),
+    ),
+    Case(
+        "more turns than a run has, and another was cut off",
+        run_beside(17).fault(1, "cut", "link:p1:redis", from_ms=FIRST_MS + 1, to_ms=FIRST_MS + 9, forgets=False),
+        {ORDER},
+    ),
+    Case("more turns than a run has, and it stood still", stands_still(run_beside(17), "p0", from_ms=3001, to_ms=3009)),
+    Case(
+        "more turns than a run has, and the server paused",
+        run_beside(17).fault(1, "pause", "redis", from_ms=FIRST_MS + 1, to_ms=FIRST_MS + 9, forgets=False),
+    ),
+    Case(
         "never had it, and one who came later has",
         line(("p1", 20, 54)).point("waiting", "p0", at_ms=FIRST_MS, name=JOB),
         {ORDER, IDLE},

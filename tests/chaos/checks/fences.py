@@ -19,7 +19,9 @@ def fences_rise(evidence: Evidence) -> Verdict:
     late_count = 0
     for holds in evidence.holds_by_name.values():
         fenced = [hold for hold in holds if hold.fence is not None]
-        violations += _repeated([hold for hold in fenced if not hold.is_adopted])
+        for before, after in _repeated([hold for hold in fenced if not hold.is_adopted]):
+            if not is_forgotten(before, after, evidence):
+                violations.append(Example(f"{after}, the fence of an earlier hold ({before.i})", after.began))
         for before, after in _falling(fenced):
             if is_excused(before, after, evidence):
                 late_count += 1
@@ -59,11 +61,12 @@ def row_fence_rises(evidence: Evidence) -> Verdict:
     )
 
 
-def _repeated(holds: Sequence[Hold]) -> Iterator[Example]:
+def _repeated(holds: Sequence[Hold]) -> Iterator[tuple[Hold, Hold]]:
+    """Each hold, and before it the last one with the same token."""
     seen: dict[int | None, Hold] = {}
     for hold in holds:
         if hold.fence in seen:
-            yield Example(f"{hold}, the fence of an earlier hold ({seen[hold.fence].i})", hold.began)
+            yield seen[hold.fence], hold
         seen[hold.fence] = hold
 
 
@@ -87,7 +90,7 @@ def is_excused(before: Hold, after: Hold, evidence: Evidence) -> bool:
         return heard_late(after, evidence)
     # Nobody holds under a lease that is over, so what was heard after its end says nothing of the order.
     is_empty = after.ended <= after.began
-    return is_empty or taken_away(after, before.began, evidence) is not None or _forgotten(before, after, evidence)
+    return is_empty or taken_away(after, before.began, evidence) is not None or is_forgotten(before, after, evidence)
 
 
 def heard_late(hold: Hold, evidence: Evidence) -> bool:
@@ -108,16 +111,24 @@ def heard_late(hold: Hold, evidence: Evidence) -> bool:
     return evidence.store_forgot(max(from_t, listened - unseen_ns), hold.began)
 
 
-def _forgotten(before: Hold, after: Hold, evidence: Evidence) -> bool:
-    """Whether the server's clock was moved between two grants, and what it knew of the first one was gone by then.
+def is_forgotten(before: Hold, after: Hold, evidence: Evidence) -> bool:
+    """Whether the server's clock had been moved, and what it knew of the first grant was gone by the second one.
 
     It is gone with the data, some time after the lease's end, and when the clock is moved again: see docs/locks.md.
     """
+    if not evidence.slack.is_exact:
+        return False
     began = granted_after(before, evidence)
-    moves = sum(
-        1 + (fault.ended > fault.began)  # there, and back
+    moves = [
+        t
         for fault in evidence.faults_by_scope.get("clock:redis", ())
-        if fault.forgets and fault.began <= after.began and fault.ended >= began
+        if fault.forgets
+        for t in {fault.began, fault.ended}  # there, and back
+        if t <= after.began
+    ]
+    is_gone = (
+        evidence.store_forgot(began, after.began)
+        or after.began - before.ended >= KEEP_MS * MS
+        or (len(moves) > 1 and max(moves) >= began)
     )
-    is_gone = moves > 1 or after.began - before.ended >= KEEP_MS * MS
-    return moves > 0 and (is_gone or evidence.store_forgot(began, after.began))
+    return bool(moves) and is_gone

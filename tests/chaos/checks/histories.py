@@ -77,13 +77,23 @@ class HandWritten:
         return self.point("released", i, at_ms=to_ms + 1, life=life, name=name, fence=fence, **facts)
 
     def leased(
-        self, i: str, name: str, fence: int, *, from_ms: float, to_ms: float, until_ms: float, **acquired: Any
+        self,
+        i: str,
+        name: str,
+        fence: int,
+        *,
+        from_ms: float,
+        to_ms: float,
+        until_ms: float,
+        life: int = 1,
+        **acquired: Any,
     ) -> HandWritten:
         """A lock is acquired, and released, under a lease that ends by its holder's clock at until_ms."""
-        facts: dict[str, Any] = {"name": name, "fence": fence, "until": round(until_ms * MS)}
+        facts: dict[str, Any] = {"life": life, "name": name, "fence": fence, "until": round(until_ms * MS)}
+        released = {"still_ours": acquired.pop("still_ours", True), "handed_over": False}
         self.point("acquired", i, at_ms=from_ms, **facts, **{"queued": False, "waited_s": 0.001, **acquired})
         self.point("releasing", i, at_ms=to_ms, **facts)
-        return self.point("released", i, at_ms=to_ms + 1, name=name, fence=fence, still_ours=True, handed_over=False)
+        return self.point("released", i, at_ms=to_ms + 0.2, life=life, name=name, fence=fence, **released)
 
     def fault(
         self, id: int, kind: str, scope: str, *, from_ms: float, to_ms: float, point: str | None = None, **more: Any

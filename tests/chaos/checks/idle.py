@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from tests.chaos.checks.evidence import Evidence
 from tests.chaos.checks.holds import is_its_own
+from tests.chaos.checks.idle_exact import IdleSpan, idle_spans_of
 from tests.chaos.checks.spans import Spans
 from tests.chaos.checks.takeover import HARNESS
 from tests.chaos.checks.verdict import Counts, Example, Verdict, found
-from tests.chaos.checks.waits import Process, Waiting
+from tests.chaos.checks.waits import Process, waiting_of
 
 # A handoff takes some milliseconds; whoever queues behind his own forgotten grant waits for a lease.
 LONGEST_OF_LEASE = 0.5
@@ -30,12 +31,18 @@ class Idle(NamedTuple):
 
 
 def no_lock_lies_idle(evidence: Evidence) -> Verdict:
-    """Whoever waits has the lock within half a lease of its being free, unless a fault or a death is in the way."""
-    longest_ns = evidence.lease_ttl_ns * LONGEST_OF_LEASE
-    idle = list(idle_of(evidence))
+    """Whoever waits has the lock within half a lease of its being free, unless a fault or a death is in the way.
+
+    Where times are exact: within some messages' time of a release, and 0.1 s of the end of a lease.
+    """
+    if evidence.slack.is_exact:
+        idle = list(idle_spans_of(evidence))
+    else:
+        longest_ns = round(evidence.lease_ttl_ns * LONGEST_OF_LEASE)
+        idle = [IdleSpan(*it, longest_ns) for it in idle_of(evidence)]
     counts: Counts = {"longest_ms": max((it.ended - it.began for it in idle), default=0) / 1e6}
     missing = None if idle else "nobody waited undisturbed for a lock that was free"
-    too_long = [_example(it) for it in idle if it.ended - it.began > longest_ns]
+    too_long = [_example(it) for it in idle if it.ended - it.began > it.most_ns]
     return found("no_lock_lies_idle", too_long, checked=len(idle), counts=counts, missing=missing)
 
 
@@ -43,7 +50,7 @@ def idle_of(evidence: Evidence) -> Iterator[Idle]:
     """Every time in which a lock was free and waited for, without what a fault or a death may be the reason of."""
     excuses = excuses_of(evidence)
     concerned = _concerned(evidence)
-    for name, waits in Waiting(evidence).by_name.items():
+    for name, waits in waiting_of(evidence).by_name.items():
         held = Spans((hold.began, hold.ended) for hold in evidence.holds_by_name.get(name, ()))
         spans = [held, *(excuses[who] for who in concerned[name] | {EVERYBODY} if who in excuses)]
         for _, process, began, ended in waits:
@@ -90,7 +97,7 @@ def excuses_of(evidence: Evidence) -> dict[str, Spans]:
     return {who: Spans(spans) for who, spans in found.items()}
 
 
-def _example(idle: Idle) -> Example:
+def _example(idle: IdleSpan) -> Example:
     lay_ms = (idle.ended - idle.began) / 1e6
     text = f"{idle.name}: nobody had it for {lay_ms:.0f} ms, while instance {idle.process[0]} waited for it"
     return Example(text, idle.began)

@@ -11,8 +11,9 @@ from tests.chaos.checks.fences import is_excused
 from tests.chaos.checks.healing import HEALED_WITHIN_LEASES
 from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.idle import EVERYBODY, excuses_of
+from tests.chaos.checks.lies_exact import cancelled_by_nobody, overtaken, told_late
 from tests.chaos.checks.spans import Spans
-from tests.chaos.checks.takeover import grace_ms_of, takeovers_of
+from tests.chaos.checks.takeover import takeovers_of
 
 Lie = Callable[[Draft], None]
 
@@ -183,7 +184,7 @@ def late_takeover(draft: Draft) -> None:
     """Less was left of a dead holder's lease than the next one waited."""
     takeover = draft.one_of([it for it in takeovers_of(draft.evidence)[0] if it.took_ms is not None])
     death = next(event for event in draft.evidence.by_kind["died"] if event["t"] == takeover.died)
-    left_ms = (takeover.took_ms or 0) - grace_ms_of(draft.evidence) - 1
+    left_ms = (takeover.took_ms or 0) - takeover.grace_ms - 1
     held = [{**lock, "left_ms": left_ms} if lock["name"] == takeover.name else lock for lock in death["held"]]
     draft.replace(death, held=held)
 
@@ -242,6 +243,9 @@ LIES: tuple[tuple[Lie, str], ...] = (
     (foreign_release, "no_foreign_release"),
     (late_takeover, "takeover_in_time"),
     (lock_forgotten, "no_lock_lies_idle"),
+    (overtaken, "order_of_arrival"),
+    (told_late, "told_of_loss_in_time"),
+    (cancelled_by_nobody, "no_stray_cancellation"),
     (locked_out, "alive_after_healing"),
     (something_left, "nothing_left_behind"),
 )

@@ -9,8 +9,8 @@ from functools import lru_cache
 from tests.chaos.checks.asks import Ask, asks_of
 from tests.chaos.checks.evidence import Evidence
 from tests.chaos.checks.promises import CLOCK_RATES, MS, RUN_TURNS, SLACK_MS
-from tests.chaos.checks.quiet import STORE_RECOVERED_NS, disturbances_of, is_disturbed
-from tests.chaos.checks.spans import Spans
+from tests.chaos.checks.quiet import STORE_RECOVERED_NS, disturbances_of, is_disturbed, newborn_of
+from tests.chaos.checks.spans import NO_SPANS, Spans
 from tests.chaos.checks.verdict import Counts, Example, Verdict, found
 
 # A place in line goes by an age that was on its way, each way and once more where the first answer was a refusal.
@@ -26,7 +26,7 @@ def order_of_arrival(evidence: Evidence) -> Verdict:
     violations: list[Example] = []
     checked = overtaken = most = 0
     for name, asks in asks_of(evidence).items():
-        unsettled = _unsettled(name, evidence)
+        unsettled = unsettled_of(name, evidence)
         grants = sorted((ask for ask in asks if ask.fence is not None and ask.counts), key=_ended)
         times = [grant.ended for grant in grants]
         for ask in asks:
@@ -49,11 +49,19 @@ def order_of_arrival(evidence: Evidence) -> Verdict:
 
 def _overtakers(ask: Ask, grants: Sequence[Ask], evidence: Evidence) -> Iterator[Ask]:
     """Who came clearly later and got it before, while nothing befell the one who waited."""
-    slack_ns = SLACK_MS * MS + DELAYS * evidence.slack.delay_ns
+    who = ask.process[0]
+    newborn = newborn_of(evidence).get(str(who), NO_SPANS)
     for grant in grants:
-        clearly = ask.came + slack_ns + round((grant.ended - ask.came) * CLOCK_RATES)
-        if grant.came > clearly and not is_disturbed(evidence, ask.process[0], ask.came, grant.ended):
+        clearly = ask.came + slack_ns_of(ask.came, grant.ended, evidence)
+        if grant.came > clearly and not (
+            newborn.touch(ask.came, grant.ended) or is_disturbed(evidence, who, ask.came, grant.ended)
+        ):
             yield grant
+
+
+def slack_ns_of(came: int, got: int, evidence: Evidence) -> int:
+    """By how much somebody may have come later, and yet have had the lock at `got`, before the one who came then."""
+    return SLACK_MS * MS + DELAYS * evidence.slack.delay_ns + round((got - came) * CLOCK_RATES)
 
 
 @lru_cache(maxsize=1)
@@ -62,7 +70,7 @@ def _amiss(evidence: Evidence) -> list[tuple[int, int]]:
     return [*deaths, *(span for spans in disturbances_of(evidence).values() for span in spans)]
 
 
-def _unsettled(name: str, evidence: Evidence) -> Spans:
+def unsettled_of(name: str, evidence: Evidence) -> Spans:
     """When somebody was amiss, or had left the line or the lock otherwise than by a release."""
     spans = list(_amiss(evidence))
     for kind in UNSETTLING:

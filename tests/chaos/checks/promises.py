@@ -16,7 +16,8 @@ RECONNECT_MS = 250  # the longest pause between two tries to connect
 TAKEOVER_MS = 50  # after the end of a dead holder's lease
 SLOT_MS = 4  # leases that end within it are looked at together
 RESUMED_MS = 100  # after the machine was suspended a process has looked at its clocks
-COMMAND_TIMEOUT_MS = 2_000  # a connection that is silent for so long is given up
+COMMAND_TIMEOUT_MS = 500  # a connection that is silent for so long is given up
+CONNECT_MS = 1_000  # an address that is silent for so long is given up
 CLOCK_RATES = 0.01  # by which clocks may differ
 MARGIN_MS = (
     2  # for which a lease lasts longer at the server than by its holder's clock, beside what clocks may differ by

@@ -6,15 +6,16 @@ from collections import defaultdict
 from functools import lru_cache
 
 from tests.chaos.checks.evidence import Evidence
-from tests.chaos.checks.promises import ALIVE_MS, COMMAND_TIMEOUT_MS, MS, RECONNECT_MS, RESUMED_MS
+from tests.chaos.checks.promises import ALIVE_MS, COMMAND_TIMEOUT_MS, CONNECT_MS, MS, RECONNECT_MS, RESUMED_MS
 from tests.chaos.checks.spans import NO_SPANS, Spans
 
 STORE = "store"
 # A connection that is silent is given up, and made anew.
-LINK_RECOVERED_NS = (COMMAND_TIMEOUT_MS + 2 * RECONNECT_MS) * MS
+LINK_RECOVERED_NS = (COMMAND_TIMEOUT_MS + CONNECT_MS + 2 * RECONNECT_MS) * MS
 # Everybody stands in line again, and who does not is dropped.
 STORE_RECOVERED_NS = (ALIVE_MS + 2 * RECONNECT_MS) * MS
-BORN_NS = STORE_RECOVERED_NS  # a new process has its connections
+BORN_NS = STORE_RECOVERED_NS
+AROUND_DELAYS, AROUND_MS = 4, 5
 AWAKE_NS = 2 * RESUMED_MS * MS
 
 
@@ -36,6 +37,13 @@ def disturbances_of(evidence: Evidence) -> dict[str, Spans]:
             found[STORE].append((fault.began, fault.ended + STORE_RECOVERED_NS))
     for stall in evidence.by_kind["stall"]:
         found[str(stall["i"])].append((stall["from"], stall["to"] + AWAKE_NS))
+    return {who: Spans(spans) for who, spans in found.items()}
+
+
+@lru_cache(maxsize=1)
+def newborn_of(evidence: Evidence) -> dict[str, Spans]:
+    """By process, when it has only just begun to live, and may not have its connections yet."""
+    found: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for birth in evidence.by_kind["born"]:
         found[str(birth["i"])].append((birth["t"], birth["t"] + BORN_NS))
     return {who: Spans(spans) for who, spans in found.items()}
@@ -45,3 +53,18 @@ def is_disturbed(evidence: Evidence, who: int | str, begin: int, end: int) -> bo
     """Whether something was amiss between these moments with this process, or with the store."""
     found = disturbances_of(evidence)
     return any(found.get(each, NO_SPANS).touch(begin, end) for each in (STORE, str(who)))
+
+
+@lru_cache(maxsize=1)
+def concerned_of(evidence: Evidence) -> dict[str, set[str]]:
+    """By lock, the processes that have had to do with it."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for point in evidence.by_kind["point"]:
+        if "name" in point:
+            found[point["name"]].add(str(point["i"]))
+    return found
+
+
+def around_ns_of(evidence: Evidence) -> int:
+    """How long before or after its process' end, or standstill, something is asked for or granted that nobody hears."""
+    return AROUND_DELAYS * evidence.slack.delay_ns + AROUND_MS * MS

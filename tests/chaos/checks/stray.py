@@ -5,15 +5,17 @@ from __future__ import annotations
 from tests.chaos.checks.evidence import Evidence
 from tests.chaos.checks.verdict import Example, Verdict, found
 
+KINDS = (
+    ("stray_cancel", "a cancellation that nobody sent came out"),
+    ("unhandled", "an error that nobody handles"),
+)
+
 
 def no_stray_cancellation(evidence: Evidence) -> Verdict:
     """No caller was cancelled whom nobody cancelled, and no error reached nobody but the event loop."""
     violations = [
         Example(f"{event.get('i')}: {what}: {event.get('where') or event.get('error') or ''}".rstrip(": "), event["t"])
-        for kind, what in (
-            ("stray_cancel", "a cancellation that nobody sent came out"),
-            ("unhandled", "an error that nobody handles"),
-        )
+        for kind, what in KINDS
         for event in evidence.by_kind[kind]
     ]
     checked = len(evidence.by_kind["point"])

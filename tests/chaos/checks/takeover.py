@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from tests.chaos.checks import promises
 from tests.chaos.checks.evidence import Event, Evidence
 from tests.chaos.checks.holds import Hold
+from tests.chaos.checks.quiet import LINK_RECOVERED_NS, STORE, around_ns_of, concerned_of, is_disturbed, newborn_of
+from tests.chaos.checks.spans import NO_SPANS
 from tests.chaos.checks.verdict import Counts, Example, Verdict, found
 from tests.chaos.checks.waits import Process, Waiting, waiting_of
 
 GRACE_MS = 50.0
+DELAYS = 6  # a look that comes a moment too early, another one, and the confirmation of what it got
 HARNESS = "harness"  # whose loop has the proxies that instances reach their servers by
 
 
 class Takeover(NamedTuple):
     """One lock of a dead holder, for which another instance waited, undisturbed. `excess_ms`: beyond the lease's rest.
 
-    None where nobody took it over.
+    None where nobody took it over. `grace_ms`: of these it may take so many.
     """
 
     name: str
     died: int
     left_ms: float
     took_ms: float | None
+    grace_ms: float
 
     @property
     def excess_ms(self) -> float | None:
@@ -35,8 +40,7 @@ class Takeover(NamedTuple):
 def takeover_in_time(evidence: Evidence) -> Verdict:
     """Where another instance waited, undisturbed, it had the lock within the rest of the dead one's lease + 50 ms."""
     takeovers, excluded = takeovers_of(evidence)
-    grace_ms = grace_ms_of(evidence)
-    late = [takeover for takeover in takeovers if takeover.excess_ms is None or takeover.excess_ms > grace_ms]
+    late = [takeover for takeover in takeovers if takeover.excess_ms is None or takeover.excess_ms > takeover.grace_ms]
     excesses = sorted(takeover.excess_ms for takeover in takeovers if takeover.excess_ms is not None)
     counts: Counts = {f"excluded_{reason}": count for reason, count in sorted(excluded.items())}
     counts["takeovers"] = len(takeovers)
@@ -55,7 +59,12 @@ def takeover_in_time(evidence: Evidence) -> Verdict:
 def grace_ms_of(evidence: Evidence) -> float:
     """How long after the lease's end is in time: what the run was made with, for a machine that others use too."""
     grace_ms: float = evidence.run.get("takeover_grace_ms", GRACE_MS)
-    return grace_ms
+    return grace_ms + DELAYS * evidence.slack.delay_ns / 1e6
+
+
+def _offered_ms(death: Event) -> float:
+    """Where the server was not told of the death, the lock is offered to those who wait in the dead process first."""
+    return promises.GRACE_MS if death.get("silent") else 0.0
 
 
 def takeovers_of(evidence: Evidence) -> tuple[list[Takeover], Counter[str]]:
@@ -80,8 +89,12 @@ def _takeover(death: Event, lock: Event, waiting: Waiting, evidence: Evidence) -
     waiters = waiting.at(name, died + round(left_ms * 1e6) - evidence.slack.settled_ns) - {(death["i"], death["life"])}
     if not waiters:
         return "no_other_instance_waits"
-    due = died + round((left_ms + grace_ms_of(evidence)) * 1e6)
-    reason = _disturbed(waiters, died, due, evidence) or _held_up(death["i"], died, due, evidence)
+    grace_ms = grace_ms_of(evidence) + _offered_ms(death)
+    due = died + round((left_ms + grace_ms) * 1e6)
+    if evidence.slack.is_exact:
+        reason = _amiss(name, death, waiters, due, evidence)
+    else:
+        reason = _disturbed(waiters, died, due, evidence) or _held_up(death["i"], died, due, evidence)
     if reason is not None:
         return reason
     following = _following(evidence.holds_by_name.get(name, ()), lock.get("fence"), died)
@@ -91,7 +104,7 @@ def _takeover(death: Event, lock: Event, waiting: Waiting, evidence: Evidence) -
         if due > evidence.last_t:
             return "history_ended"
     took_ms = None if following is None else (following.began - died) / 1e6
-    return Takeover(name, died, left_ms, took_ms)
+    return Takeover(name, died, left_ms, took_ms, grace_ms)
 
 
 def _disturbed(waiters: set[Process], begin: int, end: int, evidence: Evidence) -> str | None:
@@ -110,6 +123,38 @@ def _disturbed(waiters: set[Process], begin: int, end: int, evidence: Evidence) 
     if any((death["i"], death["life"]) in waiters and begin <= death["t"] <= end for death in deaths):
         return "waiter_died"
     return None
+
+
+def _amiss(name: str, death: Event, waiters: set[Process], due: int, evidence: Evidence) -> str | None:
+    """Why it could not be taken in time, where the history has everything that has to do with this lock.
+
+    Until the lease's end the lock is the dead one's: only what is amiss from then on can hold up the others.
+    """
+    left_ms = next(lock["left_ms"] for lock in death["held"] if lock["name"] == name)
+    over = death["t"] + round(left_ms * 1e6) - around_ns_of(evidence)
+    if is_disturbed(evidence, STORE, over, due):
+        return "store_fault"
+    # What the dead one had asked for may be carried out later: its lease ends later too.
+    if evidence.spans_of(f"link:{death['i']}:redis").touch(death["t"] - LINK_RECOVERED_NS, due):
+        return "link_fault"
+    others = concerned_of(evidence)[name] - {str(death["i"])}
+    if any(is_disturbed(evidence, who, over, due) for who in others):
+        return "another_disturbed"
+    if all(newborn_of(evidence).get(str(who), NO_SPANS).touch(over, due) for who, _ in waiters):
+        return "waiters_newborn"
+    return "another_died" if any(_holds_up(end, others, over, due) for end in _ends_of(evidence)) else None
+
+
+def _ends_of(evidence: Evidence) -> Iterator[Event]:
+    yield from evidence.by_kind["died"]
+    yield from evidence.by_kind["closing"]
+
+
+def _holds_up(end: Event, others: set[str], over: int, due: int) -> bool:
+    """Whether this process may have got the lock in its last moment, or been offered it after that."""
+    is_known = end["e"] == "died" and not end.get("silent")
+    stands_until = end["t"] + (0 if is_known else promises.ALIVE_MS * promises.MS)
+    return str(end["i"]) in others and end["t"] <= due and stands_until >= over
 
 
 def _held_up(dead: int | str, died: int, due: int, evidence: Evidence) -> str | None:

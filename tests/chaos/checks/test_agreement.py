@@ -9,11 +9,14 @@ import pytest
 from tests.chaos.checks.canary import canaries, plant
 from tests.chaos.checks.cross_check import cross_check, has_some_order, small_history
 from tests.chaos.checks.generated import generated
+from tests.chaos.checks.generated_locks import generated_locks
 from tests.chaos.checks.histories import HandWritten
 from tests.chaos.checks.holds import Hold, overlaps_of
-from tests.chaos.checks.judging import judge, judge_one
+from tests.chaos.checks.judging import judge, judge_locks, judge_one
 from tests.chaos.checks.lies import LIES
 from tests.chaos.checks.spans import Spans
+
+OF_LOCKS = {"two_holders", "cause_hidden", "fences_swapped", "foreign_release", "late_takeover"}
 
 
 def test_the_linearizability_checker_agrees_with_an_exhaustive_search() -> None:
@@ -30,11 +33,13 @@ def test_the_search_knows_right_from_wrong() -> None:
 
 
 def test_every_lie_that_is_planted_is_caught() -> None:
-    result = canaries(generated(3, operations=2500), Random(3))
+    of_chaos = canaries(generated(3, operations=2500), Random(3))
+    exact = canaries(generated_locks(3, events=2500), Random(3))
 
-    assert result.missed == []
-    assert result.impossible == []
-    assert len(result.caught) == len(LIES)
+    assert of_chaos.missed == exact.missed == []
+    assert set(of_chaos.impossible) == {"overtaken", "told_late", "cancelled_by_nobody"}
+    assert set(exact.caught) >= set(of_chaos.impossible) | OF_LOCKS
+    assert {*of_chaos.caught, *exact.caught} == {lie.__name__ for lie, _ in LIES}
 
 
 def test_a_lie_breaks_a_history_that_was_good_and_leaves_the_original_as_it_was() -> None:
@@ -54,6 +59,22 @@ def test_an_empty_history_has_no_place_for_a_lie() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_a_generated_history_is_good(seed: int) -> None:
     assert [verdict for verdict in judge(generated(seed, operations=500)) if verdict.holds is False] == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_generated_exact_history_is_good_in_all_that_it_tells(seed: int) -> None:
+    verdicts = judge_locks(generated_locks(seed, events=1500))
+
+    assert [verdict for verdict in verdicts if verdict.holds is False] == []
+    assert [verdict.property for verdict in verdicts if verdict.holds is None] == ["nothing_left_behind"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_locks_alone_are_judged_as_with_all_the_rest(seed: int) -> None:
+    for events in (generated_locks(seed, events=300), generated(seed, operations=300)):
+        verdicts = {verdict.property: verdict for verdict in judge(events)}
+        of_locks = judge_locks(events)
+        assert of_locks == [verdicts[verdict.property] for verdict in of_locks]
 
 
 def test_overlaps_are_those_that_every_pair_compared_finds() -> None:

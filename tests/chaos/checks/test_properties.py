@@ -8,7 +8,8 @@ import pytest
 
 from tests.chaos.checks import PROPERTIES, Thresholds, Verdict, exit_code, in_words, judge, worst_of
 from tests.chaos.checks.all_cases import CASES
-from tests.chaos.checks.broken import BROKEN, Broken, exposed_by
+from tests.chaos.checks.breaking import Broken, exposed_by
+from tests.chaos.checks.broken import BROKEN
 from tests.chaos.checks.cases import Case
 from tests.chaos.checks.cases_charges import charged_and_repeated, order
 from tests.chaos.checks.cases_locks import LOCK, died, held

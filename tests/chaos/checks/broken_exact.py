@@ -1,0 +1,126 @@
+"""Checkers of exact histories broken on purpose: each excuse too wide, each bound too far, each thing not looked at."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from tests.chaos.checks import asks, evidence, holds, quiet, stray
+from tests.chaos.checks.breaking import A_YEAR_NS, Broken, fixed, nothing
+from tests.chaos.checks.slack import EXACT
+from tests.chaos.checks.spans import NO_SPANS, Spans
+
+EVER = Spans([(0, A_YEAR_NS)])
+
+
+def _store_fault_as_good_as_any(it: evidence.Evidence, begin: int, end: int) -> bool:
+    return it.spans_of("redis").touch(begin, end)
+
+
+def _any_clock(it: evidence.Evidence, _: int | str, begin: int, end: int) -> bool:
+    return any(spans.touch(begin, end) for scope, spans in it.fault_spans.items() if scope.startswith("clock:"))
+
+
+def _without(kinds: set[str], read: Callable[..., None]) -> Callable[..., None]:
+    def reading(self: Any, event: dict[str, Any], *more: Any) -> None:
+        read(self, {key: event[key] for key in event if key != "until" or event["p"] not in kinds}, *more)
+
+    return reading
+
+
+def _whatever_has_to_do_with(_: evidence.Evidence) -> dict[str, set[str]]:
+    return defaultdict(lambda: {f"p{number}" for number in range(10)})
+
+
+def _disturbed_by_anybody(it: evidence.Evidence, _: int | str, begin: int, end: int) -> bool:
+    return any(spans.touch(begin, end) for spans in quiet.disturbances_of(it).values())
+
+
+def _ever_disturbed(it: evidence.Evidence, who: int | str, _: int, __: int) -> bool:
+    return bool({"store", str(who)} & quiet.disturbances_of(it).keys())
+
+
+def _by_coming_alone(ask: asks.Ask, grants: Any, it: evidence.Evidence) -> Any:
+    return (grant for grant in grants if grant.came > ask.came)
+
+
+def _in_no_order(it: evidence.Evidence) -> dict[str, list[asks.Ask]]:
+    return {name: [ask for ask in found if ask.fence is not None] for name, found in asks.asks_of(it).items()}
+
+
+BROKEN_EXACT = (
+    Broken(
+        "exact: takes what is exact for noisy", "slack.EXACT", replace(EXACT, is_exact=False, unseen_ns=150_000_000)
+    ),
+    Broken("exact: a pause forgets", "evidence.Evidence.store_forgot", _store_fault_as_good_as_any),
+    Broken("exact: nothing forgets", "evidence.Evidence.store_forgot", fixed(False)),
+    Broken("exact: any clock", "evidence.Evidence.clock_moved", _any_clock),
+    Broken("exact: no clock", "evidence.Evidence.clock_moved", fixed(False)),
+    Broken("exact: granted as it was heard of", "causes.granted_after", lambda hold, _: hold.began),
+    Broken("exact: granted at any time", "causes.granted_after", fixed(0)),
+    Broken("exact: forced, whichever", "causes._was_forced", lambda _, __, ___, it: "forcing" in it.points),
+    Broken("exact: forced, one token a run", "slack.EXACT", replace(EXACT, turns=1)),
+    Broken("exact: forced, any older token", "slack.EXACT", replace(EXACT, turns=A_YEAR_NS)),
+    Broken(
+        "exact: the last word is not heard", "holds._Reading._ended", _without({"releasing"}, holds._Reading._ended)
+    ),
+    Broken("exact: nothing is adopted", "holds.Hold.is_adopted", property(fixed(False), lambda *_: None)),
+    Broken(
+        "exact: tokens, forgotten whenever a clock moved",
+        "fences.is_forgotten",
+        lambda *of: "clock:redis" in of[-1].fault_spans,
+    ),
+    Broken("exact: tokens, never forgotten", "fences.is_forgotten", fixed(False)),
+    Broken("exact: tokens, kept for ever", "fences.KEEP_MS", A_YEAR_NS),
+    Broken("exact: told whenever", "told.TOLD_WITHIN_NS", A_YEAR_NS),
+    Broken("exact: told at once", "told.TOLD_WITHIN_NS", 0),
+    Broken("exact: told, resuming takes no time", "told.RESUMED_MS", 0),
+    Broken("exact: told, resuming takes for ever", "told.RESUMED_MS", A_YEAR_NS),
+    Broken("exact: told, every fault suspends", "told.SUSPENDED", ""),
+    Broken("exact: told, whoever dies had it", "told._had_it", fixed(True)),
+    Broken("exact: told, whoever dies had it not", "told._had_it", fixed(False)),
+    Broken("exact: order, by coming alone", "order._overtakers", _by_coming_alone),
+    Broken("exact: order, nobody overtakes", "order._overtakers", nothing),
+    Broken("exact: order, any number", "order.RUN_TURNS", A_YEAR_NS),
+    Broken("exact: order, too few", "order.RUN_TURNS", 15),
+    Broken("exact: order, never settled", "order.unsettled_of", fixed(EVER)),
+    Broken("exact: order, always settled", "order.unsettled_of", fixed(NO_SPANS)),
+    Broken("exact: order, of those who got it", "order.asks_of", _in_no_order),
+    Broken("exact: order, everybody counts", "asks._counts", fixed(True)),
+    Broken("exact: order, disturbed by anything ever", "order.is_disturbed", _ever_disturbed),
+    Broken("exact: order, never disturbed", "order.is_disturbed", fixed(False)),
+    Broken("exact: takeovers, disturbed by anybody", "takeover.is_disturbed", _disturbed_by_anybody),
+    Broken("exact: takeovers, never disturbed", "takeover.is_disturbed", fixed(False)),
+    Broken("exact: takeovers, everybody has to do with it", "takeover.concerned_of", _whatever_has_to_do_with),
+    Broken("exact: takeovers, nobody has to do with it", "takeover.concerned_of", fixed(defaultdict(set))),
+    Broken("exact: takeovers, the dead one was whole", "takeover.LINK_RECOVERED_NS", -A_YEAR_NS),
+    Broken("exact: takeovers, messages take no time", "takeover.DELAYS", 0),
+    Broken("exact: takeovers, every death is silent", "takeover._offered_ms", fixed(300.0)),
+    Broken("exact: takeovers, no death is silent", "takeover._offered_ms", fixed(0.0)),
+    Broken("exact: stray, of cancellations alone", "stray.KINDS", stray.KINDS[:1]),
+    Broken("exact: stray, of errors alone", "stray.KINDS", stray.KINDS[1:]),
+    Broken("exact: idle, everybody has to do with it", "idle_exact.concerned_of", _whatever_has_to_do_with),
+    Broken("exact: idle, nobody has to do with it", "idle_exact.concerned_of", fixed({})),
+    Broken("exact: idle, never settled", "idle_exact._unsettled", fixed(EVER)),
+    Broken("exact: idle, always settled", "idle_exact._unsettled", fixed(NO_SPANS)),
+    Broken("exact: idle, no limit", "idle_exact._bounds_ns", fixed((A_YEAR_NS, A_YEAR_NS))),
+    Broken("exact: idle, no moment", "idle_exact._bounds_ns", fixed((0, 0))),
+    Broken("exact: idle, programs do not go first", "idle_exact.YIELD_MS", 0),
+    Broken("exact: idle, no excuse of a waiter", "idle_exact._Excuses.of_waiter", fixed(NO_SPANS)),
+    Broken("exact: idle, no excuse of all", "idle_exact._Excuses.windows", nothing),
+    Broken("exact: idle, what nobody heard of lasts for ever", "idle_exact.CLAIM_MS", A_YEAR_NS),
+    Broken("exact: idle, what nobody heard of lasts for a lease", "idle_exact.CLAIM_MS", 0),
+    Broken("exact: idle, the dead stand in line for ever", "idle_exact.ALIVE_MS", A_YEAR_NS),
+    Broken("exact: idle, the dead stand in no line", "idle_exact.ALIVE_MS", 0),
+    Broken("exact: idle, nothing is on its way", "idle_exact.around_ns_of", fixed(0)),
+    Broken("exact: idle, nobody asks for more", "idle_exact._asks_for_more", fixed(False)),
+    Broken("exact: idle, everybody asks for more", "idle_exact._asks_for_more", fixed(True)),
+    Broken("exact: takeovers, whoever ends holds up", "takeover._holds_up", fixed(True)),
+    Broken("exact: takeovers, whoever ends holds up nobody", "takeover._holds_up", fixed(False)),
+    Broken("exact: idle, links come back at once", "idle_exact.LINK_RECOVERED_NS", -A_YEAR_NS),
+    Broken("exact: idle, the store comes back at once", "idle_exact.STORE_RECOVERED_NS", 0),
+    Broken("exact: idle, a new process is there at once", "quiet.BORN_NS", 0),
+    Broken("exact: idle, whoever wakes is there at once", "idle_exact.AWAKE_NS", 0),
+)

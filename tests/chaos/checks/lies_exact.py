@@ -1,0 +1,49 @@
+"""The lies that can be planted in a good exact history."""
+
+from __future__ import annotations
+
+from tests.chaos.checks.asks import asks_of
+from tests.chaos.checks.draft import CannotPlant, Draft
+from tests.chaos.checks.evidence import FOREVER
+from tests.chaos.checks.order import slack_ns_of, unsettled_of
+from tests.chaos.checks.promises import MS
+from tests.chaos.checks.quiet import is_disturbed
+
+LATE_NS = 20 * MS
+
+
+def overtaken(draft: Draft) -> None:
+    """Somebody came later than one who waited, and had the lock before."""
+    evidence = draft.evidence
+    if not evidence.slack.is_exact:
+        raise CannotPlant
+    long_waits = [
+        (name, ask)
+        for name, asks in asks_of(evidence).items()
+        for ask in asks
+        if ask.counts and ask.ended < FOREVER and ask.came + slack_ns_of(ask.came, ask.ended, evidence) + MS < ask.ended
+        if not unsettled_of(name, evidence).touch(ask.came, ask.ended)
+        if not is_disturbed(evidence, ask.process[0], ask.came, ask.ended)
+    ]
+    name, ask = draft.one_of(long_waits)
+    who = {"i": "liar", "life": 1, "name": name}
+    draft.add("point", ask.ended - 2 * MS // 3, p="waiting", **who)
+    draft.add("point", ask.ended - MS // 3, p="acquired", fence=-1, queued=True, until=ask.ended, **who)
+
+
+def told_late(draft: Draft) -> None:
+    """A lease was over some time before its holder heard of it."""
+    evidence = draft.evidence
+    if not evidence.slack.is_exact:
+        raise CannotPlant
+    holds = [hold for hold in evidence.holds if hold.left is not None and hold.until is not None]
+    awake = [it for it in holds if not evidence.standstills_of(it.i).touch((it.left or 0) - LATE_NS, it.left or 0)]
+    hold = draft.one_of(awake)
+    draft.change_hold(hold, until=(hold.left or 0) - LATE_NS)
+
+
+def cancelled_by_nobody(draft: Draft) -> None:
+    """A cancellation that nobody sent came out of the locks."""
+    if not draft.evidence.slack.is_exact:
+        raise CannotPlant
+    draft.add("stray_cancel", draft.evidence.last_t, i="p0", where="hold")
