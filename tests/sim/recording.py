@@ -57,10 +57,10 @@ class Recording:
         self._events.append(event)
         self._world.note(repr(event))
 
-    def point(self, process: Process, p: str, **facts: Any) -> None:
-        """Something that a process does now."""
+    def point(self, process: Process, p: str, at_s: float | None = None, **facts: Any) -> None:
+        """Something that a process does; now, or has done some time before."""
         if not process.is_dead:
-            self.write("point", process.now_s, p=p, i=process.name, life=process.life, **facts)
+            self.write("point", process.now_s if at_s is None else at_s, p=p, i=process.name, life=process.life, **facts)
 
     def stood_still(self, process: Process, from_s: float, to_s: float) -> None:
         """A process did nothing at all."""
@@ -158,15 +158,20 @@ class Ears:
         for key, lease in list(self._leases.items()):
             if key[0] == name and lease.ended:
                 del self._leases[key]
-                until = ns(self._process.true_s(lease.deadline_s))
-                self._recording.point(self._process, "exported", name=name, fence=key[1], until=until)
+                ends_s = self._process.true_s(lease.deadline_s)
+                self._recording.point(
+                    self._process, "exported", min(self._process.now_s, ends_s), name=name, fence=key[1], until=ns(ends_s)
+                )
 
     def _end_of(self, kind: type, name: str, fence: int) -> tuple[bool, dict[str, int]]:
         """Whether the event is of a lease that this process holds, or has just left; and the end of that one."""
         key = name, fence
+        if kind is locks.Adopted and key in self._leases:
+            return False, {}  # as their keeper: it has lent the lease, and does not know yet
         if kind in BEGINS_HOLD and self._locker is not None:
-            found = [lease for lease in self._locker.held if (lease.name, lease.fencing_token) == key]
-            self._leases.update({key: lease for lease in found})
+            for lease in self._locker.held:
+                if (lease.name, lease.fencing_token) == key:
+                    self._leases[key] = lease
         lease = self._leases.get(key)
         if kind is locks.Released:
             return self._left.pop(key, None) is not None, {}

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-from locks.locker import Locker
 from tests.sim.circumstances import Circumstances
+from tests.sim.clients import Client
 from tests.sim.workload import REFUSALS, stray
 
 if TYPE_CHECKING:
@@ -21,10 +21,11 @@ Act = Callable[["Stage"], Awaitable[None]]
 
 
 class Stage:
-    """What an act has to do with: the Locker of its process, and what others have left for it."""
+    """What an act has to do with: its process, the Locker there, and what others have left for it."""
 
-    def __init__(self, scene: Scene, locker: Locker) -> None:
-        self.locker = locker
+    def __init__(self, scene: Scene, simulation: Simulation, place: Place) -> None:
+        self.simulation, self.place = simulation, place
+        self.locker = place.locker
         self.texts = scene.texts
 
     async def hold(self, held_s: float, *, wait_s: float | None = None) -> None:
@@ -47,7 +48,7 @@ class Scene:
         """The acts of one process; one that was born again has none."""
         if place.process.life > len(self._acts):
             return []
-        stage = Stage(self, place.locker)
+        stage = Stage(self, simulation, place)
         return [self._play(simulation, place, stage, after_s, act) for after_s, act in self._acts[place.index]]
 
     async def _play(self, simulation: Simulation, place: Place, stage: Stage, after_s: float, act: Act) -> None:
@@ -117,18 +118,19 @@ async def _takes_over(stage: Stage) -> None:
 
 
 async def _lends(stage: Stage) -> None:
-    lending = stage.locker.lending
-    loan = await lending.lend(LOCK, lease_ttl_s=LEASE_S, wait_s=1.0, request_id="lent")
+    client = await Client.lent(stage.simulation, stage.place, LOCK, lease_ttl_s=LEASE_S, wait_s=1.0)
     await asyncio.sleep(0.01)
-    await lending.extend(LOCK, loan.lease_id, lease_ttl_s=LEASE_S)
-    await lending.release(LOCK, loan.lease_id)
+    await client.extend(stage.place)
+    await client.release(stage.place)
 
 
-async def _chooses(stage: Stage) -> None:
-    lending, lease_id = stage.locker.lending, "c" * 32
-    loan = await lending.lend_as(LOCK, lease_id, lease_ttl_s=LEASE_S, wait_s=0.1, request_id="chosen")
-    await asyncio.sleep(0.01)
-    await lending.release(LOCK, loan.lease_id)
+def _chooses(lease_id: str) -> Act:
+    async def act(stage: Stage) -> None:
+        client = await Client.lent_as(stage.simulation, stage.place, LOCK, lease_id, lease_ttl_s=LEASE_S, wait_s=0.1)
+        await asyncio.sleep(0.01)
+        await client.release(stage.place)
+
+    return act
 
 
 SCENES: dict[str, Callable[[], Scene]] = {
@@ -152,7 +154,11 @@ SCENES: dict[str, Callable[[], Scene]] = {
     "adopt": lambda: Scene([[(0.0, _hands_over)], [(0.03, _takes_over), (0.04, _holds(0.0))], [(0.02, _holds(0.01))]]),
     "lend": lambda: Scene([[(0.0, _lends)], [(0.005, _lends)], [(0.01, _holds(0.01))]]),
     "choose": lambda: Scene(
-        [[(0.0, _holds(0.03))], [(0.01, _chooses), (0.012, _holds(0.02)), (0.013, _holds(0.0))], [(0.015, _chooses)]]
+        [
+            [(0.0, _holds(0.03))],
+            [(0.01, _chooses("a" * 32)), (0.012, _holds(0.02)), (0.013, _holds(0.0))],
+            [(0.015, _chooses("b" * 32))],
+        ]
     ),
     "crowd": lambda: Scene(
         [

@@ -27,7 +27,7 @@ class Server:
         self.now_s = 0.0  # true time of the command that it works on
         self._world, self._rate = world, rate
         self._random = world.random("server")
-        self._ahead_us = 0
+        self._ahead_us = self._furthest_us = 0
         self._clients: dict[Connection, tuple[Client, Any]] = {}
         self._queue: deque[tuple[Connection, bytes]] = deque()
         self._is_working = False
@@ -102,6 +102,11 @@ class Server:
     def set_clock(self, ahead_s: float) -> None:
         """Its clock is set by so many seconds, which may be negative."""
         self._ahead_us += int(ahead_s * 1e6)
+        self._furthest_us = max(self._furthest_us, self._ahead_us)
+
+    def catch_up(self) -> None:
+        """Its clock is as far as it has ever been: what was to last until then may be over."""
+        self._ahead_us = self._furthest_us
 
     def flush(self) -> None:
         """FLUSHALL."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -100,6 +101,7 @@ class Simulation:
         self._random = self.world.random("simulation")
         self.server = Server(self.world, rate=self._rate())
         self.truth = Truth(self)
+        self.client_numbers = itertools.count(1)
         self._lives = 0
         self._connections = 0
 
@@ -226,6 +228,7 @@ class Simulation:
         left = [line for place in self._living() for line in left_in(place)]
         for place in self._living():
             place.process.start(place.locker.close())
+        self.server.catch_up()
         self.world.run(until_s=self.world.now_s + self.plan.lease_s + LEASES_ARE_KEPT_S)
         self.recording.write(
             "left",

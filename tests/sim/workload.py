@@ -18,10 +18,9 @@ from locks import (
     TooManyLeases,
     TooManyWaiters,
 )
-from locks.lease import Lease, margin_s
+from locks.lease import Lease
 from locks.lending import LeaseOver
-from locks.loan import Loan
-from tests.sim.recording import ns
+from tests.sim.clients import Client
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Place, Simulation
@@ -50,30 +49,11 @@ class RandomWork:
         self.lasts_s = lasts_s
         self.lease_s = lease_s
         self.texts: list[str] = []  # exported leases, for whoever comes first
-        self.loans: list[Client] = []
-        self.client_count = 0
+        self.clients: list[Client] = []
 
     def work(self, simulation: Simulation, place: Place) -> Sequence[Coroutine[Any, Any, None]]:
         """Some callers."""
         return [Caller(self, simulation, place, number).run() for number in range(simulation.circumstances.workers)]
-
-
-class Client:
-    """Somebody outside who holds a lent lease; `name` in the history."""
-
-    def __init__(self, simulation: Simulation, number: int, loan: Loan) -> None:
-        self.loan = loan
-        self.who = {"i": f"c{number}", "life": 1}
-        self._simulation = simulation
-
-    def tell(self, place: Place, p: str, **facts: Any) -> None:
-        """A point of its own."""
-        name, fence = self.loan.name, self.loan.fencing_token
-        self._simulation.recording.write("point", place.process.now_s, p=p, **self.who, name=name, fence=fence, **facts)
-
-    def until(self, place: Place, loan: Loan) -> int:
-        """When its lease is over, by the clock of whoever has handed it over."""
-        return ns(place.process.true_s(loan.counted_from_s + loan.lease_ttl_s - margin_s(loan.lease_ttl_s)))
 
 
 class Caller:
@@ -163,37 +143,25 @@ class Caller:
 
     async def _lend(self, name: str) -> None:
         wait_s, lease_s = self._random.choice((0.0, 0.05, 0.5, LONGEST_LENT_WAIT_S)), self._a_lease_s()
+        where = self._simulation, self._place, name
         if self._random.random() < 0.5:
-            loan = await self._locker.lending.lend(name, lease_ttl_s=lease_s, wait_s=wait_s, request_id="lent")
+            client = await Client.lent(*where, lease_ttl_s=lease_s, wait_s=wait_s)
         else:
-            chosen_id = self._random.randbytes(16).hex()
-            self._place.lends[name] += 1
-            try:
-                loan = await self._locker.lending.lend_as(
-                    name, chosen_id, lease_ttl_s=lease_s, wait_s=wait_s, request_id="chosen"
-                )
-            finally:
-                self._place.lends[name] -= 1
-        self._plan.client_count += 1
-        client = Client(self._simulation, self._plan.client_count, loan)
-        self._place.ears.sweep(name)  # what is lent the process itself does not hold any more
-        until = client.until(self._place, loan)
-        client.tell(self._place, "adopted", until=until, outside=True)
-        self._plan.loans.append(client)
+            lease_id = self._random.randbytes(16).hex()
+            client = await Client.lent_as(*where, lease_id, lease_ttl_s=lease_s, wait_s=wait_s)
+        self._plan.clients.append(client)
 
     async def _use_loan(self, name: str) -> None:
         """Somebody outside extends a lease or gives it back, through this process."""
-        if not self._plan.loans:
+        clients = self._plan.clients
+        if not clients:
             return
-        client = self._plan.loans.pop(self._random.randrange(len(self._plan.loans)))
-        lending, loan = self._locker.lending, client.loan
+        client = clients.pop(self._random.randrange(len(clients)))
         for _ in range(self._random.choice((0, 1, 1, 2))):
-            extended = await lending.extend(loan.name, loan.lease_id, lease_ttl_s=loan.lease_ttl_s)
-            client.tell(self._place, "extended", until=client.until(self._place, extended))
-            await asyncio.sleep(self._random.uniform(0.0, loan.lease_ttl_s))
+            await client.extend(self._place)
+            await asyncio.sleep(self._random.uniform(0.0, client.loan.lease_ttl_s))
         if self._random.random() < 0.8:
-            client.tell(self._place, "releasing")
-            await lending.release(loan.name, loan.lease_id)
+            await client.release(self._place)
 
     async def _force(self, name: str) -> None:
         """An operator ends somebody's lease: what he has seen may have changed by then."""
