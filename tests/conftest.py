@@ -52,6 +52,7 @@ LONG_FILES = (
     "chaos/test_interleave.py",
     "chaos/test_mutants_charges.py",
     "integration/test_lock_model.py",
+    "sim/conformance/test_conformance.py",
     "contract/test_background_audit.py",
     "contract/test_locks_command.py",
     "contract/test_postgres_away.py",

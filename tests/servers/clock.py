@@ -20,12 +20,17 @@ SOURCE = Path(__file__).with_name("clock.c")
 
 def build_clock_library(folder: Path, *, clock: str = "CLOCK_REALTIME") -> Path:
     """clock.c as a library to preload; the test is skipped where none can be built, and fails with CI=true."""
+    return build_library(SOURCE, folder / f"{clock.lower()}.so", f"-DSHIFTED_CLOCK={clock}")
+
+
+def build_library(source: Path, library: Path, *options: str) -> Path:
+    """A library to preload; the test is skipped where none can be built, and fails with CI=true."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or sys.platform != "linux":
         skip_or_fail("moving a program's clock needs Linux and a C compiler")
-    library = folder / f"{clock.lower()}.so"
-    options = ["-O2", "-Wall", "-Werror", "-shared", "-fPIC", f"-DSHIFTED_CLOCK={clock}"]
-    subprocess.run([compiler, *options, "-o", library, SOURCE], check=True)
+    subprocess.run(
+        [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", *options, "-o", library, source], check=True
+    )
     return library
 
 

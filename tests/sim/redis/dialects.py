@@ -16,6 +16,8 @@ class Dialect:
     answers_while_busy: frozenset[bytes]  # what it does beside a script that does not end
     answers_while_loading: frozenset[bytes]
     shortest_floats: bool  # else with seventeen digits
+    tells_of_served: bool  # who watches a list is told when it gives something to a client that waits
+    watches_keys_of_script: bool  # a script that reads after CLIENT CACHING YES has read all keys that it was given
 
     def text_of(self, value: float) -> bytes:
         """A number as the server writes it."""
@@ -38,6 +40,8 @@ VALKEY_9 = Dialect(
     answers_while_busy=frozenset((b"SELECT", b"CLIENT ID", b"CLIENT CACHING")),
     answers_while_loading=_WHILE_LOADING | {b"CLUSTER"},
     shortest_floats=True,
+    tells_of_served=True,
+    watches_keys_of_script=False,
 )
 REDIS_8 = Dialect(
     brand="Redis",
@@ -47,6 +51,8 @@ REDIS_8 = Dialect(
     answers_while_busy=frozenset(),
     answers_while_loading=_WHILE_LOADING,
     shortest_floats=True,
+    tells_of_served=True,
+    watches_keys_of_script=False,
 )
 REDIS_7 = Dialect(
     brand="Redis",
@@ -56,6 +62,8 @@ REDIS_7 = Dialect(
     answers_while_busy=frozenset(),
     answers_while_loading=_WHILE_LOADING,
     shortest_floats=False,
+    tells_of_served=False,
+    watches_keys_of_script=True,
 )
 # By the names of tests/servers/kinds.py.
 DIALECTS = {"valkey": VALKEY_9, "redis-8": REDIS_8, "redis-7": REDIS_7}

@@ -41,15 +41,14 @@ def ltrim(keys: Keyspace, command: Sequence[bytes]) -> Reply:
 
 
 def pop_first(keys: Keyspace, key: bytes) -> bytes | None:
-    """The first item, taken out; None where there is no such list."""
+    """The first item, taken out, of which nobody is told; None where there is no such list."""
     items = keys.list(key)
     if items is None:
         return None
     first = items.popleft()
-    if items:
-        keys.changed(key)
-    else:
-        keys.remove(key, keys.why)
+    if not items:
+        del keys.values[key]
+        keys.ends_ms.pop(key, None)
     return first
 
 

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
-from tests.sim.redis import lua
-from tests.sim.redis.commands import COMMANDS, READS, WRITES, keys_read
+from tests.sim.redis.blocking import Blocking
+from tests.sim.redis.clients import Client
+from tests.sim.redis.commands import COMMANDS, READS, keys_read
 from tests.sim.redis.dialects import VALKEY_9, Dialect
 from tests.sim.redis.keyspace import Data, Keyspace, OnLock
-from tests.sim.redis.lists import pop_first
-from tests.sim.redis.refusals import Refusal, check, check_in_script
-from tests.sim.redis.resp import NIL_ARRAY, OK, ErrorReply, Reply, Status, encoded, encoded_error, integer
+from tests.sim.redis.refusals import Refusal, check
+from tests.sim.redis.resp import OK, ErrorReply, Status, encoded, encoded_error, integer
+from tests.sim.redis.scripts import Scripts
 from tests.sim.redis.tracking import Tracking
 
 _IN_PUBSUB_MODE = frozenset((b"SUBSCRIBE", b"PING"))
-
-
-class Client:
-    """One connection. `push` gets what the server sends unasked, and the end of what blocked."""
-
-    __slots__ = ("blocked_on", "caching", "channels", "number", "push", "redirect", "timeout_ms", "tracks", "waiting")
-
-    def __init__(self, number: int, push: Callable[[bytes], None]) -> None:
-        self.number = number
-        self.push = push
-        self.channels: dict[bytes, None] = {}
-        self.tracks = self.caching = False
-        self.redirect = 0
-        self.blocked_on: Sequence[bytes] = ()
-        self.timeout_ms: float = math.inf
-        self.waiting: list[list[bytes]] = []  # commands that came while it was blocked
 
 
 class Model:
@@ -42,17 +25,38 @@ class Model:
     """
 
     def __init__(self, dialect: Dialect = VALKEY_9) -> None:
-        self.refuses: Refusal | None = None
         self._dialect = dialect
+        self._refuses: Refusal | None = None
         self._clients: dict[int, Client] = {}
+        self._last_number = 0
+        self._subscribers: dict[bytes, dict[int, Client]] = {}
         self._tracking = Tracking(self._clients)
         self._keys = Keyspace(dialect, self._tracking.changed)
-        self._subscribers: dict[bytes, dict[int, Client]] = {}
-        self._blocked: dict[bytes, dict[int, Client]] = {}  # by key, in the order of their coming
-        self._scripts: dict[bytes, Any] = {}
-        self._last_number = 0
-        self._reader: Client | None = None  # who wants to hear of changes of what this command reads
-        self._has_written = False  # the script that runs
+        self._blocking = Blocking(self._keys)
+        self._scripts = Scripts(self._keys, self._tracking, self._tell)
+        self._own: dict[bytes, Callable[[Client, list[bytes]], bytes]] = {
+            b"PING": self._ping,
+            b"CLIENT": self._client,
+            b"SUBSCRIBE": self._subscribe,
+            b"PUBLISH": self._publish,
+            b"ROLE": self._role,
+            b"CLUSTER": self._cluster,
+            b"SELECT": self._select,
+            b"BLPOP": self._blocking.blpop,
+            b"SCRIPT": self._scripts.script,
+            b"EVAL": self._scripts.eval,
+            b"EVALSHA": self._scripts.evalsha,
+        }
+
+    @property
+    def refuses(self) -> Refusal | None:
+        """Why it refuses commands just now."""
+        return self._refuses
+
+    @refuses.setter
+    def refuses(self, refusal: Refusal | None) -> None:
+        self._refuses = self._scripts.refuses = refusal
+        self._keys.keeps_expired = refusal is Refusal.READONLY
 
     @property
     def on_lock(self) -> OnLock:
@@ -76,44 +80,41 @@ class Model:
         del self._clients[client.number]
         for channel in client.channels:
             del self._subscribers[channel][client.number]
-        self._unblock(client)
+        self._blocking.drop(client)
 
     def execute(self, client: Client, command: list[bytes], now_us: int) -> bytes:
         """The reply on the wire; b"" for a command that blocks, whose reply is pushed."""
         if client.blocked_on:
             client.waiting.append(command)
             return b""
-        keys = self._keys
+        keys, tracking = self._keys, self._tracking
         keys.at(now_us)
-        self._tracking.current = client
-        name = command[0]
+        tracking.current = client
+        name = command[0].upper()
         try:
-            if self.refuses is not None:
-                keys.keeps_expired = self.refuses is Refusal.READONLY
-                check(self.refuses, command, self._dialect)
-            else:
-                keys.keeps_expired = False
-            reply = self._evalsha(client, command) if name == b"EVALSHA" else self._plain(client, name.upper(), command)
+            if self._refuses is not None:
+                check(self._refuses, command, self._dialect)
+            reply = self._done(client, name, command)
         except ErrorReply as error:
             reply = encoded_error(str(error))
-        if client.caching and name.upper() != b"CLIENT":
+        if name != b"CLIENT":
             client.caching = False
-        self._tracking.tell_late()
-        self._tracking.current = None
+        tracking.tell_late()
+        tracking.current = None
         if keys.pushed:
-            self._serve_blocked()
+            self._catch_up(self._blocking.serve())
         return reply
 
     def expire(self, now_us: int) -> None:
         """Removes keys whose end has passed, and ends the waits that have lasted long enough."""
-        keys = self._keys
-        keys.at(now_us)
-        keys.expire_all()
-        late = [client for client in self._waiters() if keys.now_ms > client.timeout_ms]
-        for client in sorted(late, key=lambda client: (client.timeout_ms, client.number)):
-            self._unblock(client)
-            client.push(NIL_ARRAY)
-            self._catch_up(client)
+        self._keys.at(now_us)
+        self._keys.expire_all()
+        self.end_waits(now_us)
+
+    def end_waits(self, now_us: int) -> None:
+        """Ends the waits that have lasted long enough, and removes nothing."""
+        self._keys.at(now_us)
+        self._catch_up(self._blocking.end_late())
 
     def flush_all(self, now_us: int) -> None:
         """FLUSHALL, by an operator."""
@@ -135,12 +136,11 @@ class Model:
         """It has started anew with this data: no clients, no scripts, nothing watched."""
         self._keys.at(now_us)
         self._clients.clear()
-        self._subscribers.clear()
-        self._blocked.clear()
-        self._scripts.clear()
-        self._tracking = Tracking(self._clients)
-        self._keys.changed = self._tracking.changed
         self._last_number = 0
+        self._subscribers.clear()
+        self._tracking.clear()
+        self._blocking.clear()
+        self._scripts.forget()
         self._keys.replace(data, "restart")
 
     def forgets_tracking(self) -> None:
@@ -149,96 +149,34 @@ class Model:
 
     def forgets_scripts(self) -> None:
         """SCRIPT FLUSH, by an operator."""
-        self._scripts.clear()
+        self._scripts.forget()
 
-    # Commands
-
-    def _plain(self, client: Client, name: bytes, command: list[bytes]) -> bytes:
+    def _done(self, client: Client, name: bytes, command: list[bytes]) -> bytes:
         if client.channels and name not in _IN_PUBSUB_MODE:
-            words = name.decode().lower()
             raise ErrorReply(
-                f"ERR Can't execute '{words}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed"
-                " in this context"
+                f"ERR Can't execute '{name.decode().lower()}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT /"
+                " RESET are allowed in this context"
             )
-        own = _OWN.get(name)
+        own = self._own.get(name)
         if own is not None:
-            return own(self, client, command)
+            return own(client, command)
         run = COMMANDS.get(name)
         if run is None:
             raise NotImplementedError(command[:3])
         self._keys.why = "deleted" if name == b"DEL" else name.decode().lower()
-        reply = run(self._keys, command)
-        if client.caching and client.tracks and name in READS:
-            self._tracking.remember(client, keys_read(command))
-        return encoded(reply)
-
-    def _evalsha(self, client: Client, command: list[bytes]) -> bytes:
-        sha = command[1].lower()
-        function = self._scripts.get(sha)
-        if function is None:
-            raise ErrorReply(self._dialect.no_script)
-        self._keys.why = "script"
-        self._has_written = False
-        self._reader = client if client.caching and client.tracks else None
         try:
-            return lua.run(function, int(command[2]), command[3:], self._call)
-        except lua.ScriptFailed as failed:
-            raise ErrorReply(self._dialect.failed_script(failed.words, sha, failed.line)) from None
+            return encoded(run(self._keys, command))
+        finally:  # also what could not be read
+            if client.caching and client.tracks and name in READS:
+                self._tracking.remember(client, keys_read(command))
 
-    def _call(self, args: tuple[Any, ...]) -> Reply:
-        """One command of a script."""
-        for arg in args:
-            if arg.__class__ is not bytes:
-                args = self._texts(args)
-                break
-        name = args[0]
-        run = COMMANDS.get(name)
-        if run is None:
-            name = name.upper()
-            run = COMMANDS.get(name)
-        if self.refuses is not None:
-            check_in_script(self.refuses, name, self._dialect, has_written=self._has_written)
-            self._has_written = self._has_written or name in WRITES
-        if run is None:
-            if name != b"PUBLISH":
-                raise NotImplementedError(args)
-            return self._tell(args[1], args[2])
-        reply = run(self._keys, args)
-        if self._reader is not None and name in READS:
-            self._tracking.remember(self._reader, keys_read(args))
-        return reply
-
-    def _texts(self, args: Sequence[Any]) -> tuple[bytes, ...]:
-        """The arguments of a script's command, where some are Lua's numbers."""
-        texts = []
-        for arg in args:
-            if arg.__class__ is bytes:
-                texts.append(arg)
-            elif arg.__class__ is int or arg.__class__ is float:
-                texts.append(self._dialect.text_of(arg))
-            else:
-                raise ErrorReply(self._dialect.no_text)
-        return tuple(texts)
-
-    def _eval(self, client: Client, command: list[bytes]) -> bytes:
-        sha = self._loaded(command[1])
-        return self._evalsha(client, [b"EVALSHA", sha, *command[2:]])
-
-    def _script(self, client: Client, command: list[bytes]) -> bytes:
-        word = command[1].upper()
-        if word == b"LOAD":
-            return encoded(self._loaded(command[2]))
-        if word == b"FLUSH":
-            self._scripts.clear()
-            return encoded(OK)
-        if word == b"EXISTS":
-            return encoded([int(sha.lower() in self._scripts) for sha in command[2:]])
-        raise NotImplementedError(command)
-
-    def _loaded(self, source: bytes) -> bytes:
-        sha = lua.sha_of(source)
-        self._scripts[sha] = lua.compiled(source)
-        return sha
+    def _catch_up(self, freed: Iterator[Client]) -> None:
+        """Those who do not wait any more carry out what they have sent meanwhile."""
+        for client in freed:
+            while client.waiting and not client.blocked_on:
+                reply = self.execute(client, client.waiting.pop(0), self._keys.now_us)
+                if reply:
+                    client.push(reply)
 
     def _ping(self, client: Client, command: list[bytes]) -> bytes:
         return encoded([b"pong", b""]) if client.channels else encoded(Status("PONG"))
@@ -277,6 +215,7 @@ class Model:
         return encoded(self._tell(command[1], command[2]))
 
     def _tell(self, channel: bytes, text: bytes) -> int:
+        """PUBLISH: how many were told."""
         hearing = self._subscribers.get(channel)
         if not hearing:
             return 0
@@ -286,7 +225,7 @@ class Model:
         return len(hearing)
 
     def _role(self, client: Client, command: list[bytes]) -> bytes:
-        if self.refuses is Refusal.READONLY:
+        if self._refuses is Refusal.READONLY:
             return encoded([b"slave", b"127.0.0.1", 1, b"connect", -1])
         return encoded([b"master", 0, []])
 
@@ -297,79 +236,3 @@ class Model:
         if command[1] != b"0":
             raise NotImplementedError("another database than 0")
         return encoded(OK)
-
-    # Clients that block
-
-    def _blpop(self, client: Client, command: list[bytes]) -> bytes:
-        *names, timeout = command[1:]
-        timeout_ms = _timeout_ms(timeout)
-        self._keys.why = "blpop"
-        for key in names:
-            item = pop_first(self._keys, key)
-            if item is not None:
-                return encoded([key, item])
-        client.blocked_on = names
-        client.timeout_ms = self._keys.now_ms + timeout_ms if timeout_ms else math.inf
-        for key in names:
-            self._blocked.setdefault(key, {})[client.number] = client
-        return b""
-
-    def _waiters(self) -> Sequence[Client]:
-        waiting = {number: client for clients in self._blocked.values() for number, client in clients.items()}
-        return list(waiting.values())
-
-    def _serve_blocked(self) -> None:
-        """Each list that has got something gives to those who wait for it, the first first."""
-        pushed = self._keys.pushed
-        self._keys.why = "blpop"
-        while pushed:
-            key = pushed.pop(0)
-            while waiting := self._blocked.get(key):
-                client = next(iter(waiting.values()))
-                value = self._keys.values.get(key)
-                item = pop_first(self._keys, key) if value is not None else None
-                if item is None:
-                    break
-                self._unblock(client)
-                client.push(encoded([key, item]))
-                self._catch_up(client)
-
-    def _unblock(self, client: Client) -> None:
-        for key in client.blocked_on:
-            waiting = self._blocked[key]
-            waiting.pop(client.number, None)
-            if not waiting:
-                del self._blocked[key]
-        client.blocked_on, client.timeout_ms = (), math.inf
-
-    def _catch_up(self, client: Client) -> None:
-        """Carries out what the client has sent while it was blocked."""
-        while client.waiting and not client.blocked_on:
-            reply = self.execute(client, client.waiting.pop(0), self._keys.now_us)
-            if reply:
-                client.push(reply)
-
-
-_Own = Callable[[Model, Client, list[bytes]], bytes]
-_OWN: dict[bytes, _Own] = {
-    b"PING": Model._ping,
-    b"CLIENT": Model._client,
-    b"SUBSCRIBE": Model._subscribe,
-    b"PUBLISH": Model._publish,
-    b"SCRIPT": Model._script,
-    b"EVAL": Model._eval,
-    b"BLPOP": Model._blpop,
-    b"ROLE": Model._role,
-    b"CLUSTER": Model._cluster,
-    b"SELECT": Model._select,
-}
-
-
-def _timeout_ms(text: bytes) -> int:
-    try:
-        timeout_s = float(text)
-    except ValueError:
-        raise ErrorReply("ERR timeout is not a float or out of range") from None
-    if timeout_s < 0:
-        raise ErrorReply("ERR timeout is negative")
-    return math.ceil(timeout_s * 1000)

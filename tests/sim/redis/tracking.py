@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+from tests.sim.redis.clients import Client
 from tests.sim.redis.resp import encoded
-
-if TYPE_CHECKING:
-    from tests.sim.redis.model import Client
 
 CHANNEL = b"__redis__:invalidate"
 
@@ -55,6 +52,10 @@ class Tracking:
         """The table was full: all that is watched is told of as changed."""
         for key in list(self._watched):
             self.changed(key)
+
+    def clear(self) -> None:
+        """Nothing is watched any more, and nobody is told."""
+        self._watched.clear()
 
     def flushed(self) -> None:
         """All keys are gone: everybody who tracks is told, whatever was read."""
