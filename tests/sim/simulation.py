@@ -125,8 +125,9 @@ class Simulation:
             self.processes[index] = self._new_process(index)
 
     def spawn(self, index: int) -> None:
-        """A process begins, unless its time is over."""
-        if self.is_stopping:
+        """A process begins, unless its time is over, or another one has taken its place already."""
+        tenant = self.places.get(index) or self.programs.get(index)
+        if self.is_stopping or (tenant is not None and not tenant.process.is_dead):
             return
         if self.processes[index].is_dead:
             self.processes[index] = self._new_process(index)
