@@ -150,6 +150,11 @@ IDLE_CASES = (
     ),
     Case("exact: a stranger died", ends(released(831), "p2"), {IDLE}),
     Case("exact: one who knows it was closed", ends(knows(released(1722), "p2"), "p2", e="closing")),
+    Case(
+        "exact: the waiter has only just begun to live, and is there",
+        released(1400).event("born", at_ms=AT + 1, i="p1", life=1).point("store_up", "p1", at_ms=AT + 2),
+        {IDLE},
+    ),
     Case("exact: the waiter has only just begun to live", released(1400).event("born", at_ms=AT + 1, i="p1", life=1)),
     Case(
         "exact: another has only just begun to live", released(1400).event("born", at_ms=AT + 1, i="p2", life=1), {IDLE}
