@@ -61,6 +61,7 @@ class Lease:
         "renewing",
         "stood_in_line",
         "task",
+        "unanswered",
         "waited_s",
     )
 
@@ -103,6 +104,7 @@ class Lease:
         self.known_as = lease_id
         self.grant_fence = fencing_token
         self.may_outlast = False  # Redis may keep it for longer than its holder counts
+        self.unanswered = 0  # extensions that were asked for, and have not been answered, or never will be
         self.holds_until_s = math.inf
         self.task: asyncio.Task[Any] | None = None  # that acquired it, where it is kept extended, until it ends
 

@@ -17,6 +17,7 @@ from locks.events import WakeSource
 from locks.keys import packed_keys
 from locks.lease import LONGEST_LEASE_S, Lease, is_over, margin_s
 from locks.request import Request, Watch
+from locks.suspension import call_when
 from locks.turns import Run
 from locks.waiter import Grant, Waiter
 
@@ -302,8 +303,7 @@ class Line:
     def _count_patience(self, waiter: Waiter) -> None:
         waiter.stop_timer()
         if waiter.ends_at_s is not None:
-            wait_s = max(0.0, waiter.ends_at_s - self._lines.now_s())
-            waiter.timer = asyncio.get_running_loop().call_later(wait_s, self._give_up, waiter)
+            waiter.timer = call_when(self._lines.now_s, waiter.ends_at_s, self._give_up, waiter)
 
     def _give_up(self, waiter: Waiter) -> None:
         is_unheard = self._is_unheard_by(waiter)

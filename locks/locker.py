@@ -458,7 +458,7 @@ class Locker:
 
     def _lost(self, lease: Lease, reason: LossReason) -> None:
         self._gone(lease)
-        if reason is LossReason.TAKEN or lease.may_outlast:
+        if reason is LossReason.TAKEN or lease.may_outlast or lease.unanswered:
             # Perhaps by nobody: an acquire of before, carried out late, takes the lock again under this lease's id.
             self._lines.give_back_lease(lease)
 

@@ -10,6 +10,7 @@ from locks.events import Extended, Listener, Lost, Unknown
 from locks.keys import packed_keys
 from locks.lease import SHORTEST_LEASE_S, Lease, milliseconds
 from locks.store import ExtendOutcome, LockStore
+from locks.suspension import call_when
 
 RENEWALS_PER_LEASE = 3
 LOOKS_PER_LEASE = 12
@@ -74,8 +75,7 @@ class Renewal:
         slot = self._slots.get(number)
         if slot is None:
             slot = self._slots[number] = {}
-            wait_s = number * SLOT_S - self._now_s()
-            self._timers[number] = asyncio.get_running_loop().call_later(max(0.0, wait_s), self._look, number)
+            self._timers[number] = call_when(self._now_s, number * SLOT_S, self._look, number)
         if lease.due_slot != number:
             self.forget(lease)
             lease.due_slot = number
@@ -157,7 +157,9 @@ async def extend(store: LockStore, lease: Lease, lease_ttl_s: float) -> tuple[fl
             keys, lease.known_as, grant_fence=lease.grant_fence, lease_ms=lease_ms, fencing_token=lease.fencing_token
         )
 
+    lease.unanswered += 1  # until its answer is there, it may be done later, and last for longer than its holder counts
     reply = await store.ask(lease.name, command)
+    lease.unanswered -= 1
     return sent_at_s, ExtendOutcome(reply.decode())
 
 

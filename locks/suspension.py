@@ -1,9 +1,10 @@
-"""Noticing that the machine was suspended: the timers of event loops stand still meanwhile, and leases do not."""
+"""Timers by our own clock, and noticing that the machine was suspended: those of event loops stand still meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from locks.clock import Clock
 
@@ -11,6 +12,18 @@ from locks.clock import Clock
 LOOK_S = 0.1
 # What two readings may lie apart because the process was interrupted between them.
 SLACK_S = 0.01
+
+
+def call_when(
+    now_s: Callable[[], float], due_s: float, callback: Callable[..., object], *args: Any
+) -> asyncio.TimerHandle:
+    """Calls back when now_s() shows due_s, however long the process stands still in here.
+
+    The loop's time is read first: standing still behind that makes the call come early, and never late.
+    """
+    loop = asyncio.get_running_loop()
+    loop_s = loop.time()
+    return loop.call_at(loop_s + max(0.0, due_s - now_s()), callback, *args)
 
 
 class ResumeWatch:

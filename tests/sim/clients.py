@@ -25,6 +25,7 @@ class Client:
     @classmethod
     async def lent(cls, simulation: Simulation, place: Place, name: str, *, lease_ttl_s: float, wait_s: float) -> Self:
         """Has a lease. Raises as Lending.lend."""
+        place.invokes(name)
         loan = await place.locker.lending.lend(name, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id="lent")
         return cls(simulation, place, loan)
 
@@ -33,6 +34,7 @@ class Client:
         cls, simulation: Simulation, place: Place, name: str, lease_id: str, *, lease_ttl_s: float, wait_s: float
     ) -> Self:
         """Has a lease under an id that it chose. Raises as Lending.lend_as."""
+        place.invokes(name)
         place.lends[name] += 1
         try:
             loan = await place.locker.lending.lend_as(

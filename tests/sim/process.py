@@ -25,8 +25,8 @@ NEVER_S = float("inf")
 class Listener(Protocol):
     """Who is told of what a process cannot tell itself."""
 
-    def stood_still(self, process: Process, from_s: float, to_s: float) -> None:
-        """It did nothing at all, in the middle of something."""
+    def stood_still(self, process: Process, from_s: float, to_s: float, *, suspended: bool = False) -> None:
+        """It did nothing at all, in the middle of something; `suspended`: nor did its timers."""
 
     def unhandled(self, process: Process, what: str) -> None:
         """Its event loop was told of an exception that nobody takes."""
@@ -156,16 +156,16 @@ class Process(asyncio.AbstractEventLoop):
         """Whether it does nothing just now."""
         return self.world.now_s < max(self._frozen_until_s, self.now_s)
 
-    def freeze(self, for_s: float) -> None:
+    def freeze(self, for_s: float, *, suspended: bool = False) -> None:
         """It does nothing for a while (SIGSTOP), between two ticks or before the next."""
         from_s = max(self.world.now_s, self.now_s)
         self._frozen_until_s = max(self._frozen_until_s, from_s + for_s)
-        self._listener.stood_still(self, from_s, from_s + for_s)
+        self._listener.stood_still(self, from_s, from_s + for_s, suspended=suspended)
 
     def suspend(self, for_s: float) -> None:
         """As freeze, and the clock by which timers go stands still as well: the machine sleeps."""
         self._suspended_s += for_s * self._rate
-        self.freeze(for_s)
+        self.freeze(for_s, suspended=True)
 
     def stop_all_clocks(self, for_s: float) -> None:
         """As freeze, and afterwards no clock of its machine shows that time has passed."""
@@ -269,6 +269,7 @@ class Process(asyncio.AbstractEventLoop):
     def start(self, work: Coroutine[Any, Any, Any]) -> NumberedTask:
         """Its main program."""
         task: NumberedTask = self.create_task(work)
+        task.add_done_callback(self._look_at_end)
         return task
 
     def has_arrived(self, connection: Connection) -> None:
@@ -283,6 +284,10 @@ class Process(asyncio.AbstractEventLoop):
         self._tick_at_s = at_s
         self._tick_number += 1
         self.world.at(at_s, self, self._tick, self._tick_number)
+
+    def _look_at_end(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self.call_exception_handler({"message": "its program ended", "exception": task.exception()})
 
     def _tick(self, number: int) -> None:
         if self.is_dead or number != self._tick_number:

@@ -15,7 +15,7 @@ from locks.keys import keys_of
 from locks.lease import is_over, margin_s
 from locks.store import QueueLimits
 from tests.sim.process import Process
-from tests.sim.recording import ns
+from tests.sim.recording import Held, ns
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
@@ -77,10 +77,10 @@ class Talk(asyncio.Protocol):
 
 
 class Program:
-    """A process that takes one lock after another; `held`: name, no token, and the true end of what it holds."""
+    """A process that takes one lock after another; `held`: what it holds."""
 
     def __init__(self, simulation: Simulation, process: Process, *, is_safe: bool) -> None:
-        self.held: list[tuple[str, int | None, float]] = []
+        self.held: list[Held] = []
         self._simulation, self.process, self._is_safe = simulation, process, is_safe
         self._random = simulation.world.random(f"{process.name}.{process.life} program")
         self._clock = process.clock()
@@ -109,6 +109,7 @@ class Program:
         """As redis_lock.Lock.acquire(timeout=1) and release()."""
         lock, signal, owner = f"lock:{{{name}}}", f"lock-signal:{{{name}}}", self._random.randbytes(18).hex()
         is_last = False
+        self._invokes(name)
         while True:
             asked_s = self._clock.monotonic_s()
             if await talk.ask("SET", lock, owner, "EX", EXPIRE_S, "NX"):
@@ -116,7 +117,7 @@ class Program:
             if is_last:
                 return
             is_last = not await talk.ask("BLPOP", signal, EXPIRE_S, timeout_s=EXPIRE_S + TIMEOUT_S)
-        await self._hold(name, None, asked_s)
+        await self._hold(name, None, owner, asked_s)
         ours = await talk.run(UNLOCK, UNLOCK_SHA, (lock, signal), owner, 1000) == 0
         self._tell("released", name, None, still_ours=ours, handed_over=False)
 
@@ -127,9 +128,10 @@ class Program:
         owner, who = self._random.randbytes(12).hex(), f"\t{self.process.name}\thost\t1\t"
         ends_s = self._clock.monotonic_s() + WAIT_S
         script = sync_store._ACQUIRE
+        self._invokes(name)
         while True:
             asked_s = self._clock.monotonic_s()
-            fence, busy_ms = await talk.run(
+            fence, *busy_ms = await talk.run(
                 script.source, script.sha, own_keys, owner, 1000 * EXPIRE_S, 1000 * EXPIRE_S, who, self._seen_fence
             )
             left_s = ends_s - self._clock.monotonic_s()
@@ -138,22 +140,25 @@ class Program:
             if left_s <= 0:
                 return
             if fence is None:
-                wait_s = max(0.001, round(min(left_s, 1.0, busy_ms / 1000 + 0.01 if busy_ms >= 0 else 1.0), 3))
+                wait_s = max(0.001, round(min(left_s, 1.0, busy_ms[0] / 1000 + 0.01 if busy_ms[0] >= 0 else 1.0), 3))
                 await talk.ask("BLPOP", keys.signal, wait_s, timeout_s=wait_s + TIMEOUT_S)
         self._seen_fence = int(fence)
-        await self._hold(name, int(fence), asked_s)
+        await self._hold(name, int(fence), owner, asked_s)
         script = sync_store._RELEASE
         arguments = (owner, self._random.randbytes(6).hex(), QueueLimits().signal_ms, int(fence))
         reply = await talk.run(script.source, script.sha, own_keys, *arguments)
         self._tell("released", name, int(fence), still_ours=reply == b"released", handed_over=False)
 
-    async def _hold(self, name: str, fence: int | None, asked_s: float) -> None:
+    async def _hold(self, name: str, fence: int | None, owner: str, asked_s: float) -> None:
         ends_s = self.process.true_s(asked_s + EXPIRE_S - margin_s(EXPIRE_S))
         self._tell("acquired", name, fence, until=ns(ends_s), outside=True)
-        self.held = [(name, fence, ends_s)]
+        self.held = [Held(name, fence, owner, ends_s)]
         await asyncio.sleep(self._random.uniform(0.002, 0.02))
         self.held = []
         self._tell("releasing", name, fence)
+
+    def _invokes(self, name: str) -> None:
+        self._simulation.recording.point(self.process, "invoked", name=name)
 
     def _tell(self, p: str, name: str, fence: int | None, **facts: Any) -> None:
         self._simulation.recording.point(self.process, p, name=name, fence=fence, **facts)

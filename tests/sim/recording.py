@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from locks import events as locks
 from locks.events import LockEvent
@@ -24,6 +24,8 @@ POINTS: dict[type, str] = {
     locks.GaveUp: "gave_up",
     locks.Exported: "exported",
     locks.Forced: "forced",
+    locks.StoreUp: "store_up",
+    locks.StoreLost: "store_lost",
 }
 BEGINS_HOLD = frozenset({locks.Acquired, locks.Adopted})
 ENDS_HOLD = frozenset({locks.Lost, locks.Releasing, locks.Exported})
@@ -34,6 +36,15 @@ OF_KEEPER = "keeper_"
 def ns(at_s: float) -> int:
     """A time of the world as a history has it."""
     return round(at_s * 1e9)
+
+
+class Held(NamedTuple):
+    """A lease that a process acts under. `ends_s`: by its own clock, in true seconds."""
+
+    name: str
+    fence: int | None
+    lease_id: str
+    ends_s: float
 
 
 class Recording:
@@ -60,15 +71,18 @@ class Recording:
     def point(self, process: Process, p: str, at_s: float | None = None, **facts: Any) -> None:
         """Something that a process does; now, or has done some time before."""
         if not process.is_dead:
-            self.write("point", process.now_s if at_s is None else at_s, p=p, i=process.name, life=process.life, **facts)
+            self.write(
+                "point", process.now_s if at_s is None else at_s, p=p, i=process.name, life=process.life, **facts
+            )
 
-    def stood_still(self, process: Process, from_s: float, to_s: float) -> None:
-        """A process did nothing at all."""
-        self.write("stall", to_s, i=process.name, life=process.life, **{"from": ns(from_s), "to": ns(to_s)})
+    def stood_still(self, process: Process, from_s: float, to_s: float, *, suspended: bool = False) -> None:
+        """A process did nothing at all; `suspended`: nor did its timers."""
+        span = {"from": ns(from_s), "to": ns(to_s)}
+        self.write("stall", to_s, i=process.name, life=process.life, suspended=suspended, **span)
 
     def unhandled(self, process: Process, what: str) -> None:
         """A process' event loop was told of an exception that nobody takes."""
-        self.write("unhandled", process.now_s, i=process.name, life=process.life, what=what)
+        self.write("unhandled", process.now_s, i=process.name, life=process.life, error=what)
 
     def fault(self, kind: str, scope: str, *, lasts_s: float, forgets: bool, from_s: float | None = None) -> None:
         """A fault begins, and how long it lasts is known."""
@@ -79,11 +93,8 @@ class Recording:
         )
         self.write("healed", began_s + lasts_s, id=self._faults, kind=kind)
 
-    def died(self, process: Process, held: list[tuple[str, int | None, float]]) -> None:
-        """A process is dead now; `held`: name, fencing token and, in true seconds, the end of each of its leases.
-
-        What it did in a tick that its death cut short was never done.
-        """
+    def dies(self, process: Process, held: list[Held]) -> None:
+        """A process is dead now. What it did in a tick that its death cut short was never done."""
         at_s = self._world.now_s
         self._events = [
             event
@@ -91,11 +102,15 @@ class Recording:
             if not (event["t"] > ns(at_s) and event.get("i") == process.name and event["e"] == "point")
         ]
         who = {"i": process.name, "life": process.life}
-        told = []
-        for name, fence, ends_s in held:
+        for name, fence, _, ends_s in held:
             self.write("point", at_s, p="extended", **who, name=name, fence=fence, until=ns(ends_s))
-            told.append({"name": name, "fence": fence, "left_ms": max(0.0, 1000 * (ends_s - at_s))})
-        self.write("died", at_s, **who, held=told)
+
+    def died(self, process: Process, held: list[Held], left_ms: list[float], *, silent: bool) -> None:
+        """A process was dead then, with so much left of each lease at the server; `silent`: which was not told."""
+        told = [
+            {"name": each.name, "fence": each.fence, "left_ms": left} for each, left in zip(held, left_ms, strict=True)
+        ]
+        self.write("died", process.died_at_s, i=process.name, life=process.life, silent=silent, held=told)
 
 
 class Ears:
@@ -118,9 +133,9 @@ class Ears:
         point = POINTS.get(kind)
         if point is None or self._process.is_dead:
             return
-        name, fence = event.name, getattr(event, "fencing_token", None)  # type: ignore[union-attr]
-        facts: dict[str, Any] = {"name": name}
-        if fence is not None:
+        name, fence = getattr(event, "name", None), getattr(event, "fencing_token", None)
+        facts: dict[str, Any] = {} if name is None else {"name": name}
+        if name is not None and fence is not None:
             facts["fence"] = fence
             is_holders, end = self._end_of(kind, name, fence)
             facts |= end
@@ -132,16 +147,16 @@ class Ears:
         elif isinstance(event, locks.Released):
             facts |= {"still_ours": event.still_ours, "handed_over": event.handed_over}
         elif isinstance(event, locks.GaveUp):
-            facts |= {"outcome": event.outcome, "queued": event.queued}
+            facts |= {"outcome": event.outcome, "queued": event.queued, "waited_s": event.waited_s}
         elif isinstance(event, locks.Lost):
             facts["reason"] = event.reason.value
         self._recording.point(self._process, point, **facts)
 
     @property
-    def held(self) -> list[tuple[str, int | None, float]]:
-        """Name, fencing token and true end of each lease that the process acts under."""
+    def held(self) -> list[Held]:
+        """Each lease that the process acts under."""
         return [
-            (name, fence, self._process.true_s(lease.deadline_s))
+            Held(name, fence, lease.known_as, self._process.true_s(lease.deadline_s))
             for (name, fence), lease in self._leases.items()
             if not lease.ended
         ]
@@ -160,7 +175,12 @@ class Ears:
                 del self._leases[key]
                 ends_s = self._process.true_s(lease.deadline_s)
                 self._recording.point(
-                    self._process, "exported", min(self._process.now_s, ends_s), name=name, fence=key[1], until=ns(ends_s)
+                    self._process,
+                    "exported",
+                    min(self._process.now_s, ends_s),
+                    name=name,
+                    fence=key[1],
+                    until=ns(ends_s),
                 )
 
     def _end_of(self, kind: type, name: str, fence: int) -> tuple[bool, dict[str, int]]:

@@ -30,6 +30,7 @@ class Stage:
 
     async def hold(self, held_s: float, *, wait_s: float | None = None) -> None:
         """The lock for so long."""
+        self.place.invokes(LOCK)
         async with self.locker.hold(LOCK, lease_ttl_s=LEASE_S, wait_s=wait_s):
             await asyncio.sleep(held_s)
 
@@ -71,18 +72,21 @@ def _holds(held_s: float, *, wait_s: float | None = None) -> Act:
 
 
 async def _acquires_and_releases(stage: Stage) -> None:
+    stage.place.invokes(LOCK)
     lease = await stage.locker.acquire(LOCK, lease_ttl_s=LEASE_S)
     await asyncio.sleep(0.01)
     await lease.release()
 
 
 async def _tries(stage: Stage) -> None:
+    stage.place.invokes(LOCK)
     lease = await stage.locker.acquire(LOCK, lease_ttl_s=LEASE_S, wait_s=0)
     await asyncio.sleep(0.01)
     await lease.release()
 
 
 async def _extends(stage: Stage) -> None:
+    stage.place.invokes(LOCK)
     lease = await stage.locker.acquire(LOCK, lease_ttl_s=LEASE_S)
     for _ in range(2):
         await asyncio.sleep(0.02)
@@ -91,6 +95,7 @@ async def _extends(stage: Stage) -> None:
 
 
 async def _finishes(stage: Stage) -> None:
+    stage.place.invokes(LOCK)
     async with stage.locker.hold(LOCK, lease_ttl_s=LEASE_S) as lease:
         await asyncio.sleep(0.03)
         lease.finish()
@@ -105,6 +110,7 @@ async def _gives_up(stage: Stage) -> None:
 
 
 async def _hands_over(stage: Stage) -> None:
+    stage.place.invokes(LOCK)
     lease = await stage.locker.acquire(LOCK, lease_ttl_s=LEASE_S)
     await asyncio.sleep(0.01)
     stage.texts.append(lease.export())

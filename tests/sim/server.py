@@ -120,6 +120,14 @@ class Server:
         if keys:
             self.model.evict(numbers.choice(keys).encode(), self.now_us)
 
+    def lease_ends_s(self, name: str, lease_id: str) -> float:
+        """When the lock that is held under this id is over here, in true seconds; now where it is not held so."""
+        self._look_at_clock()
+        key, data = f"lock:{{{name}}}".encode(), self.model.snapshot()
+        if data.values.get(key) != lease_id.encode() or key not in data.ends_ms:
+            return self.now_s
+        return self.now_s + (data.ends_ms[key] - self.now_us / 1000) / 1000 / self._rate
+
     def keys(self) -> list[str]:
         """Those that there are now."""
         self._look_at_clock()

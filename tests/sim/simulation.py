@@ -18,7 +18,7 @@ from tests.sim.faults import Fault
 from tests.sim.network import Connection
 from tests.sim.process import Process
 from tests.sim.programs import Program
-from tests.sim.recording import Ears, Recording
+from tests.sim.recording import Ears, Held, Recording
 from tests.sim.redis import Data
 from tests.sim.server import Server
 from tests.sim.truth import Truth
@@ -38,14 +38,20 @@ class Place:
     process: Process
     locker: Locker
     ears: Ears
+    recording: Recording
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
     is_closing: bool = False
     lends: Counter[str] = field(default_factory=Counter)  # locks that it hands out just now
 
     @property
-    def held(self) -> list[tuple[str, int | None, float]]:
-        """Name, fencing token and true end of each lease that it acts under."""
+    def held(self) -> list[Held]:
+        """Each lease that it acts under."""
         return self.ears.held
+
+    def invokes(self, *names: str) -> None:
+        """Somebody there asks for these locks."""
+        for name in names:
+            self.recording.point(self.process, "invoked", name=name)
 
 
 class Plan(Protocol):
@@ -140,7 +146,7 @@ class Simulation:
         ears = Ears(self.recording, process)
         locker = Locker(URL, instance_id=process.name, listener=ears.hear, clock=process.clock())
         ears.belong_to(locker)
-        place = self.places[index] = Place(index, process, locker, ears)
+        place = self.places[index] = Place(index, process, locker, ears, self.recording)
         process.start(self._main(place))
 
     def kill(self, process: Process, *, tells: bool, back_in_s: float | None) -> None:
@@ -148,7 +154,11 @@ class Simulation:
         index = int(process.name.removeprefix("p"))
         held = self._held_by(index, process)
         process.die(tells=tells)
-        self.recording.died(process, held)
+        self.recording.dies(process, held)
+        # What it had sent before its death is still carried out: then it is known what is left of its leases.
+        weather = self.circumstances.weather
+        settled_s = self.world.now_s + 2 * max(weather.longest_s, weather.slowest_s) + 0.005
+        self.world.at(settled_s, self, self._tell_death, process, held, not tells)
         if back_in_s is not None:
             self.world.at(self.world.now_s + back_in_s, self, self.spawn, index)
 
@@ -198,7 +208,11 @@ class Simulation:
         self.server.crash()
         self.world.at(self.world.now_s + down_s, self.server, self.server.start, kept)
 
-    def _held_by(self, index: int, process: Process) -> list[tuple[str, int | None, float]]:
+    def _tell_death(self, process: Process, held: list[Held], silent: bool) -> None:
+        left_ms = [1000 * (self.server.lease_ends_s(each.name, each.lease_id) - process.died_at_s) for each in held]
+        self.recording.died(process, held, [max(0.0, left) for left in left_ms], silent=silent)
+
+    def _held_by(self, index: int, process: Process) -> list[Held]:
         for tenants in (self.places, self.programs):
             tenant = tenants.get(index)
             if tenant is not None and tenant.process is process:
@@ -275,7 +289,7 @@ class Simulation:
     async def _main(self, place: Place) -> None:
         await place.locker.open()
         await place.locker.up_within(UP_WITHIN_S)
-        place.tasks = [asyncio.create_task(work) for work in self.plan.work(self, place)]
+        place.tasks = [place.process.start(work) for work in self.plan.work(self, place)]
 
     async def _closing(self, place: Place, waits_s: float) -> None:
         process = place.process

@@ -22,7 +22,7 @@ Log = list[str]
 class Silent:
     """Listens to nothing."""
 
-    def stood_still(self, process: Process, from_s: float, to_s: float) -> None: ...
+    def stood_still(self, process: Process, from_s: float, to_s: float, *, suspended: bool = False) -> None: ...
 
     def unhandled(self, process: Process, what: str) -> None:
         raise AssertionError(what)

@@ -99,6 +99,7 @@ class Caller:
     # What it does.
 
     async def _hold(self, name: str) -> None:
+        self._place.invokes(name)
         max_hold_s = None if self._random.random() < 0.9 else 2 * self._plan.lease_s
         async with self._locker.hold(
             name, lease_ttl_s=self._a_lease_s(), wait_s=self._random.choice(WAITS_S), max_hold_s=max_hold_s
@@ -108,6 +109,7 @@ class Caller:
                 lease.finish()
 
     async def _acquire(self, name: str) -> None:
+        self._place.invokes(name)
         keeps, lease_s = self._random.random() < 0.5, self._a_lease_s()
         lease = await self._locker.acquire(
             name, lease_ttl_s=lease_s, wait_s=self._random.choice(WAITS_S), keep_extended=keeps
@@ -115,6 +117,7 @@ class Caller:
         await self._use(lease)
 
     async def _try(self, name: str) -> None:
+        self._place.invokes(name)
         await self._use(await self._locker.acquire(name, lease_ttl_s=self._a_lease_s(), wait_s=0))
 
     async def _impatient(self, name: str) -> None:
@@ -133,6 +136,7 @@ class Caller:
 
     async def _hold_many(self, name: str) -> None:
         names = self._random.sample(self._circumstances.names, min(2, len(self._circumstances.names)))
+        self._place.invokes(*names)
         async with self._locker.hold_many(names, lease_ttl_s=self._a_lease_s(), wait_s=self._random.choice(WAITS_S)):
             await self._body()
 
@@ -168,7 +172,7 @@ class Caller:
         view = await self._locker.inspect(name)
         if view is not None and view.is_held:
             fence = view.fencing_token or 0
-            self._simulation.recording.point(self._place.process, "forced", name=name, fence=fence)
+            self._simulation.recording.point(self._place.process, "forcing", name=name, fence=fence)
             await self._locker.force_release(name, fencing_token=fence)
 
     async def _inspect(self, name: str) -> None:

@@ -9,8 +9,6 @@ from functools import lru_cache
 from tests.chaos.checks.evidence import FOREVER, Event, Evidence
 from tests.chaos.checks.waits import Process
 
-INVOKED, WAITING = "invoked", "waiting"
-
 
 @dataclass(slots=True)  # not frozen: it is completed while the history is read
 class Ask:
@@ -28,21 +26,20 @@ class Ask:
 
 @lru_cache(maxsize=1)
 def asks_of(evidence: Evidence) -> dict[str, list[Ask]]:
-    """By lock, in the order of coming. Without points `invoked` those who wait come as they begin to wait."""
-    comes = INVOKED if INVOKED in evidence.points else WAITING
+    """By lock, in the order of coming: who had to wait came as he began to wait, who had not when he asked."""
     found: dict[str, list[Ask]] = defaultdict(list)
     pending: dict[tuple[str, Process], list[Ask]] = defaultdict(list)
     deaths = {(death["i"], death["life"]): death["t"] for death in evidence.by_kind["died"]}
     for event in evidence.by_kind["point"]:
         p = event["p"]
-        if p == comes:
+        if p == "waiting":
             ask = _ask(event, event["t"])
             found[event["name"]].append(ask)
             pending[event["name"], ask.process].append(ask)
         elif p == "gave_up" or (p == "acquired" and "queued" in event):
             process = (event["i"], event.get("life", 0))
             came = event["t"] - round((event.get("waited_s") or 0.0) * 1e9)
-            waits = comes == INVOKED or event.get("queued", True)
+            waits = event.get("queued", True)
             ended = _taken(pending[event["name"], process], came, is_known="waited_s" in event) if waits else None
             if ended is None:
                 if p == "gave_up":

@@ -12,12 +12,12 @@ from tests.chaos.checks.histories import HandWritten
 FIRST_MS = 3000.0  # what is amiss before is over by then
 
 
-def line(*turns: tuple[str, float, float], comes: str = "waiting", facts: dict[str, Any] | None = None) -> HandWritten:
+def line(*turns: tuple[str, float, float], facts: dict[str, Any] | None = None) -> HandWritten:
     """Process, when it came, when it had the lock, of each; p9 has it before them. `facts`: of who comes second."""
     history = exact().leased("p9", JOB, 1000, from_ms=FIRST_MS - 90, to_ms=FIRST_MS + 50, until_ms=FIRST_MS + 500)
     for place, (i, came_ms, got_ms) in enumerate(sorted(turns, key=lambda turn: turn[2])):
         more = facts if facts and i == turns[1][0] else {}
-        history.point(comes, i, at_ms=FIRST_MS + came_ms, name=JOB, **more)
+        history.point("waiting", i, at_ms=FIRST_MS + came_ms, name=JOB, **more)
         got = {"queued": True, "waited_s": (got_ms - came_ms) / 1000, **more}
         at_ms = FIRST_MS + got_ms
         history.leased(i, JOB, 2000 + 1000 * place, from_ms=at_ms, to_ms=at_ms + 1, until_ms=at_ms + 590, **got)
@@ -43,7 +43,6 @@ ORDER_CASES = (
     Case("in the order of coming", line(("p0", 0, 51), ("p1", 10, 54))),
     Case("out of the order of coming", overtaken(), {ORDER}),
     Case("out of order, within the slack", overtaken(second_ms=9)),
-    Case("out of order, by points of their own", overtaken(comes="invoked"), {ORDER}),
     Case("overtaken by one who came anew", overtaken(facts={"retry": True})),
     Case("overtaken by one who does not wait", overtaken(facts={"wait_s": 0})),
     Case("out of order, and it stood still", stands_still(overtaken(), "p0", from_ms=FIRST_MS + 1, to_ms=FIRST_MS + 9)),

@@ -62,6 +62,13 @@ def ends(history: HandWritten, who: str, *, e: str = "died", at_ms: float = 5, *
     return history.event(e, at_ms=AT + at_ms, i=who, life=1, held=[], **more)
 
 
+def asked_and_died(*, got_ms: float) -> HandWritten:
+    """p2 asks for the free lock, and dies at -200; p1 comes at 0."""
+    history = HandWritten(exact=True).event("end", at_ms=AT + 4000, why="time")
+    history.point("invoked", "p2", at_ms=AT - 201, name=JOB)
+    return ends(waits(history, got_ms=got_ms), "p2", at_ms=-200)
+
+
 def dies(*, took_ms: float | None, left_ms: float = 500, **death: Any) -> HandWritten:
     """p0 dies at 10, with so much left of its lease at the server; p1 has the lock so long after the death."""
     history = HandWritten(exact=True).event("end", at_ms=AT + 4000, why="time")
@@ -148,8 +155,21 @@ IDLE_CASES = (
         ends(knows(released(1722), "p2"), "p2", silent=True, at_ms=-895),
         {IDLE},
     ),
+    Case(
+        "exact: one who had only asked died",
+        ends(released(831).point("invoked", "p2", at_ms=AT + 4, name=JOB), "p2"),
+    ),
+    Case("exact: one who had only asked died before anybody waited", asked_and_died(got_ms=626)),
+    Case(
+        "exact: one who had only asked died, and somebody should have it by now", asked_and_died(got_ms=626.1), {IDLE}
+    ),
     Case("exact: a stranger died", ends(released(831), "p2"), {IDLE}),
     Case("exact: one who knows it was closed", ends(knows(released(1722), "p2"), "p2", e="closing")),
+    Case(
+        "exact: the waiter has only just begun to live, and is there",
+        released(1400).event("born", at_ms=AT + 1, i="p1", life=1).point("store_up", "p1", at_ms=AT + 2),
+        {IDLE},
+    ),
     Case("exact: the waiter has only just begun to live", released(1400).event("born", at_ms=AT + 1, i="p1", life=1)),
     Case(
         "exact: another has only just begun to live", released(1400).event("born", at_ms=AT + 1, i="p2", life=1), {IDLE}

@@ -22,7 +22,7 @@ from tests.chaos.checks.quiet import (
     concerned_of,
     newborn_of,
 )
-from tests.chaos.checks.spans import NO_SPANS, Fault, Spans
+from tests.chaos.checks.spans import Fault, Spans
 from tests.chaos.checks.waits import Process, waiting_of
 
 # A release that its script could not settle is asked for again; who is handed the lock may confirm it first.
@@ -53,14 +53,15 @@ def idle_spans_of(evidence: Evidence) -> Iterator[IdleSpan]:
         unsettled = _unsettled(name, evidence)
         prompt_ns, slow_ns = _bounds_ns(holds, evidence)
         windows = list(excuses.windows(name))
+        # Whoever comes may find a lock that was given to nobody before he came.
+        free = occupied.uncovered(evidence.first_t, evidence.last_t)
+        excused = [span for idle in free if idle[1] - idle[0] > prompt_ns for span in _excused(*idle, windows)]
+        covered = Spans([*occupied, *excused])
         for wait in waits:
-            for idle in occupied.uncovered(wait.began, min(wait.ended, evidence.last_t)):
-                # Most are short, and need no excuse.
-                excused = Spans(_excused(*idle, windows)) if idle[1] - idle[0] > prompt_ns else NO_SPANS
-                for span in excused.uncovered(*idle):
-                    for began, ended in excuses.of_waiter(wait.process[0]).uncovered(*span):
-                        is_prompt = began in released and not unsettled.touch(began, ended)
-                        yield IdleSpan(name, wait.process, began, ended, prompt_ns if is_prompt else slow_ns)
+            for span in covered.uncovered(wait.began, min(wait.ended, evidence.last_t)):
+                for began, ended in excuses.of_waiter(wait.process[0]).uncovered(*span):
+                    is_prompt = began in released and not unsettled.touch(began, ended)
+                    yield IdleSpan(name, wait.process, began, ended, prompt_ns if is_prompt else slow_ns)
 
 
 def _excused(began: int, ended: int, windows: list[_Window]) -> list[Span]:

@@ -44,8 +44,12 @@ def disturbances_of(evidence: Evidence) -> dict[str, Spans]:
 def newborn_of(evidence: Evidence) -> dict[str, Spans]:
     """By process, when it has only just begun to live, and may not have its connections yet."""
     found: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    ups: dict[tuple[int | str, int], int] = {}
+    for point in evidence.points.get("store_up", ()):
+        ups.setdefault((point["i"], point["life"]), point["t"] + AWAKE_NS)
     for birth in evidence.by_kind["born"]:
-        found[str(birth["i"])].append((birth["t"], birth["t"] + BORN_NS))
+        begun = birth["t"] + BORN_NS
+        found[str(birth["i"])].append((birth["t"], min(begun, ups.get((birth["i"], birth["life"]), begun))))
     return {who: Spans(spans) for who, spans in found.items()}
 
 

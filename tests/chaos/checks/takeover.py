@@ -92,7 +92,7 @@ def _takeover(death: Event, lock: Event, waiting: Waiting, evidence: Evidence) -
     grace_ms = grace_ms_of(evidence) + _offered_ms(death)
     due = died + round((left_ms + grace_ms) * 1e6)
     if evidence.slack.is_exact:
-        reason = _amiss(name, death, waiters, due, evidence)
+        reason = _amiss(lock, death, waiters, due, evidence)
     else:
         reason = _disturbed(waiters, died, due, evidence) or _held_up(death["i"], died, due, evidence)
     if reason is not None:
@@ -125,19 +125,18 @@ def _disturbed(waiters: set[Process], begin: int, end: int, evidence: Evidence) 
     return None
 
 
-def _amiss(name: str, death: Event, waiters: set[Process], due: int, evidence: Evidence) -> str | None:
+def _amiss(lock: Event, death: Event, waiters: set[Process], due: int, evidence: Evidence) -> str | None:
     """Why it could not be taken in time, where the history has everything that has to do with this lock.
 
     Until the lease's end the lock is the dead one's: only what is amiss from then on can hold up the others.
     """
-    left_ms = next(lock["left_ms"] for lock in death["held"] if lock["name"] == name)
-    over = death["t"] + round(left_ms * 1e6) - around_ns_of(evidence)
+    over = death["t"] + round(lock["left_ms"] * 1e6) - around_ns_of(evidence)
     if is_disturbed(evidence, STORE, over, due):
         return "store_fault"
     # What the dead one had asked for may be carried out later: its lease ends later too.
     if evidence.spans_of(f"link:{death['i']}:redis").touch(death["t"] - LINK_RECOVERED_NS, due):
         return "link_fault"
-    others = concerned_of(evidence)[name] - {str(death["i"])}
+    others = concerned_of(evidence)[lock["name"]] - {str(death["i"])}
     if any(is_disturbed(evidence, who, over, due) for who in others):
         return "another_disturbed"
     if all(newborn_of(evidence).get(str(who), NO_SPANS).touch(over, due) for who, _ in waiters):
