@@ -59,8 +59,8 @@ class Acquiring:
 
         One long function, since each coroutine between a caller and the wire costs every cycle some of its time.
         """
-        started_at_s = self._now_s()
-        store = self._store
+        now_s, store = self._now_s, self._store
+        started_at_s = now_s()
         if get_ident() != store.thread_id or not store.loop.is_running():
             store.check_loop()
         check_name(name)
@@ -105,7 +105,7 @@ class Acquiring:
                     self._gave_up(name, started_at_s, "cancelled", queued=False)
                     raise
                 if reply.__class__ is int and reply > 0:
-                    waited_s = self._now_s() - started_at_s
+                    waited_s = now_s() - started_at_s
                     if not is_over(lease_ttl_s, after_s=waited_s):
                         line.first_is_gone()
                         lease = self._begin_at_once(

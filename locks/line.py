@@ -306,18 +306,12 @@ class Line:
             waiter.timer = call_when(self._lines.now_s, waiter.ends_at_s, self._give_up, waiter)
 
     def _give_up(self, waiter: Waiter) -> None:
-        is_unheard = self._is_unheard_by(waiter)
+        is_unheard, waited_s = self._is_unheard_by(waiter), waiter.waited_s(self._lines.now_s())
         self.leave(waiter)
         if is_unheard:
-            waiter.refuse(
-                LockStoreDown(
-                    f"Redis has not told within {waiter.waited_s(self._lines.now_s()):.3f} s who has {self.name!r}"
-                )
-            )
+            waiter.refuse(LockStoreDown(f"Redis has not told within {waited_s:.3f} s who has {self.name!r}"))
         else:
-            waiter.refuse(
-                LockBusy(self.name, waited_s=waiter.waited_s(self._lines.now_s()), expires_in_s=self.expires_in_s)
-            )
+            waiter.refuse(LockBusy(self.name, waited_s=waited_s, expires_in_s=self.expires_in_s))
 
     def _is_unheard_by(self, waiter: Waiter) -> bool:
         """Whether nobody knows that another has the lock: what was asked since this one came was never answered."""
