@@ -103,13 +103,6 @@ def _suspend(simulation: Simulation, process: Process, numbers: random.Random) -
     process.suspend(for_s)
 
 
-@kind("vm-pause", forgets=True)
-def _vm_pause(simulation: Simulation, process: Process, numbers: random.Random) -> None:
-    """Its virtual machine is stopped, and no clock in it shows that: what no lease can survive, and fencing does."""
-    for_s = numbers.uniform(0.1, 3.0)
-    simulation.vm_pause(process, for_s)
-
-
 @kind("close")
 def _close(simulation: Simulation, process: Process, numbers: random.Random) -> None:
     """It closes its Locker in the middle of everything, and ends; another one takes its place."""

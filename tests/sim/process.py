@@ -167,11 +167,6 @@ class Process(asyncio.AbstractEventLoop):
         self._suspended_s += for_s * self._rate
         self.freeze(for_s, suspended=True)
 
-    def stop_all_clocks(self, for_s: float) -> None:
-        """As freeze, and afterwards no clock of its machine shows that time has passed."""
-        self._began_at_s -= for_s * self._rate
-        self.freeze(for_s)
-
     def block(self, for_s: float) -> None:
         """What runs now keeps its loop for so long."""
         self._listener.stood_still(self, self.now_s, self.now_s + for_s)

@@ -154,11 +154,12 @@ class Ears:
 
     @property
     def held(self) -> list[Held]:
-        """Each lease that the process acts under."""
+        """Each lease that the process acts under; not those that are over by its clock, and that it has yet to notice."""
+        now_s = self._process.own_s(self._process.world.now_s)
         return [
             Held(name, fence, lease.known_as, self._process.true_s(lease.deadline_s))
             for (name, fence), lease in self._leases.items()
-            if not lease.ended
+            if not lease.ended and lease.deadline_s > now_s
         ]
 
     def lease_known_as(self, name: str, lease_id: str) -> Lease | None:

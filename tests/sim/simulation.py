@@ -194,11 +194,6 @@ class Simulation:
         """The server's clock is set."""
         self.recording.fault(f"{kind} {by_s:+.3f} s", "clock:redis", lasts_s=0.0, forgets=True)
 
-    def vm_pause(self, process: Process, for_s: float) -> None:
-        """A process' machine stands still, its clocks too."""
-        self.recording.fault("vm-pause", f"clock:{process.name}", lasts_s=for_s, forgets=True)
-        process.stop_all_clocks(for_s)
-
     def crash(self, kind: str, *, down_s: float, data: Data | None) -> None:
         """The server goes, and comes back with this data; None: with what it has then."""
         if not self.server.is_up:
