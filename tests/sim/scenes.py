@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 LOCK = "n:0"
 LEASE_S = 0.5
+BEGINS_S = 0.05  # by then every process has greeted the server
 IN_SCENES = Circumstances(processes=3, workers=0)
 
 Act = Callable[["Stage"], Awaitable[None]]
@@ -54,7 +55,7 @@ class Scene:
 
     async def _play(self, simulation: Simulation, place: Place, stage: Stage, after_s: float, act: Act) -> None:
         try:
-            await asyncio.sleep(after_s)
+            await asyncio.sleep(BEGINS_S - simulation.world.now_s + after_s)
             await act(stage)
         except REFUSALS:
             return

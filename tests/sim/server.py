@@ -25,6 +25,7 @@ class Server:
         self.is_up = True
         self.commands = 0
         self.now_s = 0.0  # true time of the command that it works on
+        self.history = 0  # a hash of whose commands it has carried out, and what was over, in order
         self._world, self._rate = world, rate
         self._random = world.random("server")
         self._ahead_us = self._furthest_us = 0
@@ -64,6 +65,11 @@ class Server:
         found = self._clients.pop(connection, None)
         if found is not None:
             self.model.disconnect(found[0])
+
+    @property
+    def queue(self) -> tuple[int, ...]:
+        """The connections whose commands have arrived and are not carried out yet, in order."""
+        return tuple(connection.number for connection, _ in self._queue)
 
     # What befalls it.
 
@@ -151,6 +157,7 @@ class Server:
         self._look_at_clock()
         if connection in self._clients:
             self._answer(connection, data)
+        self.history = hash((self.history, connection.number, self.model.over))
         self._busy_until_s = self.now_s
         if self._queue:
             self._world.at(self.now_s, self, self._work, life)
@@ -171,5 +178,8 @@ class Server:
         """What is over goes, though nobody asks for it."""
         if self.is_up and self._world.now_s >= self._busy_until_s:
             self._look_at_clock()
+            over = self.model.over
             self.model.expire(self.now_us)
+            if self.model.over != over:
+                self.history = hash((self.history, self.model.over))
         self._world.at(self._world.now_s + self._random.uniform(*EXPIRES_EVERY_S), self, self._expire)

@@ -63,7 +63,7 @@ class Trial:
     def simulation(self) -> Simulation:
         """Ready to run."""
         simulation = Simulation(self.seed, self.circumstances, self.plan(), self.faults)
-        simulation.world.delays = dict(self.delays)
+        simulation.world.delays = self.delays
         return simulation
 
     def run(self) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
@@ -21,16 +21,16 @@ class World:
     `seed`: of every generator of random numbers. Each actor draws from one of its own, by its name, so that what one of
     them does more or less changes nothing for the others: a run without one of its faults is the same run until then.
 
-    `delays`: the event that would be the n-th comes later, just behind so many others of its actor's. `chances`: where
-    it is a list, each event that may be delayed is written down, with how many there are that it may come behind.
+    `delays`: pairs (n, places), in order: what would be the n-th event comes later, just behind so many others of its
+    actor's; and then perhaps also what would be the n-th now. `watch` is asked of each event before it happens.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.now_s = 0.0
         self.events = 0  # that have happened so far
-        self.delays: dict[int, int] = {}
-        self.chances: list[tuple[int, int]] | None = None
+        self.delays: Sequence[tuple[int, int]] = ()
+        self.watch: Callable[[Entry], None] | None = None
         self._heap: list[Entry] = []
         self._number = 0
         self._checksum = 0
@@ -50,9 +50,10 @@ class World:
             if self.events == events:
                 return
             entry = heappop(self._heap)
-            if self.chances is not None:
-                self.chances.append((self.events, len(self._behind(entry))))
-            if self.delays and (places := self.delays.pop(self.events, 0)):
+            if self.watch is not None:
+                self.watch(entry)
+            if self.delays and self.delays[0][0] == self.events:
+                (_, places), *self.delays = self.delays
                 self._delay(entry, places)
             else:
                 self._happen(entry)
@@ -67,13 +68,16 @@ class World:
         """Of everything that was noted, and of how many events there were."""
         return f"{zlib.crc32(str(self.events).encode(), self._checksum):08x}"
 
-    def _behind(self, entry: Entry) -> list[Entry]:
+    def soon(self, at_s: float) -> list[Entry]:
+        """What is to happen soon after that time, in order."""
+        return sorted(entry for entry in self._heap if entry[0] <= at_s + SOON_S)
+
+    def behind(self, entry: Entry) -> list[Entry]:
         """What is to happen to the same actor soon after."""
-        at_s, _, actor, *_ = entry
-        return sorted(each for each in self._heap if each[2] is actor and each[0] <= at_s + SOON_S)
+        return [each for each in self.soon(entry[0]) if each[2] is entry[2]]
 
     def _delay(self, entry: Entry, places: int) -> None:
-        behind = self._behind(entry)
+        behind = self.behind(entry)
         if len(behind) >= places:
             _, _, actor, happen, arguments = entry
             self.at(behind[places - 1][0] + A_MOMENT_S, actor, happen, *arguments)

@@ -59,6 +59,11 @@ class Model:
         self._keys.keeps_expired = refusal is Refusal.READONLY
 
     @property
+    def over(self) -> int:
+        """How many keys have gone because their end had passed."""
+        return self._keys.over
+
+    @property
     def on_lock(self) -> OnLock:
         """Who hears of each write of a lock."""
         return self._keys.on_lock
