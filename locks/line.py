@@ -33,8 +33,10 @@ LOOK_AGAIN_S = 0.1
 LONGEST_LEASE_MS = 1000 * LONGEST_LEASE_S
 # A look that is not answered for longer than this is no sign that another holds the lock.
 UNANSWERED_S = 0.1
-# After a change of the lock's key that was none, the next one is looked at so much later at the soonest.
+# After news of a change that was none, the next one is looked at so much later at the soonest.
 QUIET_S = 0.3
+# An extension moves the holder's end by a third of a lease, and what tells us of the end is less exact.
+MOVED_S = 0.01
 
 
 class Line:
@@ -48,6 +50,7 @@ class Line:
     _next_look: asyncio.TimerHandle | None = None
     _watched = False
     _watched_holder: bytes | None = None
+    _watched_end_s: float | None = None  # of the holder's lease, when the key was read last
     _quiet_until_s = 0.0  # until when the news that the lock's key has changed is no reason to look
     _run: Run | None = None
     _stood_at_s = 0.0  # the last time at which we certainly still stood in line
@@ -425,10 +428,12 @@ class Line:
 
     def _watch(self, *, is_free: bool) -> None:
         def watching(request: Request, holder: bytes | None) -> None:
-            if holder is not None and holder == self._watched_holder:
-                # It was extended, or the server tracks too many keys and has dropped this one.
+            end_s, before_s = self._lapses_at_s, self._watched_end_s
+            is_extended = end_s is not None and before_s is not None and end_s > before_s + MOVED_S
+            if holder is not None and holder == self._watched_holder and not is_extended:
+                # Nothing has changed: the server tracks too many keys, and has dropped this one.
                 self._quiet_until_s = self._lines.now_s() + QUIET_S
-            self._watched_holder = holder
+            self._watched_holder, self._watched_end_s = holder, end_s
             if holder is None and self.waiters and not is_free:
                 self.changed()  # it went before we watched
 

@@ -55,6 +55,7 @@ class Recording:
         self._world = world
         self._events: list[Event] = []
         self._faults = 0
+        self.healed_s = 0.0  # when the last fault so far is over
         self.write("run", 0.0, version=1, exact=True, **run)
 
     @property
@@ -88,6 +89,7 @@ class Recording:
         """A fault begins, and how long it lasts is known."""
         began_s = self._world.now_s if from_s is None else from_s
         self._faults += 1
+        self.healed_s = max(self.healed_s, began_s + lasts_s)
         self.write(
             "fault", began_s, id=self._faults, kind=kind, scope=scope, targeted=False, point=None, forgets=forgets
         )

@@ -27,6 +27,7 @@ from tests.sim.world import World
 URL = "redis://127.0.0.1:6379"
 UP_WITHIN_S = 2.0
 ENDS_WITHIN_S = 40.0  # so long after the end of the work whoever waits still may
+SETTLED_AFTER_S = 3.0
 LEASES_ARE_KEPT_S = 20.0  # after its end a grant is remembered for so long
 
 
@@ -234,7 +235,8 @@ class Simulation:
         ends_s = self.world.now_s + ENDS_WITHIN_S
         while self.world.now_s < ends_s and any(self._is_at_work(place) for place in self.places.values()):
             self.world.run(until_s=self.world.now_s + 0.5)
-        self.world.run(until_s=self.world.now_s + 2.0)
+        # Then the last fault is over, connections are back, what is owed is given back, and lent leases have run out.
+        self.world.run(until_s=max(self.world.now_s, self.recording.healed_s) + self.plan.lease_s + SETTLED_AFTER_S)
         left = [line for place in self._living() for line in left_in(place)]
         for place in self._living():
             place.process.start(place.locker.close())
