@@ -292,13 +292,14 @@ class Process(asyncio.AbstractEventLoop):
             return
         self._tick_at_s = at_s
         self._tick_number += 1
-        self.world.at(at_s, self, self._tick, self._tick_number)
+        self.world.at(at_s, self, self.tick, self._tick_number)
 
     def _look_at_end(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and task.exception() is not None:
             self.call_exception_handler({"message": "its program ended", "exception": task.exception()})
 
-    def _tick(self, number: int) -> None:
+    def tick(self, number: int) -> None:
+        """What is ready is called, unless another tick has taken the place of this one."""
         if self.is_dead or number != self._tick_number:
             return
         self._tick_at_s = None

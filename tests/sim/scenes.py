@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 LOCK = "n:0"
 LEASE_S = 0.5
+LASTS_S = 3.0
 BEGINS_S = 0.05  # by then every process has greeted the server
 IN_SCENES = Circumstances(processes=3, workers=0)
 
@@ -39,7 +40,7 @@ class Stage:
 class Scene:
     """Acts by process: after how many seconds, and what. A plan, for one run."""
 
-    lasts_s = 3.0
+    lasts_s = LASTS_S
     lease_s = LEASE_S
 
     def __init__(self, acts: Sequence[Sequence[tuple[float, Act]]]) -> None:

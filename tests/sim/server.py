@@ -35,7 +35,8 @@ class Server:
         self._life = 0
         self._busy_until_s = 0.0
         self._refuses_until_s = 0.0
-        self._expire()
+        self._is_closing_down = False
+        self.expire()
 
     @property
     def now_us(self) -> int:
@@ -58,7 +59,7 @@ class Server:
             self._queue.append((connection, data))
             if not self._is_working:
                 self._is_working = True
-                self._world.at(max(self._world.now_s, self._busy_until_s), self, self._work, self._life)
+                self._world.at(max(self._world.now_s, self._busy_until_s), self, self.work, self._life)
 
     def closed(self, connection: Connection) -> None:
         """A client has gone."""
@@ -110,8 +111,9 @@ class Server:
         self._ahead_us += int(ahead_s * 1e6)
         self._furthest_us = max(self._furthest_us, self._ahead_us)
 
-    def catch_up(self) -> None:
-        """Its clock is as far as it has ever been: what was to last until then may be over."""
+    def close_down(self) -> None:
+        """From now on what is over goes when it is asked for, and its clock is as far as it has ever been."""
+        self._is_closing_down = True
         self._ahead_us = self._furthest_us
 
     def flush(self) -> None:
@@ -140,6 +142,11 @@ class Server:
         self.model.expire(self.now_us)
         return sorted(key.decode() for key in self.model.snapshot().values)
 
+    def has_something_over(self) -> bool:
+        """Whether something is over that is still there."""
+        self._look_at_clock()
+        return self.model.has_something_over(self.now_us)
+
     def _look_at_clock(self) -> None:
         self.now_s = max(self.now_s, self._world.now_s)
 
@@ -147,11 +154,12 @@ class Server:
         if self._world.now_s >= self._refuses_until_s:
             self.model.refuses = None
 
-    def _work(self, life: int) -> None:
+    def work(self, life: int) -> None:
+        """What arrived first is carried out."""
         if life != self._life:
             return
         if self._world.now_s < self._busy_until_s:
-            self._world.at(self._busy_until_s, self, self._work, life)
+            self._world.at(self._busy_until_s, self, self.work, life)
             return
         connection, data = self._queue.popleft()
         self._look_at_clock()
@@ -160,7 +168,7 @@ class Server:
         self.history = hash((self.history, connection.number, self.model.over))
         self._busy_until_s = self.now_s
         if self._queue:
-            self._world.at(self.now_s, self, self._work, life)
+            self._world.at(self.now_s, self, self.work, life)
         else:
             self._is_working = False
 
@@ -174,7 +182,7 @@ class Server:
             answers.append(self.model.execute(client, command, self.now_us))
         connection.send_down(b"".join(answers), self.now_s)
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
         """What is over goes, though nobody asks for it."""
         if self.is_up and self._world.now_s >= self._busy_until_s:
             self._look_at_clock()
@@ -182,4 +190,5 @@ class Server:
             self.model.expire(self.now_us)
             if self.model.over != over:
                 self.history = hash((self.history, self.model.over))
-        self._world.at(self._world.now_s + self._random.uniform(*EXPIRES_EVERY_S), self, self._expire)
+        if not self._is_closing_down:
+            self._world.at(self._world.now_s + self._random.uniform(*EXPIRES_EVERY_S), self, self.expire)

@@ -22,7 +22,7 @@ from tests.sim.recording import Ears, Held, Recording
 from tests.sim.redis import Data
 from tests.sim.server import Server
 from tests.sim.truth import Truth
-from tests.sim.world import World
+from tests.sim.world import SOON_S, Entry, World
 
 URL = "redis://127.0.0.1:6379"
 UP_WITHIN_S = 2.0
@@ -90,8 +90,18 @@ class Outcome:
 class Simulation:
     """One run of a seed. Everything that is drawn in it follows from that, from the circumstances and from the plan."""
 
-    def __init__(self, seed: int, circumstances: Circumstances, plan: Plan, faults: Sequence[Fault] = ()) -> None:
+    def __init__(
+        self,
+        seed: int,
+        circumstances: Circumstances,
+        plan: Plan,
+        faults: Sequence[Fault] = (),
+        delays: Sequence[int] = (),
+    ) -> None:
+        """`delays`: as World.delays."""
         self.world = World(seed)
+        self.world.delays = delays
+        self.world.matters = self.matters
         self.circumstances = circumstances
         self.plan = plan
         self.is_stopping = False
@@ -102,7 +112,7 @@ class Simulation:
             self.world,
             lease_ttl_s=plan.lease_s,
             instances=circumstances.processes,
-            longest_delay_s=max(circumstances.weather.longest_s, circumstances.weather.slowest_s),
+            longest_delay_s=max(circumstances.weather.longest_s, circumstances.weather.slowest_s) + SOON_S * len(delays),
         )
         self._faults = faults
         self._random = self.world.random("simulation")
@@ -173,6 +183,19 @@ class Simulation:
         process.start(self._closing(place, waits_s))
         self.world.at(self.world.now_s + back_in_s, self, self._end_closed, process)
 
+    def matters(self, entry: Entry) -> bool:
+        """Whether an event can change anything by its place in the order of its actor's.
+
+        A tick that another has replaced does nothing, the server works in the order in which commands arrived, whenever it
+        does, and mostly it finds nothing that is over.
+        """
+        _, _, actor, happen, arguments = entry
+        if isinstance(actor, Process) and happen == actor.tick:
+            return actor.will_run(*arguments)
+        if actor is self.server:
+            return happen != self.server.work and (happen != self.server.expire or self.server.has_something_over())
+        return True
+
     # What faults do, and what the history tells of them.
 
     def note_fault(self, fault: Fault) -> None:
@@ -240,7 +263,7 @@ class Simulation:
         left = [line for place in self._living() for line in left_in(place)]
         for place in self._living():
             place.process.start(place.locker.close())
-        self.server.catch_up()
+        self.server.close_down()
         self.world.run(until_s=self.world.now_s + self.plan.lease_s + LEASES_ARE_KEPT_S)
         self.recording.write(
             "left",

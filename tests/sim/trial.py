@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tests.sim import faults
 from tests.sim.circumstances import Circumstances
 from tests.sim.faults import KINDS, Fault
-from tests.sim.scenes import IN_SCENES, SCENES
+from tests.sim.scenes import BEGINS_S, IN_SCENES, SCENES
 from tests.sim.simulation import Outcome, Plan, Simulation
 from tests.sim.workload import RandomWork
 
@@ -28,7 +28,7 @@ class Trial:
     faults: tuple[Fault, ...] = ()
     scene: str | None = None
     lasts_s: float = LASTS_S
-    delays: tuple[tuple[int, int], ...] = ()
+    delays: tuple[int, ...] = ()
 
     @classmethod
     def drawn(cls, seed: int, *, lasts_s: float = LASTS_S) -> Trial:
@@ -50,21 +50,22 @@ class Trial:
         return cls(seed=seed, circumstances=circumstances, faults=tuple(struck), lasts_s=lasts_s)
 
     @classmethod
-    def of_scene(cls, scene: str, *struck: Fault, seed: int = 1, delays: tuple[tuple[int, int], ...] = ()) -> Trial:
+    def of_scene(cls, scene: str, *struck: Fault, seed: int = 1, delays: tuple[int, ...] = ()) -> Trial:
         """A small scene with these faults."""
         return cls(seed=seed, circumstances=IN_SCENES, faults=struck, scene=scene, delays=delays)
 
     def plan(self) -> Plan:
         """What the processes do; for one run."""
         if self.scene is not None:
-            return SCENES[self.scene]()
+            scene = SCENES[self.scene]()
+            if not self.faults:
+                scene.lasts_s = BEGINS_S  # and then as long as somebody is at work
+            return scene
         return RandomWork(lasts_s=self.lasts_s, lease_s=max(self.circumstances.leases_s))
 
     def simulation(self) -> Simulation:
         """Ready to run."""
-        simulation = Simulation(self.seed, self.circumstances, self.plan(), self.faults)
-        simulation.world.delays = self.delays
-        return simulation
+        return Simulation(self.seed, self.circumstances, self.plan(), self.faults, self.delays)
 
     def run(self) -> Outcome:
         """To the end."""
@@ -85,7 +86,7 @@ class Trial:
             if self.seed != 1:
                 words.append(f"--seed {self.seed}")
             words += [f"--fault {fault.kind}:{fault.who}:{fault.at_event}:{fault.number}" for fault in self.faults]
-            words += [f"--delay {event}:{places}" for event, places in self.delays]
+            words += [f"--delay {event}" for event in self.delays]
         return " ".join(words)
 
     def with_faults(self, struck: tuple[Fault, ...]) -> Trial:

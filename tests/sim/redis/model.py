@@ -116,6 +116,10 @@ class Model:
         self._keys.expire_all()
         self.end_waits(now_us)
 
+    def has_something_over(self, now_us: int) -> bool:
+        """Whether a key is there whose end has passed."""
+        return any(now_us // 1000 > end_ms for end_ms in self._keys.ends_ms.values())
+
     def end_waits(self, now_us: int) -> None:
         """Ends the waits that have lasted long enough, and removes nothing."""
         self._keys.at(now_us)

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.sim.network import Way
 from tests.sim.process import Process
-from tests.sim.scenes import BEGINS_S
+from tests.sim.scenes import BEGINS_S, LASTS_S
 from tests.sim.simulation import Simulation
 from tests.sim.world import Entry
 
@@ -25,29 +25,19 @@ def state_of(simulation: Simulation, now: Entry) -> int:
     on its way was sent, or armed, because of what its sender has seen.
     """
     unread = [process.unread for process in simulation.processes.values()]
-    soon = [_known(entry) for entry in (now, *simulation.world.soon(now[0])) if matters(simulation, entry)]
+    soon = [_known(entry) for entry in (now, *simulation.world.soon(now[0])) if simulation.matters(entry)]
     return hash((history_of(simulation), simulation.server.queue, *unread, -1, *soon))
 
 
-def matters(simulation: Simulation, entry: Entry) -> bool:
-    """Whether an event can change anything by its place in the order.
-
-    A tick that another has replaced does nothing, and the server works in the order in which commands arrived, whenever.
-    """
-    _, _, actor, happen, arguments = entry
-    if isinstance(actor, Process) and happen == actor._tick:
-        return actor.will_run(*arguments)
-    return happen != simulation.server._work
-
-
 def is_over(simulation: Simulation) -> bool:
-    """Whether everybody has begun, all that a scene's processes were to do is done, and nothing is on its way any more."""
-    world = simulation.world
-    if world.now_s >= simulation.plan.lasts_s:
-        return True
-    tasks = [task for place in simulation.places.values() for task in place.tasks]
-    return world.now_s > BEGINS_S and all(task.done() for task in tasks) and not any(
-        way.on_way for process in simulation.processes.values() for connection in process.connections for way in connection.ways)
+    """Whether all that a scene's processes were to do is done, and nothing is on its way any more."""
+    world, connections = simulation.world, [it for each in simulation.processes.values() for it in each.connections]
+    if world.now_s <= BEGINS_S:
+        return False
+    return world.now_s >= LASTS_S or not (
+        any(not task.done() for place in simulation.places.values() for task in place.tasks)
+        or any(way.on_way for connection in connections for way in connection.ways)
+    )
 
 
 def _known(entry: Entry) -> int:
