@@ -104,9 +104,10 @@ class Server:
         self._ahead_us += int(ahead_s * 1e6)
         self._furthest_us = max(self._furthest_us, self._ahead_us)
 
-    def catch_up(self) -> None:
-        """Its clock is as far as it has ever been: what was to last until then may be over."""
-        self._ahead_us = self._furthest_us
+    def catch_up(self) -> float:
+        """Its clock is as far as it has ever been, and so many seconds further than before."""
+        behind_us, self._ahead_us = self._furthest_us - self._ahead_us, self._furthest_us
+        return behind_us / 1e6
 
     def flush(self) -> None:
         """FLUSHALL."""
