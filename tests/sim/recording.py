@@ -31,6 +31,7 @@ BEGINS_HOLD = frozenset({locks.Acquired, locks.Adopted})
 ENDS_HOLD = frozenset({locks.Lost, locks.Releasing, locks.Exported})
 # Of a lease that is lent its keeper tells too, which does not hold it.
 OF_KEEPER = "keeper_"
+LONGEST_RUN_S = 0.06
 
 
 def ns(at_s: float) -> int:
@@ -202,4 +203,8 @@ class Ears:
             self._left[key] = self._leases.pop(key)
         if lease is None:
             return kind in (locks.Forced, locks.Unknown), {}
-        return True, {"until": ns(self._process.true_s(lease.deadline_s))}
+        facts = {"until": ns(self._process.true_s(lease.deadline_s))}
+        if kind is locks.Exported:
+            # What was asked for and is not answered yet gives it as much at the server.
+            facts["kept_until"] = ns(self._process.now_s + lease.lease_ttl_s + LONGEST_RUN_S)
+        return True, facts

@@ -35,7 +35,7 @@ class Server:
         self._life = 0
         self._busy_until_s = 0.0
         self._refuses_until_s = 0.0
-        self._is_closing_down = False
+        self._expires = True
         self.expire()
 
     @property
@@ -111,10 +111,14 @@ class Server:
         self._ahead_us += int(ahead_s * 1e6)
         self._furthest_us = max(self._furthest_us, self._ahead_us)
 
-    def close_down(self) -> None:
-        """From now on what is over goes when it is asked for, and its clock is as far as it has ever been."""
-        self._is_closing_down = True
-        self._ahead_us = self._furthest_us
+    def expire_no_more(self) -> None:
+        """From now on what is over goes when it is asked for, and not before."""
+        self._expires = False
+
+    def catch_up(self) -> float:
+        """Its clock is as far as it has ever been, and so many seconds further than before."""
+        behind_us, self._ahead_us = self._furthest_us - self._ahead_us, self._furthest_us
+        return behind_us / 1e6
 
     def flush(self) -> None:
         """FLUSHALL."""
@@ -190,5 +194,5 @@ class Server:
             self.model.expire(self.now_us)
             if self.model.over != over:
                 self.history = hash((self.history, self.model.over))
-        if not self._is_closing_down:
+        if self._expires:
             self._world.at(self._world.now_s + self._random.uniform(*EXPIRES_EVERY_S), self, self.expire)

@@ -253,6 +253,9 @@ class Simulation:
 
     def _end(self) -> None:
         self.is_stopping = True
+        # A clock that was set back is right again: else what has no holder any more lasts for as long as it is behind.
+        if ahead_s := self.server.catch_up():
+            self.clock_fault("clock", ahead_s)
         for process in self.processes.values():
             process.pause_no_more()
         ends_s = self.world.now_s + ENDS_WITHIN_S
@@ -263,7 +266,7 @@ class Simulation:
         left = [line for place in self._living() for line in left_in(place)]
         for place in self._living():
             place.process.start(place.locker.close())
-        self.server.close_down()
+        self.server.expire_no_more()
         self.world.run(until_s=self.world.now_s + self.plan.lease_s + LEASES_ARE_KEPT_S)
         self.recording.write(
             "left",

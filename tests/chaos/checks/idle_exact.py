@@ -98,7 +98,7 @@ def _occupied(holds: list[Hold], evidence: Evidence) -> Iterator[Span]:
                 ended += evidence.lease_ttl_ns
         elif hold.how == "exported":
             went_on = (began for began in adopted[hold.fence] if began >= hold.ended)
-            ended = next(went_on, (hold.until or ended) + longer_ns)
+            ended = next(went_on, max(hold.kept_until or 0, (hold.until or ended) + longer_ns))
         elif hold.how == "died":
             ended = (hold.until or ended) + longer_ns
         ended = max(ended, left_of.get((hold.i, hold.life, hold.name, hold.fence), 0))

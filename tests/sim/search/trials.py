@@ -6,10 +6,9 @@ import random
 from collections.abc import Iterator
 
 from tests.sim.faults import KINDS, Fault
-from tests.sim.scenes import IN_SCENES, SCENES
+from tests.sim.scenes import BEGINS_S, IN_SCENES, LASTS_S, SCENES
+from tests.sim.search.states import history_of, is_over
 from tests.sim.trial import Trial
-
-SCENE_ENDS_S = 1.2  # what happens later in a scene is the quiet after it
 
 
 def at_random(first_seed: int, count: int | None, *, lasts_s: float) -> Iterator[Trial]:
@@ -30,7 +29,7 @@ def at_each_event(scene: str, *, kinds: tuple[str, ...] = tuple(KINDS), seed: in
 
 def pairs(first_seed: int, count: int | None, *, kinds: tuple[str, ...] = tuple(KINDS)) -> Iterator[Trial]:
     """Two faults at two events of a scene, all drawn."""
-    ranges = {scene: events_of(scene) for scene in SCENES}
+    events = {scene: events_of(scene) for scene in SCENES}
     seed = first_seed
     while count is None or seed < first_seed + count:
         numbers = random.Random(f"{seed}/pair")
@@ -39,7 +38,7 @@ def pairs(first_seed: int, count: int | None, *, kinds: tuple[str, ...] = tuple(
             Fault(
                 numbers.choice(kinds),
                 numbers.randrange(IN_SCENES.processes),
-                at_event=numbers.choice(ranges[scene]),
+                at_event=numbers.choice(events[scene]),
                 number=number,
             )
             for number in range(2)
@@ -48,15 +47,16 @@ def pairs(first_seed: int, count: int | None, *, kinds: tuple[str, ...] = tuple(
         seed += 1
 
 
-def events_of(scene: str, *, seed: int = 1) -> range:
-    """The numbers of the scene's own events: from the first call to the quiet after it."""
+def events_of(scene: str, *, seed: int = 1) -> list[int]:
+    """After how many events a scene's own calls have got further: a fault between two of them is one after the first."""
     simulation = Trial.of_scene(scene, seed=seed).simulation()
+    world, events, history = simulation.world, [], 0
     simulation.begin()
-    world = simulation.world
-    first = 0
-    while world.now_s < SCENE_ENDS_S:
-        world.run(until_s=SCENE_ENDS_S, events=world.events + 1)
-        if not first and any(place.tasks for place in simulation.places.values()):
-            first = world.events
+    world.run(until_s=BEGINS_S)
+    while not is_over(simulation):
+        if (now := history_of(simulation)) != history:
+            history = now
+            events.append(world.events)
+        world.run(until_s=LASTS_S, events=world.events + 1)
     simulation.clean_up()
-    return range(first, world.events)
+    return events
