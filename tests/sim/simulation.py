@@ -112,7 +112,8 @@ class Simulation:
             self.world,
             lease_ttl_s=plan.lease_s,
             instances=circumstances.processes,
-            longest_delay_s=max(circumstances.weather.longest_s, circumstances.weather.slowest_s) + SOON_S * len(delays),
+            longest_delay_s=max(circumstances.weather.longest_s, circumstances.weather.slowest_s)
+            + SOON_S * len(delays),
         )
         self._faults = faults
         self._random = self.world.random("simulation")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tests.sim import faults
 from tests.sim.circumstances import Circumstances
@@ -17,6 +17,8 @@ ONLY_REMEMBERING = 0.6  # of the runs have no fault that loses data or time, so 
 MOST_KINDS = 6
 EVERY_S = (0.15, 0.4, 1.0)
 LASTS_S = 16.0
+COMMAND = "python -m tests.sim again"
+SIZES = ("processes", "workers", "programs")  # of the circumstances, those that a search makes smaller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,22 +75,22 @@ class Trial:
 
     @property
     def command(self) -> str:
-        """What runs it again."""
-        words = ["python -m tests.sim again"]
-        if self.scene is None:
-            words.append(f"--seed {self.seed}")
-            if self.lasts_s != LASTS_S:
-                words.append(f"--lasts-s {self.lasts_s:g}")
-            if self.faults != Trial.drawn(self.seed, lasts_s=self.lasts_s).faults:
-                words.append("--faults " + (",".join(str(fault.number) for fault in self.faults) or "none"))
-        else:
+        """What runs it again; `again.parsed` understands it."""
+        words = [COMMAND]
+        if self.scene is not None:
             words.append(f"--scene {self.scene}")
             if self.seed != 1:
                 words.append(f"--seed {self.seed}")
             words += [f"--fault {fault.kind}:{fault.who}:{fault.at_event}:{fault.number}" for fault in self.faults]
             words += [f"--delay {event}" for event in self.delays]
+            return " ".join(words)
+        words.append(f"--seed {self.seed}")
+        if self.lasts_s != LASTS_S:
+            words.append(f"--lasts-s {self.lasts_s!r}")
+        drawn = Trial.drawn(self.seed, lasts_s=self.lasts_s)
+        for size in SIZES:
+            if (count := getattr(self.circumstances, size)) != getattr(drawn.circumstances, size):
+                words.append(f"--with {size}={count}")
+        if self.faults != drawn.faults:
+            words.append("--faults " + (",".join(str(fault.number) for fault in self.faults) or "none"))
         return " ".join(words)
-
-    def with_faults(self, struck: tuple[Fault, ...]) -> Trial:
-        """The trial with these instead."""
-        return replace(self, faults=struck)
