@@ -187,8 +187,8 @@ class Simulation:
     def matters(self, entry: Entry) -> bool:
         """Whether an event can change anything by its place in the order of its actor's.
 
-        A tick that another has replaced does nothing, the server works in the order in which commands arrived, whenever it
-        does, and mostly it finds nothing that is over.
+        A tick that another has replaced does nothing, the server works in the order in which commands arrived, whenever
+        it does, and mostly it finds nothing that is over.
         """
         _, _, actor, happen, arguments = entry
         if isinstance(actor, Process) and happen == actor.tick:

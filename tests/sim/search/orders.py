@@ -5,9 +5,8 @@ itself. Again and again, it comes behind any number. What happens at another act
 
 Where a run comes into a state in which the search has been before with as many deviations left, or more, everything
 further was tried from there: it goes on to its end and is judged, and no more of it is delayed. That is sound, times
-apart: equal states (states.state_of) have the same futures, and those who were there first had at least the same choices.
-What is apart, a few times by some ms or less, and random ids, is what seeds are for. Runs are looked at by the number of
-their deviations, so that the first in a state has the most left.
+apart: equal states (states.state_of) have equal futures, and who was there first had at least as many choices, since runs
+are looked at by the number of their deviations. What may differ, times by some ms and random ids, is what seeds are for.
 """
 
 from __future__ import annotations
@@ -30,15 +29,16 @@ def trials(scene: str, *, deviations: int) -> Iterator[Trial]:
     level = [Trial.of_scene(scene)]
     yield from level
     for _ in range(deviations):
-        level = [
-            replace(trial, delays=(*trial.delays, event)) for trial in level for event in Looking(trial, been).delays()
-        ]
-        yield from level
+        before, level = level, []
+        for trial in before:
+            for event in Looking(trial, been).delays():
+                level.append(replace(trial, delays=(*trial.delays, event)))
+                yield level[-1]
 
 
 @dataclass(slots=True)
 class Looking:
-    """A run of a trial that looks for what may be delayed in it once more. `been`: the states where the search has been."""
+    """A run of a trial that looks for what else may be delayed in it. `been`: the states where the search has been."""
 
     trial: Trial
     been: set[int]

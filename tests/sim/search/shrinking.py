@@ -22,8 +22,8 @@ def broken_by(trial: Trial) -> list[str]:
 
 
 def shrunk(trial: Trial) -> Trial:
-    """The trial with the fewest faults and delays that still break the gravest of what it breaks; then fewer processes, and
-    less time."""
+    """The trial with the fewest faults and delays that still break the gravest of what it breaks, and then with fewer
+    processes and in less time."""
     broken = broken_by(trial)
     if not broken:
         return trial

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 
@@ -13,10 +14,8 @@ from tests.sim.trial import Trial
 
 def at_random(first_seed: int, count: int | None, *, lasts_s: float) -> Iterator[Trial]:
     """Callers at random under dense faults, a trial for each seed."""
-    seed = first_seed
-    while count is None or seed < first_seed + count:
+    for seed in itertools.count(first_seed) if count is None else range(first_seed, first_seed + count):
         yield Trial.drawn(seed, lasts_s=lasts_s)
-        seed += 1
 
 
 def at_each_event(scene: str, *, kinds: tuple[str, ...] = tuple(KINDS), seed: int = 1) -> Iterator[Trial]:
@@ -27,13 +26,22 @@ def at_each_event(scene: str, *, kinds: tuple[str, ...] = tuple(KINDS), seed: in
                 yield Trial.of_scene(scene, Fault(kind, who, at_event=at_event, number=at_event), seed=seed)
 
 
-def pairs(first_seed: int, count: int | None, *, kinds: tuple[str, ...] = tuple(KINDS)) -> Iterator[Trial]:
+def at_some_events(first_seed: int) -> Iterator[Trial]:
+    """One fault: some of at_each_event's, of all scenes, drawn without end."""
+    return _drawn(first_seed, None, "single", faults=1)
+
+
+def pairs(first_seed: int, count: int | None) -> Iterator[Trial]:
     """Two faults at two events of a scene, all drawn."""
-    events = {scene: events_of(scene) for scene in SCENES}
-    seed = first_seed
-    while count is None or seed < first_seed + count:
-        numbers = random.Random(f"{seed}/pair")
-        scene = numbers.choice(sorted(SCENES))
+    return _drawn(first_seed, count, "pair", faults=2)
+
+
+def _drawn(first_seed: int, count: int | None, what: str, *, faults: int) -> Iterator[Trial]:
+    scenes, kinds = sorted(SCENES), tuple(KINDS)
+    events = {scene: events_of(scene) for scene in scenes}
+    for seed in itertools.count(first_seed) if count is None else range(first_seed, first_seed + count):
+        numbers = random.Random(f"{seed}/{what}")
+        scene = numbers.choice(scenes)
         struck = [
             Fault(
                 numbers.choice(kinds),
@@ -41,14 +49,13 @@ def pairs(first_seed: int, count: int | None, *, kinds: tuple[str, ...] = tuple(
                 at_event=numbers.choice(events[scene]),
                 number=number,
             )
-            for number in range(2)
+            for number in range(faults)
         ]
         yield Trial.of_scene(scene, *struck, seed=seed)
-        seed += 1
 
 
 def events_of(scene: str, *, seed: int = 1) -> list[int]:
-    """After how many events a scene's own calls have got further: a fault between two of them is one after the first."""
+    """After how many events a scene's own calls have got further; a fault later on, before the next, is the same."""
     simulation = Trial.of_scene(scene, seed=seed).simulation()
     world, events, history = simulation.world, [], 0
     simulation.begin()
