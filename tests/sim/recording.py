@@ -124,6 +124,7 @@ class Ears:
         self._process = process
         self._locker: Locker | None = None
         self._leases: dict[tuple[str, int], Lease] = {}
+        self._began_s: dict[tuple[str, int], float] = {}
         self._left: dict[tuple[str, int], Lease] = {}  # whose release may still be answered
 
     def belong_to(self, locker: Locker) -> None:
@@ -181,7 +182,7 @@ class Ears:
                 self._recording.point(
                     self._process,
                     "exported",
-                    min(self._process.now_s, ends_s),
+                    max(self._began_s.pop(key), min(self._process.now_s, ends_s)),
                     name=name,
                     fence=key[1],
                     until=ns(ends_s),
@@ -195,7 +196,7 @@ class Ears:
         if kind in BEGINS_HOLD and self._locker is not None:
             for lease in self._locker.held:
                 if (lease.name, lease.fencing_token) == key:
-                    self._leases[key] = lease
+                    self._leases[key], self._began_s[key] = lease, self._process.now_s
         lease = self._leases.get(key)
         if kind is locks.Released:
             return self._left.pop(key, None) is not None, {}
