@@ -40,10 +40,14 @@ def ns(at_s: float) -> int:
 
 
 class Held(NamedTuple):
-    """A lease that a process acts under. `ends_s`: by its own clock, in true seconds."""
+    """A lease that a process acts under. `ends_s`: by its own clock, in true seconds.
+
+    `grant_fence`: the server may know it by the id of an earlier turn of its run, but that grant has this token.
+    """
 
     name: str
     fence: int | None
+    grant_fence: int | None
     lease_id: str
     ends_s: float
 
@@ -105,7 +109,7 @@ class Recording:
             if not (event["t"] > ns(at_s) and event.get("i") == process.name and event["e"] == "point")
         ]
         who = {"i": process.name, "life": process.life}
-        for name, fence, _, ends_s in held:
+        for name, fence, _, _, ends_s in held:
             self.write("point", at_s, p="extended", **who, name=name, fence=fence, until=ns(ends_s))
 
     def died(self, process: Process, held: list[Held], left_ms: list[float], *, silent: bool) -> None:
@@ -161,7 +165,7 @@ class Ears:
         """Each lease that the process acts under; not those that are over by its clock, and that it has yet to notice."""
         now_s = self._process.own_s(self._process.world.now_s)
         return [
-            Held(name, fence, lease.known_as, self._process.true_s(lease.deadline_s))
+            Held(name, fence, lease.grant_fence, lease.known_as, self._process.true_s(lease.deadline_s))
             for (name, fence), lease in self._leases.items()
             if not lease.ended and lease.deadline_s > now_s
         ]
