@@ -40,10 +40,14 @@ def ns(at_s: float) -> int:
 
 
 class Held(NamedTuple):
-    """A lease that a process acts under. `ends_s`: by its own clock, in true seconds."""
+    """A lease that a process acts under. `ends_s`: by its own clock, in true seconds.
+
+    `grant_fence`: the server may know it by the id of an earlier turn of its run, but that grant has this token.
+    """
 
     name: str
     fence: int | None
+    grant_fence: int | None
     lease_id: str
     ends_s: float
 
@@ -105,7 +109,7 @@ class Recording:
             if not (event["t"] > ns(at_s) and event.get("i") == process.name and event["e"] == "point")
         ]
         who = {"i": process.name, "life": process.life}
-        for name, fence, _, ends_s in held:
+        for name, fence, _, _, ends_s in held:
             self.write("point", at_s, p="extended", **who, name=name, fence=fence, until=ns(ends_s))
 
     def died(self, process: Process, held: list[Held], left_ms: list[float], *, silent: bool) -> None:
@@ -124,6 +128,7 @@ class Ears:
         self._process = process
         self._locker: Locker | None = None
         self._leases: dict[tuple[str, int], Lease] = {}
+        self._began_s: dict[tuple[str, int], float] = {}
         self._left: dict[tuple[str, int], Lease] = {}  # whose release may still be answered
 
     def belong_to(self, locker: Locker) -> None:
@@ -160,7 +165,7 @@ class Ears:
         """Each lease that the process acts under; not those that are over by its clock, and that it has yet to notice."""
         now_s = self._process.own_s(self._process.world.now_s)
         return [
-            Held(name, fence, lease.known_as, self._process.true_s(lease.deadline_s))
+            Held(name, fence, lease.grant_fence, lease.known_as, self._process.true_s(lease.deadline_s))
             for (name, fence), lease in self._leases.items()
             if not lease.ended and lease.deadline_s > now_s
         ]
@@ -181,7 +186,7 @@ class Ears:
                 self._recording.point(
                     self._process,
                     "exported",
-                    min(self._process.now_s, ends_s),
+                    max(self._began_s.pop(key), min(self._process.now_s, ends_s)),
                     name=name,
                     fence=key[1],
                     until=ns(ends_s),
@@ -195,7 +200,7 @@ class Ears:
         if kind in BEGINS_HOLD and self._locker is not None:
             for lease in self._locker.held:
                 if (lease.name, lease.fencing_token) == key:
-                    self._leases[key] = lease
+                    self._leases[key], self._began_s[key] = lease, self._process.now_s
         lease = self._leases.get(key)
         if kind is locks.Released:
             return self._left.pop(key, None) is not None, {}

@@ -9,6 +9,7 @@ from typing import Any
 from hiredis import Reader
 
 from tests.sim.network import Connection
+from tests.sim.recording import Held
 from tests.sim.redis import Client, Data, Model, Refusal
 from tests.sim.world import World
 
@@ -132,13 +133,19 @@ class Server:
         if keys:
             self.model.evict(numbers.choice(keys).encode(), self.now_us)
 
-    def lease_ends_s(self, name: str, lease_id: str) -> float:
-        """When the lock that is held under this id is over here, in true seconds; now where it is not held so."""
+    def lease_ends_s(self, held: Held) -> float:
+        """When this lease is over here, in true seconds; now where the lock is not held under it."""
         self._look_at_clock()
-        key, data = f"lock:{{{name}}}".encode(), self.model.snapshot()
-        if data.values.get(key) != lease_id.encode() or key not in data.ends_ms:
+        data = self.model.snapshot()
+        lock, grant = (f"{kind}:{{{held.name}}}".encode() for kind in ("lock", "lock-grant"))
+        holder, granted = data.values.get(lock), data.values.get(grant)
+        is_its = holder == held.lease_id.encode()
+        if holder is not None and isinstance(granted, bytes) and held.grant_fence is not None:
+            seconds, microseconds = granted.split(b"\t")[0].split(b" ")[:2]
+            is_its = is_its or int(seconds) * 1_000_000 + int(microseconds) == held.grant_fence
+        if not is_its or lock not in data.ends_ms:
             return self.now_s
-        return self.now_s + (data.ends_ms[key] - self.now_us / 1000) / 1000 / self._rate
+        return self.now_s + (data.ends_ms[lock] - self.now_us / 1000) / 1000 / self._rate
 
     def keys(self) -> list[str]:
         """Those that there are now."""

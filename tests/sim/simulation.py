@@ -229,7 +229,7 @@ class Simulation:
         self.world.at(self.world.now_s + down_s, self.server, self.server.start, kept)
 
     def _tell_death(self, process: Process, held: list[Held], silent: bool) -> None:
-        left_ms = [1000 * (self.server.lease_ends_s(each.name, each.lease_id) - process.died_at_s) for each in held]
+        left_ms = [1000 * (self.server.lease_ends_s(each) - process.died_at_s) for each in held]
         self.recording.died(process, held, [max(0.0, left) for left in left_ms], silent=silent)
 
     def _held_by(self, index: int, process: Process) -> list[Held]:
