@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from dataclasses import replace
 
 from tests.sim.faults import KINDS, Fault
 from tests.sim.scenes import SCENES
@@ -59,8 +58,8 @@ def trial_of(arguments: argparse.Namespace) -> Trial:
         unknown = arguments.faults - {fault.number for fault in trial.faults}
         if unknown:
             raise ValueError(f"--faults: seed {trial.seed} has no fault {min(unknown)}")
-        trial = replace(trial, faults=tuple(fault for fault in trial.faults if fault.number in arguments.faults))
-    return replace(trial, circumstances=replace(trial.circumstances, **dict(arguments.sizes)))
+        trial = trial.with_faults(tuple(fault for fault in trial.faults if fault.number in arguments.faults))
+    return trial.with_sizes(dict(arguments.sizes))
 
 
 def parsed(command: str) -> Trial:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from tests.sim import faults
 from tests.sim.circumstances import Circumstances
@@ -55,6 +57,14 @@ class Trial:
     def of_scene(cls, scene: str, *struck: Fault, seed: int = 1, delays: tuple[int, ...] = ()) -> Trial:
         """A small scene with these faults."""
         return cls(seed=seed, circumstances=IN_SCENES, faults=struck, scene=scene, delays=delays)
+
+    def with_faults(self, struck: tuple[Fault, ...]) -> Trial:
+        """The trial with these instead."""
+        return replace(self, faults=struck)
+
+    def with_sizes(self, sizes: Mapping[str, Any]) -> Trial:
+        """The trial with so many of these instead."""
+        return replace(self, circumstances=replace(self.circumstances, **sizes))
 
     def plan(self) -> Plan:
         """What the processes do; for one run."""

@@ -42,6 +42,7 @@ class Tally:
         cpu_s = max(self.cpu_s, 1e-9)
         return (
             f"{self.runs:,} runs, {self.simulated_s:,.0f} simulated s, {self.events:,} events,"
-            f" {self.commands:,} commands in {self.cpu_s:,.1f} s of CPU: {self.simulated_s / cpu_s:,.0f} simulated s/s, {self.events / cpu_s:,.0f}"
+            f" {self.commands:,} commands in {self.cpu_s:,.1f} s of CPU:"
+            f" {self.simulated_s / cpu_s:,.0f} simulated s/s, {self.events / cpu_s:,.0f}"
             f" events/s, {1000 * cpu_s / max(1, self.runs):.1f} ms a run"
         )

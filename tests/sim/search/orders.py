@@ -1,12 +1,12 @@
 """Every order of what is ready, up to k deviations from first come, first served (delay bounding, Emmi 2011).
 
-A deviation: an event comes just behind the next one at the same actor, the server or a process, which it has not caused
-itself. Again and again, it comes behind any number. What happens at another actor changes nothing for it.
+A deviation: an event comes just behind its next rival, one at the same actor (the server, or a process) that it has not
+caused itself. Again and again, it comes behind any number. What happens at another actor changes nothing for it.
 
 Where a run comes into a state in which the search has been before with as many deviations left, or more, everything
 further was tried from there: it goes on to its end and is judged, and no more of it is delayed. That is sound, times
-apart: equal states (states.state_of) have equal futures, and who was there first had at least as many choices, since runs
-are looked at by the number of their deviations. What may differ, times by some ms and random ids, is what seeds are for.
+apart: equal states (states.state_of) have equal futures, and who was there first had at least as many choices, since
+runs are looked at by the number of their deviations. What may differ, times by some ms, is what seeds are for.
 """
 
 from __future__ import annotations

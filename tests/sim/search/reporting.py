@@ -64,8 +64,6 @@ class Report:
         now_s = time.monotonic()
         if sys.stderr.isatty() and now_s - self._told_s >= EVERY_S:
             self._told_s = now_s
-            print(
-                f"{now_s - self._began_s:,.0f} s: {self._tally.runs:,} runs, {self._findings:,} of them break something",
-                file=sys.stderr,
-                flush=True,
-            )
+            since_s = now_s - self._began_s
+            told = f"{since_s:,.0f} s: {self._tally.runs:,} runs, {self._findings:,} of them break something"
+            print(told, file=sys.stderr, flush=True)

@@ -63,7 +63,7 @@ def _smaller(trial: Trial, is_enough: Callable[[Trial], bool]) -> Trial:
     """The smallest in each respect, one after the other, that is enough."""
     for size in SIZES:
         for count in range(FEWEST[size], getattr(trial.circumstances, size)):
-            smaller = replace(trial, circumstances=replace(trial.circumstances, **{size: count}))
+            smaller = trial.with_sizes({size: count})
             if is_enough(smaller):
                 trial = smaller
                 break
