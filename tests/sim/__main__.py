@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from tests.chaos.checks import PROPERTIES
 from tests.chaos.history import Event
@@ -39,13 +40,16 @@ def main(words: list[str]) -> int:
     except ValueError as error:
         parser.error(str(error))
     except KeyboardInterrupt:
-        stop()
-        return INTERRUPTED
+        _leave(INTERRUPTED)
     except BrokenPipeError:  # whoever reads has enough
-        stop()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        _leave(1)
     return status
+
+
+def _leave(status: int) -> NoReturn:
+    """At once: what a run was in the middle of would complain of its end."""
+    stop()
+    os._exit(status)
 
 
 def _parser() -> argparse.ArgumentParser:

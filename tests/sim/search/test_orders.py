@@ -47,7 +47,7 @@ def seen_in(trial: Trial) -> Seen:
     return Seen(history_of(simulation), reordered, tuple(events))
 
 
-@pytest.mark.parametrize("scene", ["acquire", "release", "takeover", "extend"])
+@pytest.mark.parametrize("scene", ["acquire", "takeover"])
 def test_one_deviation_finds_every_order_that_brute_force_finds(scene: str) -> None:
     first = Trial.of_scene(scene)
     brute = {seen_in(first).history}
