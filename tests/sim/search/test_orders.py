@@ -48,7 +48,7 @@ def seen_in(trial: Trial) -> Seen:
 
 
 @pytest.mark.parametrize("scene", ["acquire", "takeover"])
-def test_one_deviation_finds_every_order_that_brute_force_finds(scene: str) -> None:
+def test_one_deviation_finds_the_orders_that_brute_force_finds(scene: str) -> None:
     first = Trial.of_scene(scene)
     brute = {seen_in(first).history}
     for event in seen_in(first).events:
@@ -56,8 +56,8 @@ def test_one_deviation_finds_every_order_that_brute_force_finds(scene: str) -> N
         if seen.reordered:
             brute.add(seen.history)
     tried = list(orders.trials(scene, deviations=1))
-    assert brute <= {seen_in(trial).history for trial in tried}
-    assert len(tried) < len(seen_in(first).events)  # and it did not take as much
+    assert {seen_in(trial).history for trial in tried} == brute
+    assert len(tried) < len(seen_in(first).events) / 2  # and it did not take as much
 
 
 def test_two_deviations_find_every_order_that_brute_force_finds() -> None:
