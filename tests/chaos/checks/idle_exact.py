@@ -50,7 +50,7 @@ def idle_spans_of(evidence: Evidence) -> Iterator[IdleSpan]:
     for name, waits in waiting_of(evidence).by_name.items():
         holds = evidence.holds_by_name.get(name, [])
         released = {hold.ended for hold in holds if hold.how == "releasing"}
-        occupied = Spans(_occupied(holds, evidence))
+        occupied = Spans([*_occupied(holds, evidence), *_lent_unheard(name, evidence)])
         unsettled = _unsettled(name, evidence)
         prompt_ns, slow_ns = _bounds_ns(holds, evidence)
         unheard = _unheard_heads(name, holds, evidence)
@@ -108,6 +108,13 @@ def _occupied(holds: list[Hold], evidence: Evidence) -> Iterator[Span]:
             ended = (hold.until or ended) + longer_ns
         ended = max(ended, left_of.get((hold.i, hold.life, hold.name, hold.fence), 0))
         yield hold.began, ended
+
+
+def _lent_unheard(name: str, evidence: Evidence) -> Iterator[Span]:
+    """When a client had it who has not heard so."""
+    for point in evidence.points.get("lent_unheard", ()):
+        if point["name"] == name:
+            yield point["t"], point["kept_until"] + MARGIN_MS * MS
 
 
 def _asks_for_more(hold: Hold, over: int, evidence: Evidence) -> bool:
