@@ -182,7 +182,7 @@ class Caller:
 
     async def _use(self, lease: Lease) -> None:
         """What is done under a lease, and how it ends."""
-        numbers = self._random
+        numbers, lease_s = self._random, lease.lease_ttl_s
         try:
             await self._body()
             if numbers.random() < 0.2:
@@ -190,7 +190,9 @@ class Caller:
             how = numbers.random()
             if how < 0.15:
                 lease.finish()
-            elif how < 0.3:
+            elif (
+                how < 0.3 and lease.lease_ttl_s >= lease_s
+            ):  # Redis takes no time away, so else it outlasts what it says
                 self._plan.texts.append(lease.export())
             elif how > 0.35 or lease.keep_extended:
                 await lease.release()

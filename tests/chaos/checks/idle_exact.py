@@ -86,7 +86,10 @@ def _occupied(holds: list[Hold], evidence: Evidence) -> Iterator[Span]:
         for lock in death.get("held") or ()
         if lock.get("left_ms") is not None
     }
-    adopted = {(hold.name, hold.fence): hold.began for hold in holds if hold.is_adopted}
+    adopted: dict[int | None, list[int]] = defaultdict(list)
+    for hold in holds:
+        if hold.is_adopted:
+            adopted[hold.fence].append(hold.began)
     for hold in holds:
         ended = hold.ended
         if hold.until is not None and hold.how != "releasing" and ended >= hold.until - 2 * SLOT_MS * MS:
@@ -94,7 +97,8 @@ def _occupied(holds: list[Hold], evidence: Evidence) -> Iterator[Span]:
             if _asks_for_more(hold, ended, evidence):
                 ended += evidence.lease_ttl_ns
         elif hold.how == "exported":
-            ended = adopted.get((hold.name, hold.fence), (hold.until or ended) + longer_ns)
+            went_on = (began for began in adopted[hold.fence] if began >= hold.ended)
+            ended = next(went_on, (hold.until or ended) + longer_ns)
         elif hold.how == "died":
             ended = (hold.until or ended) + longer_ns
         ended = max(ended, left_of.get((hold.i, hold.life, hold.name, hold.fence), 0))
