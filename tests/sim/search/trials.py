@@ -9,6 +9,7 @@ from tests.sim.faults import KINDS, Fault
 from tests.sim.scenes import IN_SCENES, SCENES
 from tests.sim.trial import Trial
 
+ALIKE = (None, None, True, False)  # a pair of any faults, or of such that forget, or of others
 SCENE_ENDS_S = 1.2  # what happens later in a scene is the quiet after it
 
 
@@ -35,9 +36,11 @@ def pairs(first_seed: int, count: int | None, *, kinds: tuple[str, ...] = tuple(
     while count is None or seed < first_seed + count:
         numbers = random.Random(f"{seed}/pair")
         scene = numbers.choice(sorted(SCENES))
+        alike = numbers.choice(ALIKE)
+        pool = [kind for kind in kinds if alike is None or KINDS[kind].forgets is alike] or kinds
         struck = [
             Fault(
-                numbers.choice(kinds),
+                numbers.choice(pool),
                 numbers.randrange(IN_SCENES.processes),
                 at_event=numbers.choice(ranges[scene]),
                 number=number,
