@@ -256,6 +256,20 @@ _OWN = (
         ),
     ),
     Mutant(
+        name="late-adoption-used",
+        does="Adopts a lease however late it hears that it has it.",
+        caught_by=("told_of_loss_in_time",),
+        edits=(
+            Python(
+                "locks.adopting:Adopting.adopt",
+                """
+                -        if lease.is_lost:  # the answer took so long
+                +        if False:
+                """,
+            ),
+        ),
+    ),
+    Mutant(
         name="unanswered-extension-kept",
         does="Leaves a lock whose extension was never answered to its lease, though the server may have carried it out.",
         caught_by=(*_IDLE, "nobodys_lock_is_given_back"),
@@ -300,3 +314,13 @@ _OWN = (
 )
 
 SIM_MUTANTS = {mutant.name: mutant for mutant in (*LOCKING, *UNSEEN, *_OWN) if mutant.name not in ELSEWHERE}
+
+# The scenes in which some of them show best, as the points of chaos' mutants.
+SHOWS_IN: dict[str, tuple[str, ...]] = {
+    "old-messages-believed": ("short",),
+    "grant-by-id-alone": ("adopt-late",),
+    "late-adoption-used": ("adopt-late",),
+    "owed-forgotten": ("long",),
+    "late-answer-kept": ("long",),
+    "cancelled-not-given-back": ("long",),
+}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from locks import LeaseLost
 from tests.sim.circumstances import Circumstances
 from tests.sim.clients import Client
+from tests.sim.network import Weather
 from tests.sim.workload import REFUSALS, stray
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ LOCK = "n:0"
 LEASE_S, SHORT_S, LONG_S = 0.5, 0.1, 12.0
 LAST_TRY_S = 1.3
 IN_SCENES = Circumstances(processes=3, workers=0)
+SLOW = replace(IN_SCENES, weather=Weather(slow_share=0.06, slowest_s=0.9))
+IN_SLOW_WEATHER = frozenset({"short", "adopt-late"})
 
 Act = Callable[["Stage"], Awaitable[None]]
 
@@ -185,9 +189,9 @@ SCENES: dict[str, Callable[[], Scene]] = {
     # Long after the lease was over, and others have had the lock.
     "adopt-late": lambda: Scene(
         [
-            [(0.0, _holds(0.03)), (0.2, _holds(0.02))],
+            [(0.0, _holds(0.33)), (0.46, _holds(0.02))],
             [(0.01, _hands_over(SHORT_S))],
-            [(0.25, _takes_over_late), (0.21, _holds(0.0))],
+            [(0.5, _takes_over_late), (0.45, _holds(0.0))],
         ]
     ),
     "lend": lambda: Scene([[(0.0, _lends)], [(0.005, _lends)], [(0.01, _holds(0.01))]]),
@@ -210,9 +214,9 @@ SCENES: dict[str, Callable[[], Scene]] = {
     # Claims that are over before a message is there.
     "short": lambda: Scene(
         [
-            [(0.0, _holds(0.03, lease_s=SHORT_S)), (0.2, _holds(0.3))],
+            [(0.0, _holds(0.03)), (0.2, _holds(0.3))],
             [(0.01, _holds(0.05, lease_s=SHORT_S)), (0.1, _holds(0.02, lease_s=SHORT_S))],
-            [(0.012, _holds(0.6)), (0.013, _holds(0.02, lease_s=SHORT_S))],
+            [(0.012, _holds(0.7)), (0.013, _holds(0.02, lease_s=SHORT_S))],
         ]
     ),
     "crowd": lambda: Scene(

@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 
-from tests.sim.mutants import SIM_MUTANTS
+from tests.sim.mutants import SHOWS_IN, SIM_MUTANTS
 from tests.sim.search import trials
 from tests.sim.trial import Trial
 
@@ -34,27 +34,38 @@ class Hunt:
     trial: Trial | None
 
 
-def mixed(seed: int) -> Iterator[Trial]:
-    """Runs at random, and pairs of faults in scenes, in turn; each search draws others."""
+def mixed(seed: int, shows_in: tuple[str, ...]) -> Iterator[Trial]:
+    """Runs at random, and pairs of faults in scenes, in turn; each search draws others.
+
+    `shows_in`: the scenes in which a mutant shows best; half of the pairs are in these.
+    """
     numbers = random.Random(f"{seed}/hunt")
     at_random = trials.at_random(numbers.randrange(10**9), None, lasts_s=LASTS_S)
     pairs = trials.pairs(numbers.randrange(10**9), None)
+    in_these = trials.pairs(numbers.randrange(10**9), None, scenes=shows_in) if shows_in else pairs
     while True:
         yield next(at_random)
-        yield from itertools.islice(pairs, PAIRS_A_SEED)
+        for _ in range(PAIRS_A_SEED // 2):
+            yield next(pairs)
+            yield next(in_these)
 
 
 def hunts(mutant: str, seeds: Sequence[int], *, cpu_s: float) -> Iterator[Hunt]:
-    """A search for each seed, in a process whose product is broken.
+    """A search for each seed, in a child process whose product is broken.
 
     What a trial breaks here too, where the product is whole, says nothing of the mutant: then the search goes on.
     """
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=SIM_MUTANTS[mutant].patch) as pool:
+    with ProcessPoolExecutor(1, get_context("fork"), initializer=SIM_MUTANTS[mutant].patch) as broken:
         for seed in seeds:
-            found = pool.submit(_hunt, mutant, seed, cpu_s).result()
+            found = broken.submit(_hunt, mutant, seed, cpu_s).result()
             while found.trial is not None and _broken_by(found.trial) & set(found.by):
-                found = pool.submit(_hunt, mutant, seed, cpu_s, found).result()
+                found = broken.submit(_hunt, mutant, seed, cpu_s, found).result()
             yield found
+
+
+def hunted(mutant: str, seeds: Sequence[int], cpu_s: float) -> list[Hunt]:
+    """As hunts(), all of them."""
+    return list(hunts(mutant, seeds, cpu_s=cpu_s))
 
 
 def _hunt(mutant: str, seed: int, cpu_s: float, before: Hunt | None = None) -> Hunt:
@@ -62,7 +73,7 @@ def _hunt(mutant: str, seed: int, cpu_s: float, before: Hunt | None = None) -> H
     wanted, began_s = set(SIM_MUTANTS[mutant].caught_by), time.process_time()
     took_s, had = (before.cpu_s, before.runs) if before else (0.0, 0)
     gc.disable()  # a run is one great knot, which is untied in one go
-    for runs, trial in enumerate(itertools.islice(mixed(seed), had, None), had + 1):
+    for runs, trial in enumerate(itertools.islice(mixed(seed, SHOWS_IN.get(mutant, ())), had, None), had + 1):
         by = _broken_by(trial) & wanted
         if runs % COLLECT_EVERY == 0:
             gc.collect()
