@@ -9,11 +9,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 
 from tests.chaos.checks import PROPERTIES
 from tests.sim.faults import KINDS, Fault
 from tests.sim.scenes import SCENES
-from tests.sim.search import orders, trials
+from tests.sim.mutants import SIM_MUTANTS
+from tests.sim.search import hunting, orders, trials
 from tests.sim.search.finding import Finding, Tally
 from tests.sim.search.running import search
 from tests.sim.search.shrinking import shrunk
@@ -60,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     every.add_argument("--deviations", type=int, default=2)
     every.set_defaults(work=_orders)
 
+    hunted = of.add_parser("hunt", help="looks for broken variants of the locks: how long it takes to find each")
+    hunted.add_argument("--mutant", choices=sorted(SIM_MUTANTS), action="append")
+    hunted.add_argument("--searches", type=int, default=100, help="for each, all of them different")
+    hunted.add_argument("--cpu-s", type=float, default=60.0, help="that a search may take")
+    hunted.set_defaults(work=_hunted)
+
     again = of.add_parser("again", help="one run, as a search has told of it")
     again.add_argument("--seed", type=int, default=1)
     again.add_argument("--lasts-s", type=float, default=LASTS_S)
@@ -96,6 +105,20 @@ def _orders(arguments: argparse.Namespace) -> int:
         print(f"{scene}, up to {arguments.deviations} deviations")
         worst |= _report(arguments, orders.trials(scene, deviations=arguments.deviations))
     return worst
+
+
+def _hunted(arguments: argparse.Namespace) -> int:
+    """1 where more than one of a hundred searches has not found its mutant."""
+    names = arguments.mutant or list(SIM_MUTANTS)
+    print(hunting.HEADINGS)
+    worst = 0
+    with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as lanes:
+        hunts = [lanes.submit(hunting.hunted, name, range(arguments.searches), arguments.cpu_s) for name in names]
+        for done in as_completed(hunts):
+            found = done.result()
+            print(hunting.row(found), flush=True)
+            worst |= sum(bool(each.by) for each in found) < 0.99 * len(found)
+    return int(worst)
 
 
 def _report(arguments: argparse.Namespace, work: Iterable[Trial], *, until_s: float | None = None) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tests.sim.faults import KINDS, Fault
 from tests.sim.scenes import IN_SCENES, SCENES
 from tests.sim.trial import Trial
 
+ALIKE = (None, None, True, False)  # a pair of any faults, or of such that forget, or of others
 SCENE_ENDS_S = 1.2  # what happens later in a scene is the quiet after it
 
 
@@ -28,16 +29,24 @@ def at_each_event(scene: str, *, kinds: tuple[str, ...] = tuple(KINDS), seed: in
                 yield Trial.of_scene(scene, Fault(kind, who, at_event=at_event, number=at_event), seed=seed)
 
 
-def pairs(first_seed: int, count: int | None, *, kinds: tuple[str, ...] = tuple(KINDS)) -> Iterator[Trial]:
-    """Two faults at two events of a scene, all drawn."""
-    ranges = {scene: events_of(scene) for scene in SCENES}
+def pairs(
+    first_seed: int,
+    count: int | None,
+    *,
+    kinds: tuple[str, ...] = tuple(KINDS),
+    scenes: Sequence[str] = tuple(sorted(SCENES)),
+) -> Iterator[Trial]:
+    """Two faults at two events of one of these scenes, all drawn."""
+    ranges = {scene: events_of(scene) for scene in scenes}
     seed = first_seed
     while count is None or seed < first_seed + count:
         numbers = random.Random(f"{seed}/pair")
-        scene = numbers.choice(sorted(SCENES))
+        scene = numbers.choice(scenes)
+        alike = numbers.choice(ALIKE)
+        pool = [kind for kind in kinds if alike is None or KINDS[kind].forgets is alike] or kinds
         struck = [
             Fault(
-                numbers.choice(kinds),
+                numbers.choice(pool),
                 numbers.randrange(IN_SCENES.processes),
                 at_event=numbers.choice(ranges[scene]),
                 number=number,
