@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 LOCK = "n:0"
 LEASE_S, SHORT_S, LONG_S = 0.5, 0.1, 12.0
 LAST_TRY_S = 1.3
+LASTS_S = 3.0
+BEGINS_S = 0.05  # by then every process has greeted the server
 IN_SCENES = Circumstances(processes=3, workers=0)
 SLOW = replace(IN_SCENES, weather=Weather(slow_share=0.06, slowest_s=0.9))
 IN_SLOW_WEATHER = frozenset({"short", "adopt-late"})
@@ -45,7 +47,7 @@ class Stage:
 class Scene:
     """Acts by process: after how many seconds, and what. A plan, for one run."""
 
-    lasts_s = 3.0
+    lasts_s = LASTS_S
 
     def __init__(self, acts: Sequence[Sequence[tuple[float, Act]]], *, lease_s: float = LEASE_S) -> None:
         """`lease_s`: the longest lease."""
@@ -63,7 +65,7 @@ class Scene:
 
     async def _play(self, simulation: Simulation, place: Place, stage: Stage, after_s: float, act: Act) -> None:
         try:
-            await asyncio.sleep(after_s)
+            await asyncio.sleep(BEGINS_S - simulation.world.now_s + after_s)
             await act(stage)
         except REFUSALS:
             return

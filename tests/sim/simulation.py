@@ -22,7 +22,7 @@ from tests.sim.recording import Ears, Held, Recording, ns
 from tests.sim.redis import Data
 from tests.sim.server import Server
 from tests.sim.truth import Truth
-from tests.sim.world import World
+from tests.sim.world import SOON_S, Entry, World
 
 URL = "redis://127.0.0.1:6379"
 UP_WITHIN_S = 2.0
@@ -90,8 +90,18 @@ class Outcome:
 class Simulation:
     """One run of a seed. Everything that is drawn in it follows from that, from the circumstances and from the plan."""
 
-    def __init__(self, seed: int, circumstances: Circumstances, plan: Plan, faults: Sequence[Fault] = ()) -> None:
+    def __init__(
+        self,
+        seed: int,
+        circumstances: Circumstances,
+        plan: Plan,
+        faults: Sequence[Fault] = (),
+        delays: Sequence[int] = (),
+    ) -> None:
+        """`delays`: as World.delays."""
         self.world = World(seed)
+        self.world.delays = delays
+        self.world.matters = self.matters
         self.circumstances = circumstances
         self.plan = plan
         self.is_stopping = False
@@ -102,7 +112,8 @@ class Simulation:
             self.world,
             lease_ttl_s=plan.lease_s,
             instances=circumstances.processes,
-            longest_delay_s=max(circumstances.weather.longest_s, circumstances.weather.slowest_s),
+            longest_delay_s=max(circumstances.weather.longest_s, circumstances.weather.slowest_s)
+            + SOON_S * len(delays),
         )
         self._faults = faults
         self._random = self.world.random("simulation")
@@ -177,7 +188,7 @@ class Simulation:
         self.world.at(self.world.now_s + self._on_the_way_s(), self, self._tell_lent, name, lease_id, asked_s)
 
     def _tell_lent(self, name: str, lease_id: str, asked_s: float) -> None:
-        ends_s = self.server.lease_ends_s(Held(name, None, None, lease_id, 0.0))
+        ends_s = self.server.lock_ends_s(name, lease_id)
         if ends_s > self.server.now_s:
             facts = {"name": name, "kept_until": ns(ends_s)}
             self.recording.write("point", asked_s, p="lent_unheard", i="client", life=0, **facts)
@@ -186,6 +197,19 @@ class Simulation:
         """For how long at the most what was sent is on its way to the server, without a fault."""
         weather = self.circumstances.weather
         return 2 * max(weather.longest_s, weather.slowest_s) + 0.005
+
+    def matters(self, entry: Entry) -> bool:
+        """Whether an event can change anything by its place in the order of its actor's.
+
+        A tick that another has replaced does nothing, the server works in the order in which commands arrived, whenever
+        it does, and mostly it finds nothing that is over.
+        """
+        _, _, actor, happen, arguments = entry
+        if isinstance(actor, Process) and happen == actor.tick:
+            return actor.will_run(*arguments)
+        if actor is self.server:
+            return happen != self.server.work and (happen != self.server.expire or self.server.has_something_over())
+        return True
 
     # What faults do, and what the history tells of them.
 
@@ -257,6 +281,7 @@ class Simulation:
         left = [line for place in self._living() for line in left_in(place)]
         for place in self._living():
             place.process.start(place.locker.close())
+        self.server.expire_no_more()
         self.world.run(until_s=self.world.now_s + self.plan.lease_s + LEASES_ARE_KEPT_S)
         self.recording.write(
             "left",

@@ -138,7 +138,7 @@ def _unsettled(name: str, evidence: Evidence) -> Spans:
 
 
 def _unheard_heads(name: str, holds: list[Hold], evidence: Evidence) -> Spans:
-    """When whoever stands first may hear nothing, beside a program without a word for him: the next heartbeat finds out.
+    """When whoever stands first may hear nothing, beside a program that tells him nothing: a heartbeat finds out.
 
     A python-redis-lock program, and SafeLock, free the lock and tell nobody; only the first in line watches it.
     """
