@@ -81,10 +81,14 @@ class Adopting:
         if not isinstance(reply, int):
             lease.declare_lost(LossReason(reply.decode()))
             raise lease.loss()
-        if keep_extended:
-            lease.task = asyncio.current_task()
         if max_hold_s is not None:
             lease.bound(max_hold_s, from_s=sent_at_s)
+        if lease.is_lost:  # the answer took so long
+            self._lines.give_back(name, new_id, lease_ttl_s)
+            lease.declare_lost(LossReason.EXPIRED)
+            raise lease.loss()
+        if keep_extended:
+            lease.task = asyncio.current_task()
         self._held.keep(lease)
         self._renewal.watch(lease)
         self._emit(Adopted(name, lease.fencing_token))

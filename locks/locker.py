@@ -369,11 +369,9 @@ class Locker:
         that it had. Raises LeaseLost when it has ended meanwhile or was adopted before, LockStoreDown (then it is given
         back where it was adopted), TooManyLeases, ValueError for another text.
         """
-        lease = await self._adopting.adopt(
+        return await self._adopting.adopt(
             exported, keep_extended=keep_extended, max_hold_s=max_hold_s, for_whom=text_for(request_id, owner)
         )
-        self._raise_if_heard_late(lease)
-        return lease
 
     async def inspect(self, name: str) -> LockView | None:
         """Who holds the lock and who waits, in order; None when nobody does. Raises LockStoreDown, ValueError."""

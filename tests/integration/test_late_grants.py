@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from locks import Lease, LockBusy
-from locks.events import Acquired, Lost
+from locks import Lease, LeaseLost, LockBusy
+from locks.events import Acquired, Adopted, Lost
 from locks.wire import Wire
 from tests.harness import PATIENCE_S
 from tests.integration.lock_faults import LONG_MS, stand
@@ -131,3 +131,18 @@ async def test_who_does_not_wait_and_hears_late_twice_is_told_that_it_is_busy(
         await keys.gone()
         lease = await locker.acquire(keys.name, lease_ttl_s=LEASE_S, wait_s=0)
         assert await lease.release()
+
+
+async def test_who_adopts_a_lease_and_hears_late_that_he_has_it_has_none(
+    redis_url: str, keys: Keys, standstill: Standstill
+) -> None:
+    heard = Heard()
+    async with locking(redis_url, heard=heard) as locker:
+        exported = await locker.acquire(keys.name, lease_ttl_s=LEASE_S)
+        text = exported.export()
+        standstill.arm(before=exported.lease_id)
+        with pytest.raises(LeaseLost):
+            await locker.adopt(text)
+        assert len(standstill.missed) == 1
+        assert (heard.all(Adopted), heard.all(Lost)) == ([], [])
+        await keys.gone()

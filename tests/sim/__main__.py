@@ -9,7 +9,9 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,8 +19,9 @@ from tests.chaos.checks import PROPERTIES
 from tests.chaos.history import Event
 from tests.sim import again
 from tests.sim.faults import KINDS
+from tests.sim.mutants import SIM_MUTANTS
 from tests.sim.scenes import SCENES
-from tests.sim.search import orders, trials
+from tests.sim.search import hunting, orders, trials
 from tests.sim.search.finding import Finding
 from tests.sim.search.reporting import Report
 from tests.sim.search.running import stop
@@ -160,6 +163,26 @@ def _orders(arguments: argparse.Namespace) -> int:
     return report.end()
 
 
+def _hunt_arguments(of: argparse.ArgumentParser) -> None:
+    of.add_argument("--mutant", choices=sorted(SIM_MUTANTS), metavar="MUTANT", action="append", help="only this one")
+    of.add_argument("--searches", type=_count, default=100, help="for each, all of them different (%(default)s)")
+    of.add_argument("--cpu-s", type=_seconds, default=60.0, help="that a search may take (%(default)s)")
+
+
+def _hunt(arguments: argparse.Namespace) -> int:
+    """1 where more than one of a hundred searches has not found its mutant."""
+    names = arguments.mutant or list(SIM_MUTANTS)
+    print(hunting.HEADINGS)
+    worst = 0
+    with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as lanes:
+        hunts = [lanes.submit(hunting.hunted, name, range(arguments.searches), arguments.cpu_s) for name in names]
+        for done in as_completed(hunts):
+            found = done.result()
+            print(hunting.row(found), flush=True)
+            worst |= sum(bool(each.by) for each in found) < 0.99 * len(found)
+    return int(worst)
+
+
 def _again_arguments(of: argparse.ArgumentParser) -> None:
     again.add_arguments(of)
     of.add_argument(
@@ -200,6 +223,7 @@ COMMANDS = (
     Command("each", "every fault at every event of the scenes", _each_arguments, _each),
     Command("pairs", "two faults at two events of a scene, drawn by seed", _drawn_arguments, _pairs),
     Command("orders", "every order of what is ready in a scene, up to so many deviations", _orders_arguments, _orders),
+    Command("hunt", "broken variants of the locks: how long it takes to find each", _hunt_arguments, _hunt),
     Command("again", "one run, as a search has told of it", _again_arguments, _again),
 )
 

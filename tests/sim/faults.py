@@ -137,6 +137,15 @@ def _stall(simulation: Simulation, process: Process, numbers: random.Random) -> 
         connection.down.stall(down_s)
 
 
+@kind("late")
+def _late(simulation: Simulation, process: Process, numbers: random.Random) -> None:
+    """A connection ends, and what was sent over it is carried out late, for nobody."""
+    for_s = numbers.choice((0.05, 0.5, 1.5)) * numbers.random()
+    simulation.link_fault("late", process, for_s)
+    for connection in _some(process, numbers):
+        connection.cut_off(for_s)
+
+
 @kind("half-open")
 def _half_open(simulation: Simulation, process: Process, numbers: random.Random) -> None:
     """One way is silent, the other is not, and nobody is told."""

@@ -89,7 +89,7 @@ _OWN = (
     Mutant(
         name="late-grants-used",
         does="Uses a grant however late it hears of it.",
-        caught_by=_OVERLAP,
+        caught_by=(*_OVERLAP, "told_of_loss_in_time"),
         edits=(
             Python(
                 "locks.lease:is_over",
@@ -150,7 +150,7 @@ _OWN = (
             Lua(
                 "prelude.lua",
                 """
-                -    alive = tonumber(seen_ms) <= now_ms and now_ms < seen_ms + alive_ms, -- one from the future: the clock was set back
+                -    alive = tonumber(seen_ms) <= now_ms and now_ms < seen_ms + alive_ms,
                 +    alive = true,
                 """,
             ),
@@ -159,7 +159,7 @@ _OWN = (
     Mutant(
         name="cancelled-not-given-back",
         does="Leaves the place in line, or the lock that comes, of a caller who gave up.",
-        caught_by=(*_IDLE, "nothing_left_behind"),
+        caught_by=(*_IDLE, "nothing_left_behind", "nobodys_lock_is_given_back"),
         edits=(
             Python(
                 "locks.line:Line.leave",
@@ -173,7 +173,7 @@ _OWN = (
     Mutant(
         name="late-answer-kept",
         does="Forgets the lock that an answer brings after everybody has left.",
-        caught_by=_IDLE,
+        caught_by=(*_IDLE, "nobodys_lock_is_given_back"),
         edits=(
             Python(
                 "locks.line:Line._answered",
@@ -187,7 +187,7 @@ _OWN = (
     Mutant(
         name="owed-forgotten",
         does="Gives back once, and no more where that did not come through.",
-        caught_by=_IDLE,
+        caught_by=(*_IDLE, "nobodys_lock_is_given_back"),
         edits=(
             Python(
                 "locks.returns:Returns._keep",
@@ -240,6 +240,64 @@ _OWN = (
         ),
     ),
     Mutant(
+        name="timers-armed-late",
+        does="Counts a timer from when it is armed, though the process may have stood still just before.",
+        caught_by=("told_of_loss_in_time", *_IDLE),
+        edits=(
+            Python(
+                "locks.suspension:call_when",
+                """
+                -    loop_s = loop.time()
+                -    return loop.call_at(loop_s + max(0.0, due_s - now_s()), callback, *args)
+                +    wait_s = max(0.0, due_s - now_s())
+                +    return loop.call_later(wait_s, callback, *args)
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="late-adoption-used",
+        does="Adopts a lease however late it hears that it has it.",
+        caught_by=("told_of_loss_in_time",),
+        edits=(
+            Python(
+                "locks.adopting:Adopting.adopt",
+                """
+                -        if lease.is_lost:  # the answer took so long
+                +        if False:
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="unanswered-extension-kept",
+        does="Leaves a lock whose extension was never answered to its lease, though it may be carried out.",
+        caught_by=(*_IDLE, "nobodys_lock_is_given_back"),
+        edits=(
+            Python(
+                "locks.locker:Locker._lost",
+                """
+                -        if reason is LossReason.TAKEN or lease.may_outlast or lease.unanswered:
+                +        if reason is LossReason.TAKEN or lease.may_outlast:
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="extension-taken-for-nothing",
+        does="Takes an extension of the holder's lease for a change that was none, and listens to no news for a while.",
+        caught_by=_IDLE,
+        edits=(
+            Python(
+                "locks.line:Line._watch",
+                """
+                -            if holder is not None and holder == self._watched_holder and not is_extended:
+                +            if holder is not None and holder == self._watched_holder:
+                """,
+            ),
+        ),
+    ),
+    Mutant(
         name="newest-first",
         does="Puts those who have waited longest last.",
         caught_by=("order_of_arrival",),
@@ -256,3 +314,13 @@ _OWN = (
 )
 
 SIM_MUTANTS = {mutant.name: mutant for mutant in (*LOCKING, *UNSEEN, *_OWN) if mutant.name not in ELSEWHERE}
+
+# The scenes in which some of them show best, as the points of chaos' mutants.
+SHOWS_IN: dict[str, tuple[str, ...]] = {
+    "old-messages-believed": ("short",),
+    "grant-by-id-alone": ("adopt-late",),
+    "late-adoption-used": ("adopt-late",),
+    "owed-forgotten": ("long",),
+    "late-answer-kept": ("long",),
+    "cancelled-not-given-back": ("long",),
+}

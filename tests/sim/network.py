@@ -82,6 +82,14 @@ class Way:
         """Retransmissions: what is sent from now on arrives when that time is over, or later."""
         self._last_s = max(self._last_s, self._world.now_s + for_s)
 
+    def delay(self, for_s: float) -> None:
+        """What is on its way arrives when that time is over, and so does what is sent behind it."""
+        on_way = [segment for segment in self.on_way if not segment.is_lost]
+        self.lose()
+        self.stall(for_s)
+        for segment in on_way:
+            self.send(segment.data, segment.sent_at_s)
+
     def lose(self) -> None:
         """What is on its way never arrives."""
         for segment in self.on_way:
@@ -224,6 +232,15 @@ class Connection:
                 way.lose()
             way.send(None, self._world.now_s)
             way.is_silent = True
+
+    def cut_off(self, for_s: float) -> None:
+        """It ends at the process' end now; the server hears so much later of what was sent, and of the end."""
+        now_s = self._world.now_s
+        self.up.delay(for_s)
+        self.up.send(None, now_s)
+        self.down.lose()
+        self.down.send(None, now_s)
+        self.up.is_silent = self.down.is_silent = True
 
     def cut(self, *, up: bool = True, down: bool = True) -> None:
         """Nothing arrives any more, on these ways, and nobody is told; after a long time the server gives it up."""

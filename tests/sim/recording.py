@@ -1,4 +1,4 @@
-"""What happens in a run, as a history of tests.chaos.history's form, with the true times, which no real process knows."""
+"""What happens in a run, as a history of tests.chaos.history's form, with true times, which no real process knows."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class Ears:
 
     @property
     def held(self) -> list[Held]:
-        """Each lease that the process acts under; not those that are over by its clock, and that it has yet to notice."""
+        """Each lease that the process acts under; not one that is over by its clock, as it has yet to notice."""
         now_s = self._process.own_s(self._process.world.now_s)
         return [
             Held(name, fence, lease.grant_fence, lease.known_as, self._process.true_s(lease.deadline_s))
@@ -198,9 +198,9 @@ class Ears:
         if kind is locks.Adopted and key in self._leases:
             return False, {}  # as their keeper: it has lent the lease, and does not know yet
         if kind in BEGINS_HOLD and self._locker is not None:
-            for lease in self._locker.held:
-                if (lease.name, lease.fencing_token) == key:
-                    self._leases[key], self._began_s[key] = lease, self._process.now_s
+            for held in self._locker.held:
+                if (held.name, held.fencing_token) == key:
+                    self._leases[key], self._began_s[key] = held, self._process.now_s
         lease = self._leases.get(key)
         if kind is locks.Released:
             return self._left.pop(key, None) is not None, {}

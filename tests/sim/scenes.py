@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from locks import LeaseLost
 from tests.sim.circumstances import Circumstances
 from tests.sim.clients import Client
+from tests.sim.network import Weather
 from tests.sim.workload import REFUSALS, stray
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Place, Simulation
 
 LOCK = "n:0"
-LEASE_S = 0.5
+LEASE_S, SHORT_S, LONG_S = 0.5, 0.1, 12.0
+LAST_TRY_S = 1.3
 LASTS_S = 3.0
 BEGINS_S = 0.05  # by then every process has greeted the server
 IN_SCENES = Circumstances(processes=3, workers=0)
+SLOW = replace(IN_SCENES, weather=Weather(slow_share=0.06, slowest_s=0.9))
+IN_SLOW_WEATHER = frozenset({"short", "adopt-late"})
 
 Act = Callable[["Stage"], Awaitable[None]]
 
@@ -30,10 +37,10 @@ class Stage:
         self.locker = place.locker
         self.texts = scene.texts
 
-    async def hold(self, held_s: float, *, wait_s: float | None = None) -> None:
+    async def hold(self, held_s: float, *, lease_s: float = LEASE_S, wait_s: float | None = None) -> None:
         """The lock for so long."""
         self.place.invokes(LOCK)
-        async with self.locker.hold(LOCK, lease_ttl_s=LEASE_S, wait_s=wait_s):
+        async with self.locker.hold(LOCK, lease_ttl_s=lease_s, wait_s=wait_s):
             await asyncio.sleep(held_s)
 
 
@@ -41,18 +48,20 @@ class Scene:
     """Acts by process: after how many seconds, and what. A plan, for one run."""
 
     lasts_s = LASTS_S
-    lease_s = LEASE_S
 
-    def __init__(self, acts: Sequence[Sequence[tuple[float, Act]]]) -> None:
+    def __init__(self, acts: Sequence[Sequence[tuple[float, Act]]], *, lease_s: float = LEASE_S) -> None:
+        """`lease_s`: the longest lease."""
+        self.lease_s = lease_s
         self._acts = acts
         self.texts: list[str] = []
 
     def work(self, simulation: Simulation, place: Place) -> Sequence[Coroutine[Any, Any, None]]:
-        """The acts of one process; one that was born again has none."""
+        """The acts of one process, and a last try whether all is well; one that was born again has none of them."""
         if place.process.life > len(self._acts):
             return []
         stage = Stage(self, simulation, place)
-        return [self._play(simulation, place, stage, after_s, act) for after_s, act in self._acts[place.index]]
+        acts = (*self._acts[place.index], (LAST_TRY_S + 0.05 * place.index, _tries))
+        return [self._play(simulation, place, stage, after_s, act) for after_s, act in acts]
 
     async def _play(self, simulation: Simulation, place: Place, stage: Stage, after_s: float, act: Act) -> None:
         try:
@@ -66,9 +75,9 @@ class Scene:
             stray(simulation, place, error)
 
 
-def _holds(held_s: float, *, wait_s: float | None = None) -> Act:
+def _holds(held_s: float, *, lease_s: float = LEASE_S, wait_s: float | None = None) -> Act:
     async def act(stage: Stage) -> None:
-        await stage.hold(held_s, wait_s=wait_s)
+        await stage.hold(held_s, lease_s=lease_s, wait_s=wait_s)
 
     return act
 
@@ -103,19 +112,26 @@ async def _finishes(stage: Stage) -> None:
         lease.finish()
 
 
-async def _gives_up(stage: Stage) -> None:
+def _gives_up(after_s: float = 0.02, *, lease_s: float = LEASE_S) -> Act:
     """Is cancelled while it waits."""
-    task = asyncio.create_task(stage.hold(0.01))
-    await asyncio.sleep(0.02)
-    task.cancel()
-    await asyncio.wait([task])
+
+    async def act(stage: Stage) -> None:
+        task = asyncio.create_task(stage.hold(0.01, lease_s=lease_s))
+        await asyncio.sleep(after_s)
+        task.cancel()
+        await asyncio.wait([task])
+
+    return act
 
 
-async def _hands_over(stage: Stage) -> None:
-    stage.place.invokes(LOCK)
-    lease = await stage.locker.acquire(LOCK, lease_ttl_s=LEASE_S)
-    await asyncio.sleep(0.01)
-    stage.texts.append(lease.export())
+def _hands_over(lease_s: float = LEASE_S) -> Act:
+    async def act(stage: Stage) -> None:
+        stage.place.invokes(LOCK)
+        lease = await stage.locker.acquire(LOCK, lease_ttl_s=lease_s)
+        await asyncio.sleep(0.01)
+        stage.texts.append(lease.export())
+
+    return act
 
 
 async def _takes_over(stage: Stage) -> None:
@@ -123,6 +139,14 @@ async def _takes_over(stage: Stage) -> None:
         lease = await stage.locker.adopt(text)
         await asyncio.sleep(0.01)
         await lease.release()
+
+
+async def _takes_over_late(stage: Stage) -> None:
+    """Tries again and again, however often it is told that the lease is over."""
+    for _ in range(30):
+        with contextlib.suppress(LeaseLost):
+            await _takes_over(stage)
+        await asyncio.sleep(0.03)
 
 
 async def _lends(stage: Stage) -> None:
@@ -158,14 +182,43 @@ SCENES: dict[str, Callable[[], Scene]] = {
     "takeover": lambda: Scene([[(0.0, _holds(0.7))], [(0.02, _holds(0.02))], [(0.04, _holds(0.02))]]),
     "extend": lambda: Scene([[(0.0, _extends)], [(0.01, _holds(0.01))], [(0.015, _extends)]]),
     "finish": lambda: Scene([[(0.0, _finishes)], [(0.01, _holds(0.01))], [(0.015, _finishes), (0.02, _holds(0.0))]]),
-    "cancel": lambda: Scene([[(0.0, _holds(0.04))], [(0.01, _gives_up), (0.02, _holds(0.0))], [(0.015, _gives_up)]]),
-    "adopt": lambda: Scene([[(0.0, _hands_over)], [(0.03, _takes_over), (0.04, _holds(0.0))], [(0.02, _holds(0.01))]]),
+    "cancel": lambda: Scene(
+        [[(0.0, _holds(0.04))], [(0.01, _gives_up()), (0.02, _holds(0.0))], [(0.015, _gives_up())]]
+    ),
+    "adopt": lambda: Scene(
+        [[(0.0, _hands_over())], [(0.03, _takes_over), (0.04, _holds(0.0))], [(0.02, _holds(0.01))]]
+    ),
+    # Long after the lease was over, and others have had the lock.
+    "adopt-late": lambda: Scene(
+        [
+            [(0.0, _holds(0.33)), (0.46, _holds(0.02))],
+            [(0.01, _hands_over(SHORT_S))],
+            [(0.5, _takes_over_late), (0.45, _holds(0.0))],
+        ]
+    ),
     "lend": lambda: Scene([[(0.0, _lends)], [(0.005, _lends)], [(0.01, _holds(0.01))]]),
     "choose": lambda: Scene(
         [
             [(0.0, _holds(0.03))],
             [(0.01, _chooses("a" * 32)), (0.012, _holds(0.02)), (0.013, _holds(0.0))],
             [(0.015, _chooses("b" * 32))],
+        ]
+    ),
+    # What is left of a long lease is given back, or everybody waits for long.
+    "long": lambda: Scene(
+        [
+            [(0.0, _holds(0.04, lease_s=LONG_S)), (0.1, _gives_up(0.002, lease_s=LONG_S))],
+            [(0.01, _gives_up(0.03, lease_s=LONG_S)), (0.02, _holds(0.01, lease_s=LONG_S))],
+            [(0.015, _gives_up(0.02, lease_s=LONG_S)), (0.05, _holds(0.0, lease_s=LONG_S))],
+        ],
+        lease_s=LONG_S,
+    ),
+    # Claims that are over before a message is there.
+    "short": lambda: Scene(
+        [
+            [(0.0, _holds(0.03)), (0.2, _holds(0.3))],
+            [(0.01, _holds(0.05, lease_s=SHORT_S)), (0.1, _holds(0.02, lease_s=SHORT_S))],
+            [(0.012, _holds(0.7)), (0.013, _holds(0.02, lease_s=SHORT_S))],
         ]
     ),
     "crowd": lambda: Scene(

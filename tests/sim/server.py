@@ -26,10 +26,12 @@ class Server:
         self.is_up = True
         self.commands = 0
         self.now_s = 0.0  # true time of the command that it works on
+        self.works_for: Connection | None = None  # whose command that is
         self.history = 0  # a hash of whose commands it has carried out, and what was over, in order
         self._world, self._rate = world, rate
         self._random = world.random("server")
         self._ahead_us = self._furthest_us = 0
+        self._set_at_s = 0.0  # when its clock was set last
         self._clients: dict[Connection, tuple[Client, Any]] = {}
         self._queue: deque[tuple[Connection, bytes]] = deque()
         self._is_working = False
@@ -109,6 +111,8 @@ class Server:
 
     def set_clock(self, ahead_s: float) -> None:
         """Its clock is set by so many seconds, which may be negative."""
+        self._look_at_clock()
+        self._set_at_s = self.now_s
         self._ahead_us += int(ahead_s * 1e6)
         self._furthest_us = max(self._furthest_us, self._ahead_us)
 
@@ -136,16 +140,19 @@ class Server:
     def lease_ends_s(self, held: Held) -> float:
         """When this lease is over here, in true seconds; now where the lock is not held under it."""
         self._look_at_clock()
-        data = self.model.snapshot()
         lock, grant = (f"{kind}:{{{held.name}}}".encode() for kind in ("lock", "lock-grant"))
-        holder, granted = data.values.get(lock), data.values.get(grant)
+        (holder, end_ms), (granted, _) = self.model.peek(lock), self.model.peek(grant)
         is_its = holder == held.lease_id.encode()
         if holder is not None and isinstance(granted, bytes) and held.grant_fence is not None:
             seconds, microseconds = granted.split(b"\t")[0].split(b" ")[:2]
             is_its = is_its or int(seconds) * 1_000_000 + int(microseconds) == held.grant_fence
-        if not is_its or lock not in data.ends_ms:
+        if not is_its or end_ms is None:
             return self.now_s
-        return self.now_s + (data.ends_ms[lock] - self.now_us / 1000) / 1000 / self._rate
+        return max(self._set_at_s, self.now_s + (end_ms - self.now_us / 1000) / 1000 / self._rate)
+
+    def lock_ends_s(self, name: str, lease_id: str) -> float:
+        """When the lock that is held under this id is over here, in true seconds; now where it is not."""
+        return self.lease_ends_s(Held(name, None, None, lease_id, 0.0))
 
     def keys(self) -> list[str]:
         """Those that there are now."""
@@ -185,12 +192,14 @@ class Server:
 
     def _answer(self, connection: Connection, data: bytes) -> None:
         client, reader = self._clients[connection]
+        self.works_for = connection
         reader.feed(data)
         answers = []
         while (command := reader.gets()) is not False:
             self.now_s += COMMAND_S[0] + self._random.random() * (COMMAND_S[1] - COMMAND_S[0])
             self.commands += 1
             answers.append(self.model.execute(client, command, self.now_us))
+        self.works_for = None
         connection.send_down(b"".join(answers), self.now_s)
 
     def expire(self) -> None:

@@ -18,7 +18,7 @@ from tests.sim.faults import Fault
 from tests.sim.network import Connection
 from tests.sim.process import Process
 from tests.sim.programs import Program
-from tests.sim.recording import Ears, Held, Recording
+from tests.sim.recording import Ears, Held, Recording, ns
 from tests.sim.redis import Data
 from tests.sim.server import Server
 from tests.sim.truth import Truth
@@ -168,8 +168,7 @@ class Simulation:
         process.die(tells=tells)
         self.recording.dies(process, held)
         # What it had sent before its death is still carried out: then it is known what is left of its leases.
-        weather = self.circumstances.weather
-        settled_s = self.world.now_s + 2 * max(weather.longest_s, weather.slowest_s) + 0.005
+        settled_s = self.world.now_s + self._on_the_way_s()
         self.world.at(settled_s, self, self._tell_death, process, held, not tells)
         if back_in_s is not None:
             self.world.at(self.world.now_s + back_in_s, self, self.spawn, index)
@@ -183,6 +182,21 @@ class Simulation:
         self.instance_fault("close", process, back_in_s)
         process.start(self._closing(place, waits_s))
         self.world.at(self.world.now_s + back_in_s, self, self._end_closed, process)
+
+    def may_be_lent(self, name: str, lease_id: str, asked_s: float) -> None:
+        """Whoever asked for a lease under this id has not heard that he has it: the history is to know, if he does."""
+        self.world.at(self.world.now_s + self._on_the_way_s(), self, self._tell_lent, name, lease_id, asked_s)
+
+    def _tell_lent(self, name: str, lease_id: str, asked_s: float) -> None:
+        ends_s = self.server.lock_ends_s(name, lease_id)
+        if ends_s > self.server.now_s:
+            facts = {"name": name, "kept_until": ns(ends_s)}
+            self.recording.write("point", asked_s, p="lent_unheard", i="client", life=0, **facts)
+
+    def _on_the_way_s(self) -> float:
+        """For how long at the most what was sent is on its way to the server, without a fault."""
+        weather = self.circumstances.weather
+        return 2 * max(weather.longest_s, weather.slowest_s) + 0.005
 
     def matters(self, entry: Entry) -> bool:
         """Whether an event can change anything by its place in the order of its actor's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.chaos.checks.cases_charges import CHARGE_CASES
+from tests.chaos.checks.cases_early import EARLY_CASES, NOBODYS_CASES
 from tests.chaos.checks.cases_exact import EXACT_CASES
 from tests.chaos.checks.cases_idle import IDLE_CASES
 from tests.chaos.checks.cases_locks import FENCE_CASES, RELEASE_CASES, TAKEOVER_CASES, WRITE_CASES
@@ -24,6 +25,8 @@ CASES = (
     *ORDER_CASES,
     *WAIT_CASES,
     *TOLD_CASES,
+    *EARLY_CASES,
+    *NOBODYS_CASES,
     *STRAY_CASES,
     *REST_CASES,
 )

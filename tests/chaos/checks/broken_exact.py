@@ -74,6 +74,17 @@ BROKEN_EXACT = (
     ),
     Broken("exact: tokens, never forgotten", "fences.is_forgotten", fixed(False)),
     Broken("exact: tokens, kept for ever", "fences.KEEP_MS", A_YEAR_NS),
+    Broken("exact: tokens, whatever a process had seen", "fences._seen", nothing),
+    Broken("exact: tokens, asked for at any time", "fences._asked_after", lambda hold, _: hold.began),
+    Broken(
+        "exact: tokens, everybody asks for himself", "holds.Hold.was_queued", property(fixed(False), lambda *_: None)
+    ),
+    Broken("exact: early, nothing takes a lease away", "early.taken_away", fixed(None)),
+    Broken("exact: early, everything does", "early.taken_away", fixed("store")),
+    Broken("exact: early, of no hold", "early._hold_of", fixed(None)),
+    Broken("exact: nobody's, given back whenever", "early.GIVEN_BACK_NS", A_YEAR_NS),
+    Broken("exact: nobody's, given back at once", "early.GIVEN_BACK_NS", 0),
+    Broken("exact: nobody's, nothing is amiss", "early.disturbances_of", fixed({})),
     Broken("exact: told whenever", "told.TOLD_WITHIN_NS", A_YEAR_NS),
     Broken("exact: told at once", "told.TOLD_WITHIN_NS", 0),
     Broken("exact: told, resuming takes no time", "told.RESUMED_MS", 0),

@@ -63,6 +63,16 @@ def set_back(history: HandWritten, at_ms: float, **more: Any) -> HandWritten:
     return history.fault(7, from_ms=at_ms, to_ms=facts.pop("to_ms", at_ms), **facts)
 
 
+def forgotten(first: int, then: int, *, before: str = JOB, p: str = "acquired", **more: Any) -> HandWritten:
+    """p0 has a lock, then the server forgets all and its clock is set back, then p0 has JOB, asked for at 209."""
+    history = set_back(exact(), 130).fault(1, **{**FLUSH, "from_ms": 205, "to_ms": 205})
+    history.leased("p0", before, first, from_ms=110, to_ms=200, until_ms=700)
+    facts = {"life": 1, "queued": False, "waited_s": 0.001, **more}
+    return history.point(p, "p0", at_ms=211, name=JOB, fence=then, until=800 * MS, **facts).point(
+        "releasing", "p0", at_ms=220, life=facts["life"], name=JOB, fence=then, until=800 * MS
+    )
+
+
 def released_late(**fault: Any) -> HandWritten:
     """p0's release at 200 finds its lock, which p1 had got at 60, still its own."""
     history = exact().leased("p0", JOB, 5, from_ms=10, to_ms=200, until_ms=603)
@@ -210,6 +220,28 @@ TOKEN_CASES = (
         .point("releasing", "p1", at_ms=40, name=JOB, fence=5, until=620 * MS),
         OVERLAP,
     ),
+    Case(
+        "exact: data lost and the clock set back, and a process that had held it gets a smaller token",
+        forgotten(6, 5),
+        {FENCES},
+    ),
+    Case(
+        "exact: data lost and the clock set back, and a process that had held another lock gets a smaller token",
+        forgotten(6, 5, before="n:1"),
+        {FENCES},
+    ),
+    Case("exact: data lost and the clock set back, and a process gets a larger token", forgotten(5, 6)),
+    Case(
+        "exact: a process that has died had held it, another life of it gets a smaller token", forgotten(6, 5, life=2)
+    ),
+    Case("exact: somebody hands over what he got with a smaller token", forgotten(6, 5, queued=True)),
+    Case("exact: it had asked before it had the larger token", forgotten(6, 5, before="n:1", waited_s=0.102)),
+    Case(
+        "exact: it had asked before it had the larger token, and stood still",
+        stands_still(forgotten(6, 5), "p0", from_ms=100, to_ms=210),
+    ),
+    Case("exact: what it adopts has an older token", forgotten(6, 5, p="adopted")),
+    Case("exact: a client outside has seen no token", forgotten(6, 5, outside=True)),
     Case("exact: released as its own, though the store was emptied", released_late(), {RELEASE}),
     Case("exact: a server came back that knew an older state", released_late(kind="failover")),
     Case("exact: a failover that lost nothing", released_late(kind="failover", forgets=False), {RELEASE, *OVERLAP}),

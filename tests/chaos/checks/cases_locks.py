@@ -17,6 +17,8 @@ TAKEOVER = "takeover_in_time"
 IDLE = "no_lock_lies_idle"
 ORDER = "order_of_arrival"
 TOLD = "told_of_loss_in_time"
+EARLY = "leases_end_at_the_holder_first"
+NOBODYS = "nobodys_lock_is_given_back"
 STRAY = "no_stray_cancellation"
 LOCK = "appointment:7"
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from tests.chaos.checks.causes import granted_after, taken_away
 from tests.chaos.checks.evidence import Evidence
 from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.overlap import NO_HOLDS
-from tests.chaos.checks.promises import KEEP_MS, MS
+from tests.chaos.checks.promises import CLOCK_RATES, KEEP_MS, MS
 from tests.chaos.checks.verdict import Example, Verdict, found
+from tests.chaos.checks.waits import Process
 
 
 def fences_rise(evidence: Evidence) -> Verdict:
-    """No token comes twice for one lock, and a hold that begins after another has ended has a greater one."""
+    """No token comes twice for one lock, and a hold that begins after another has ended has a greater one.
+
+    Where times are exact: whoever asks, and gets the lock at once, gets a greater one than its process has had of any
+    lock before it asked, whatever the server has forgotten.
+    """
     violations: list[Example] = []
     late_count = 0
     for holds in evidence.holds_by_name.values():
@@ -27,6 +33,8 @@ def fences_rise(evidence: Evidence) -> Verdict:
                 late_count += 1
             else:
                 violations.append(Example(f"{after}, after {before}", after.began))
+    for seen, after in _seen(evidence):
+        violations.append(Example(f"{after}, of a process that had seen {seen}", after.began))
     checked = sum(hold.fence is not None for hold in evidence.holds)
     missing = None if checked else NO_HOLDS
     return found("fences_rise", violations, checked=checked, counts={"heard_late": late_count}, missing=missing)
@@ -82,6 +90,30 @@ def _falling(holds: Sequence[Hold]) -> Iterator[tuple[Hold, Hold]]:
         if greatest is not None and (hold.fence or 0) < (greatest.fence or 0):
             yield greatest, hold
         heapq.heappush(running, (hold.ended, number, hold))
+
+
+def _seen(evidence: Evidence) -> Iterator[tuple[int, Hold]]:
+    """Each hold with a token that is no greater than one that its process had seen as it asked, and that one."""
+    if not evidence.slack.is_exact:
+        return
+    had: dict[Process, list[tuple[int, int]]] = defaultdict(list)
+    for hold in evidence.holds:  # in the order of their beginnings
+        if hold.fence is None or hold.is_adopted or hold.is_outside:
+            continue
+        known = had[hold.i, hold.life]
+        if not hold.was_queued:
+            asked = _asked_after(hold, evidence)
+            seen = max((fence for began, fence in known if began < asked), default=None)
+            if seen is not None and seen >= hold.fence:
+                yield seen, hold
+        known.append((hold.began, hold.fence))
+
+
+def _asked_after(hold: Hold, evidence: Evidence) -> int:
+    """The earliest moment at which it can have been asked for: its process may have stood still before it said so."""
+    asked = hold.began - round(hold.waited_ns * (1 + CLOCK_RATES)) - evidence.slack.delay_ns
+    stood_still = evidence.standstills_of(hold.i)
+    return stood_still.begin_before(asked - stood_still.within(asked, hold.began), slack=0)
 
 
 def is_excused(before: Hold, after: Hold, evidence: Evidence) -> bool:

@@ -22,6 +22,7 @@ class Hold:
 
     `renewed`: when it was told of more time. `until`: when its lease ends by its holder's own clock, and the hold with
     it; `first_until`: as it was granted. None: the history does not tell. `is_adopted`: another had it before.
+    `was_queued`: it had waited, so that another may have handed the lock over.
     `is_outside`: its holder is a client or a program that counts by itself: nobody is to tell it.
     `kept_until`: when the lease that was exported is over at the server at the latest.
     `left`: when its holder came to its end, which is later than `ended` where its lease was over before; None: never.
@@ -45,6 +46,7 @@ class Hold:
     is_adopted: bool = False
     is_outside: bool = False
     kept_until: int | None = None
+    was_queued: bool = False
     left: int | None = None
     lost_after: int | None = None
 
@@ -134,7 +136,7 @@ class _Reading:
         until = event.get("until")
         hold = Hold(name, event.get("fence"), i, event.get("life", 0), event["t"], waited_ns, until)
         hold.first_until, hold.is_adopted = until, event["p"] == "adopted"
-        hold.is_outside = bool(event.get("outside"))
+        hold.is_outside, hold.was_queued = bool(event.get("outside")), bool(event.get("queued"))
         self._holds.append(hold)
         self._open[_process(event)].setdefault(_lease(event), []).append(hold)
 

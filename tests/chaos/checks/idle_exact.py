@@ -50,7 +50,7 @@ def idle_spans_of(evidence: Evidence) -> Iterator[IdleSpan]:
     for name, waits in waiting_of(evidence).by_name.items():
         holds = evidence.holds_by_name.get(name, [])
         released = {hold.ended for hold in holds if hold.how == "releasing"}
-        occupied = Spans(_occupied(holds, evidence))
+        occupied = Spans([*_occupied(holds, evidence), *_lent_unheard(name, evidence)])
         unsettled = _unsettled(name, evidence)
         prompt_ns, slow_ns = _bounds_ns(holds, evidence)
         unheard = _unheard_heads(name, holds, evidence)
@@ -110,6 +110,13 @@ def _occupied(holds: list[Hold], evidence: Evidence) -> Iterator[Span]:
         yield hold.began, ended
 
 
+def _lent_unheard(name: str, evidence: Evidence) -> Iterator[Span]:
+    """When a client had it who has not heard so."""
+    for point in evidence.points.get("lent_unheard", ()):
+        if point["name"] == name:
+            yield point["t"], point["kept_until"] + MARGIN_MS * MS
+
+
 def _asks_for_more(hold: Hold, over: int, evidence: Evidence) -> bool:
     """Whether its process went on between the lease's end by its own clock and that at the server.
 
@@ -131,7 +138,7 @@ def _unsettled(name: str, evidence: Evidence) -> Spans:
 
 
 def _unheard_heads(name: str, holds: list[Hold], evidence: Evidence) -> Spans:
-    """When whoever stands first may hear nothing, beside a program without a word for him: the next heartbeat finds out.
+    """When whoever stands first may hear nothing, beside a program that tells him nothing: a heartbeat finds out.
 
     A python-redis-lock program, and SafeLock, free the lock and tell nobody; only the first in line watches it.
     """

@@ -8,6 +8,7 @@ from tests.chaos.checks.acknowledged import acknowledged_is_there
 from tests.chaos.checks.balances import balances_conserved
 from tests.chaos.checks.charges import charged_at_most_once, refused_not_charged, unknown_is_settled
 from tests.chaos.checks.deadlocks import no_deadlocks
+from tests.chaos.checks.early import leases_end_at_the_holder_first, nobodys_lock_is_given_back
 from tests.chaos.checks.entries import entries_match_answers
 from tests.chaos.checks.evidence import Event, Evidence
 from tests.chaos.checks.fences import fences_rise, row_fence_rises
@@ -42,6 +43,8 @@ CHECKERS = (
     no_lock_lies_idle,
     order_of_arrival,
     told_of_loss_in_time,
+    leases_end_at_the_holder_first,
+    nobodys_lock_is_given_back,
     no_stray_cancellation,
     alive_after_healing,
     nothing_left_behind,
@@ -58,6 +61,8 @@ LOCK_CHECKERS = (
     no_lock_lies_idle,
     order_of_arrival,
     told_of_loss_in_time,
+    leases_end_at_the_holder_first,
+    nobodys_lock_is_given_back,
     no_stray_cancellation,
     nothing_left_behind,
 )

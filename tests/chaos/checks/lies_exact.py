@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.chaos.checks.asks import asks_of
+from tests.chaos.checks.causes import taken_away
 from tests.chaos.checks.draft import CannotPlant, Draft
 from tests.chaos.checks.evidence import FOREVER
 from tests.chaos.checks.order import slack_ns_of, unsettled_of
@@ -40,6 +41,31 @@ def told_late(draft: Draft) -> None:
     awake = [it for it in holds if not evidence.standstills_of(it.i).touch((it.left or 0) - LATE_NS, it.left or 0)]
     hold = draft.one_of(awake)
     draft.change_hold(hold, until=(hold.left or 0) - LATE_NS)
+
+
+def taken_early(draft: Draft) -> None:
+    """A lease was over at the server while its holder counted on it."""
+    evidence = draft.evidence
+    holds = [
+        hold
+        for hold in evidence.holds
+        if hold.until is not None and hold.ended > hold.began and taken_away(hold, hold.ended, evidence) is None
+    ]
+    if not evidence.slack.is_exact:
+        raise CannotPlant
+    hold = draft.one_of(holds)
+    who = {"i": hold.i, "life": hold.life, "name": hold.name, "fence": hold.fence}
+    draft.add("ended_early", hold.ended - 1, why="expired", early_ms=1.0, **who)
+
+
+def kept_by_nobody(draft: Draft) -> None:
+    """A lock ran out that nobody knew of any more."""
+    evidence = draft.evidence
+    if not evidence.slack.is_exact:
+        raise CannotPlant
+    who = {"i": "liar", "life": 1, "name": draft.one_of(evidence.holds).name}
+    last_t = evidence.last_t + 60_000 * MS  # when nothing has been amiss for long
+    draft.add("ran_out", last_t, granted=evidence.last_t, **who)
 
 
 def cancelled_by_nobody(draft: Draft) -> None:

@@ -36,7 +36,7 @@ def _released_what_was_anothers(evidence: Evidence) -> Iterator[Example]:
         stale, holder = overlap.earlier, overlap.later
         if not stale.still_ours or stale.fence is None or holder.fence is None or holder.fence < stale.fence:
             continue
-        # Whose process has not heard yet that it was ended by force passes it on within its run, and takes it for its own.
+        # A process that has not heard yet that its lease was ended by force passes it on within its run.
         if not _may_be_holder_again(stale, evidence) and taken_away(stale, holder.began, evidence) != "forced":
             yield Example(f"{stale} was released as still its own, but {holder} had begun before", stale.ended)
 

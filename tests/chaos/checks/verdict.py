@@ -24,6 +24,8 @@ PROPERTIES = (
     "no_lock_lies_idle",
     "order_of_arrival",
     "told_of_loss_in_time",
+    "leases_end_at_the_holder_first",
+    "nobodys_lock_is_given_back",
     "no_stray_cancellation",
     "alive_after_healing",
     "nothing_left_behind",
@@ -40,6 +42,8 @@ ASKED = frozenset(PROPERTIES) - {
     # Of a simulation's exact times only.
     "order_of_arrival",
     "told_of_loss_in_time",
+    "leases_end_at_the_holder_first",
+    "nobodys_lock_is_given_back",
     "no_stray_cancellation",
 }
 SHOWN_EXAMPLES = 20

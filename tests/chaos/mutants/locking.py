@@ -54,6 +54,7 @@ LOCKING = (
                 "locks.renewal:extend",
                 """
                 -    reply = await store.ask(lease.name, command)
+                -    lease.unanswered -= 1
                 -    return sent_at_s, ExtendOutcome(reply.decode())
                 +    try:
                 +        await store.ask(lease.name, command)

@@ -107,11 +107,11 @@ class Keyspace:
 
     def remove(self, key: bytes, why: str) -> None:
         """The key, which is there, goes."""
-        value = self.values.pop(key)
-        self.ends_ms.pop(key, None)
         self.over += why == "expired"
         if key.startswith(_LOCK):
-            self.on_lock(key, _holder(value), None, why)
+            self.on_lock(key, _holder(self.values[key]), None, why)
+        del self.values[key]
+        self.ends_ms.pop(key, None)
         self.changed(key)
 
     def expire_all(self) -> None:

@@ -8,7 +8,7 @@ from tests.sim.redis.blocking import Blocking
 from tests.sim.redis.clients import Client
 from tests.sim.redis.commands import COMMANDS, READS, keys_read
 from tests.sim.redis.dialects import VALKEY_9, Dialect
-from tests.sim.redis.keyspace import Data, Keyspace, OnLock
+from tests.sim.redis.keyspace import Data, Keyspace, OnLock, Value
 from tests.sim.redis.refusals import Refusal, check
 from tests.sim.redis.resp import OK, ErrorReply, Status, encoded, encoded_error, integer
 from tests.sim.redis.scripts import Scripts
@@ -136,6 +136,10 @@ class Model:
         self._keys.at(now_us)
         if self._keys.get(key) is not None:
             self._keys.remove(key, "evicted")
+
+    def peek(self, key: bytes) -> tuple[Value | None, int | None]:
+        """What a key has, and its end in ms, though that may have passed; nothing is touched."""
+        return self._keys.values.get(key), self._keys.ends_ms.get(key)
 
     def snapshot(self) -> Data:
         """What it has in its keys now."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tests.sim.faults import KINDS, Fault
 from tests.sim.scenes import BEGINS_S, IN_SCENES, LASTS_S, SCENES
 from tests.sim.search.states import history_of, is_over
 from tests.sim.trial import Trial
+
+ALIKE = (None, None, True, False)  # a pair of any faults, or of such that forget, or of others
 
 
 def at_random(first_seed: int, count: int | None, *, lasts_s: float) -> Iterator[Trial]:
@@ -28,23 +30,25 @@ def at_each_event(scene: str, *, kinds: tuple[str, ...] = tuple(KINDS), seed: in
 
 def at_some_events(first_seed: int) -> Iterator[Trial]:
     """One fault: some of at_each_event's, of all scenes, drawn without end."""
-    return _drawn(first_seed, None, "single", faults=1)
+    return _drawn(first_seed, None, "single", faults=1, scenes=sorted(SCENES))
 
 
-def pairs(first_seed: int, count: int | None) -> Iterator[Trial]:
-    """Two faults at two events of a scene, all drawn."""
-    return _drawn(first_seed, count, "pair", faults=2)
+def pairs(first_seed: int, count: int | None, *, scenes: Sequence[str] = tuple(sorted(SCENES))) -> Iterator[Trial]:
+    """Two faults at two events of one of these scenes, all drawn."""
+    return _drawn(first_seed, count, "pair", faults=2, scenes=scenes)
 
 
-def _drawn(first_seed: int, count: int | None, what: str, *, faults: int) -> Iterator[Trial]:
-    scenes, kinds = sorted(SCENES), tuple(KINDS)
+def _drawn(first_seed: int, count: int | None, what: str, *, faults: int, scenes: Sequence[str]) -> Iterator[Trial]:
+    kinds = tuple(KINDS)
     events = {scene: events_of(scene) for scene in scenes}
     for seed in itertools.count(first_seed) if count is None else range(first_seed, first_seed + count):
         numbers = random.Random(f"{seed}/{what}")
         scene = numbers.choice(scenes)
+        alike = numbers.choice(ALIKE)
+        pool = [kind for kind in kinds if alike is None or KINDS[kind].forgets is alike]
         struck = [
             Fault(
-                numbers.choice(kinds),
+                numbers.choice(pool),
                 numbers.randrange(IN_SCENES.processes),
                 at_event=numbers.choice(events[scene]),
                 number=number,
