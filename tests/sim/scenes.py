@@ -60,6 +60,7 @@ class Scene:
         if place.process.life > len(self._acts):
             return []
         stage = Stage(self, simulation, place)
+        # The last one is no task of tasks_of().
         acts = (*self._acts[place.index], (LAST_TRY_S + 0.05 * place.index, _tries))
         return [self._play(simulation, place, stage, after_s, act) for after_s, act in acts]
 
@@ -73,6 +74,11 @@ class Scene:
             if place.is_closing or place.process.is_dead:
                 raise
             stray(simulation, place, error)
+
+
+def tasks_of(place: Place) -> list[asyncio.Task[Any]]:
+    """Its acts, without the last try."""
+    return place.tasks[:-1]
 
 
 def _holds(held_s: float, *, lease_s: float = LEASE_S, wait_s: float | None = None) -> Act:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.sim.network import Way
 from tests.sim.process import Process
-from tests.sim.scenes import BEGINS_S, LASTS_S
+from tests.sim.scenes import BEGINS_S, LASTS_S, tasks_of
 from tests.sim.simulation import Simulation
 from tests.sim.world import Entry
 
@@ -35,7 +35,8 @@ def is_over(simulation: Simulation) -> bool:
     if world.now_s <= BEGINS_S:
         return False
     return world.now_s >= LASTS_S or not (
-        any(not task.done() for place in simulation.places.values() for task in place.tasks)
+        any(not place.tasks for place in simulation.places.values())  # one that still greets the server
+        or any(not task.done() for place in simulation.places.values() for task in tasks_of(place))
         or any(way.on_way for connection in connections for way in connection.ways)
     )
 

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from tests.sim.faults import KINDS
-from tests.sim.scenes import BEGINS_S, IN_SCENES, SCENES
+from tests.sim.scenes import BEGINS_S, IN_SCENES, SCENES, tasks_of
 from tests.sim.search import trials
 from tests.sim.search.states import history_of, is_over
 from tests.sim.trial import Trial
@@ -54,7 +54,7 @@ def test_the_quiet_before_and_after_a_scene_is_no_event_of_it() -> None:
     world.run(until_s=10.0, events=events[-1])
     ends_s = world.now_s
     world.run(until_s=ends_s + 0.01)
-    assert all(task.done() for place in simulation.places.values() for task in place.tasks)
+    assert all(task.done() for place in simulation.places.values() for task in tasks_of(place))
     simulation.clean_up()
     assert began_s <= BEGINS_S + 0.001
     assert ends_s < 0.2
