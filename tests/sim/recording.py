@@ -177,10 +177,10 @@ class Ears:
                 return lease
         return None
 
-    def sweep(self, name: str) -> None:
-        """Writes down the end of what was handed out on a lock without a word: lent, it is its client's."""
+    def sweep(self, name: str | None = None) -> None:
+        """Writes down the end of what was handed out on a lock (None: any) without a word: lent, it is its client's."""
         for key, lease in list(self._leases.items()):
-            if key[0] == name and lease.ended:
+            if name in (key[0], None) and lease.ended:
                 del self._leases[key]
                 ends_s = self._process.true_s(lease.deadline_s)
                 self._recording.point(
@@ -209,7 +209,7 @@ class Ears:
         if lease is None:
             return kind in (locks.Forced, locks.Unknown), {}
         facts = {"until": ns(self._process.true_s(lease.deadline_s))}
-        if kind is locks.Exported:
+        if kind is locks.Exported and (lease.is_unconfirmed or lease.unanswered):
             # What was asked for and is not answered yet gives it as much at the server.
             facts["kept_until"] = ns(self._process.now_s + lease.lease_ttl_s + LONGEST_RUN_S)
         return True, facts

@@ -122,8 +122,9 @@ class Server:
 
     def catch_up(self) -> float:
         """Its clock is as far as it has ever been, and so many seconds further than before."""
-        behind_us, self._ahead_us = self._furthest_us - self._ahead_us, self._furthest_us
-        return behind_us / 1e6
+        behind_s = (self._furthest_us - self._ahead_us) / 1e6
+        self.set_clock(behind_s)
+        return behind_s
 
     def flush(self) -> None:
         """FLUSHALL."""

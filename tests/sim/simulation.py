@@ -165,6 +165,8 @@ class Simulation:
         """It dies now; another one takes its place."""
         index = int(process.name.removeprefix("p"))
         held = self._held_by(index, process)
+        if index in self.places:
+            self.places[index].ears.sweep()
         process.die(tells=tells)
         self.recording.dies(process, held)
         # What it had sent before its death is still carried out: then it is known what is left of its leases.
