@@ -6,12 +6,15 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import pytest
 import redis
 
 from locks import LeaseLost, Locker, LossReason
 from locks.events import Waiting
+from locks.keys import packed_keys
+from locks.node import Node
 from locks.store import QueueLimits
 from tests.harness import PATIENCE_S, OwnRedis, wait_until_async
 from tests.integration.test_locker import Heard
@@ -20,6 +23,8 @@ from tests.proxy import Proxy, Way
 
 RUN_TURNS = QueueLimits().run_turns
 LONG_S = 60.0
+
+Turn = TypeVar("Turn")
 
 
 @asynccontextmanager
@@ -50,7 +55,7 @@ class Turns:
             await asyncio.sleep(0)
 
 
-async def in_line(heard: Heard, waits: list[Callable[[], asyncio.Task[None]]]) -> list[asyncio.Task[None]]:
+async def in_line(heard: Heard, waits: list[Callable[[], asyncio.Task[Turn]]]) -> list[asyncio.Task[Turn]]:
     """Their tasks, each waiting before the next begins."""
     before = len(heard.all(Waiting))
     tasks = []
@@ -291,3 +296,37 @@ async def test_a_body_that_blocks_its_loop_for_longer_than_its_claim_has_not_los
         other.release(handle)
 
         assert await asyncio.wait_for(task, PATIENCE_S)
+
+
+async def test_a_grant_told_once_more_takes_nothing_from_a_turn_that_the_server_has_not_heard_of(
+    own_redis: OwnRedis, name: str
+) -> None:
+    """Its turn goes by an id of its own, the grant by the first one's; and the server has forgotten the turn's script."""
+    heard = Heard()
+    async with process(own_redis.url, "api-1", heard) as locker:
+        holder = await locker.acquire(name, lease_ttl_s=LONG_S)
+        waits = await in_line(heard, [lambda: asyncio.create_task(locker.acquire(name, lease_ttl_s=LONG_S))] * 2)
+        await holder.release()
+        first = await waits[0]
+        granted_as, token = first.known_as, first.fencing_token
+
+        with redis.Redis(port=own_redis.port) as server:
+            server.script_flush()
+        await locker.store.run(f"{name}/other", lambda node: _give_back(locker, node, f"{name}/other", "0" * 32))
+        releasing = asyncio.create_task(first.release())
+        second = await waits[1]
+        # The answer of a look that was on its way when the release granted it.
+        locker._lines.granted_to_nobody(name, granted_as, token, 2)
+        await releasing
+
+        async def is_told() -> bool:
+            view = await locker.inspect(name)
+            return view is not None and view.fencing_token == second.fencing_token
+
+        await wait_until_async(is_told, what="a server that knows the second turn")
+        await second.extend(LONG_S)
+        await second.release()
+
+
+def _give_back(locker: Locker, node: Node, name: str, lease_id: str) -> str:
+    return locker.store.scripts.give_back(node, packed_keys(name), lease_id)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from locks.lease import margin_s
 from locks.loan import Loan
-from tests.sim.recording import ns
+from tests.sim.recording import CHOSEN, ns
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Place, Simulation
@@ -39,7 +39,7 @@ class Client:
         asked_s = simulation.world.now_s
         try:
             loan = await place.locker.lending.lend_as(
-                name, lease_id, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id="chosen"
+                name, lease_id, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id=CHOSEN
             )
         except BaseException:
             simulation.may_be_lent(name, lease_id, asked_s)  # it is the client's all the same, who may ask again

@@ -298,6 +298,20 @@ _OWN = (
         ),
     ),
     Mutant(
+        name="own-turn-given-back",
+        does="Takes a grant that is told once more for nobody's, once a later turn of it goes by an id of its own.",
+        caught_by=(*_OVERLAP, "leases_end_at_the_holder_first"),
+        edits=(
+            Python(
+                "locks.held:HeldLeases.has_turn_of",
+                """
+                -        return lease is not None and lease.grant_fence == grant_fence
+                +        return False
+                """,
+            ),
+        ),
+    ),
+    Mutant(
         name="newest-first",
         does="Puts those who have waited longest last.",
         caught_by=("order_of_arrival",),

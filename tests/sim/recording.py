@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from locks import events as locks
 from locks.events import LockEvent
+from locks.for_whom import read_for_whom
 from locks.lease import Lease
 from locks.locker import Locker
 from tests.chaos.history import Event, in_order
@@ -31,6 +32,7 @@ BEGINS_HOLD = frozenset({locks.Acquired, locks.Adopted})
 ENDS_HOLD = frozenset({locks.Lost, locks.Releasing, locks.Exported})
 # Of a lease that is lent its keeper tells too, which does not hold it.
 OF_KEEPER = "keeper_"
+CHOSEN = "chosen"  # the request of whoever chooses its lease's id
 LONGEST_RUN_S = 0.06
 
 
@@ -159,6 +161,19 @@ class Ears:
         elif isinstance(event, locks.Lost):
             facts["reason"] = event.reason.value
         self._recording.point(self._process, point, **facts)
+        if isinstance(event, locks.Acquired):
+            self._pass_on(event)
+
+    def _pass_on(self, event: locks.Acquired) -> None:
+        """A lease for a client who has chosen its id: the process does nothing under it itself."""
+        key = event.name, event.fencing_token
+        lease = self._leases.get(key)
+        if lease is not None and read_for_whom(lease.for_whom).request_id == CHOSEN:
+            del self._leases[key]
+            until = self._process.true_s(lease.deadline_s)
+            kept_until = max(until, self._process.now_s + lease.lease_ttl_s + LONGEST_RUN_S)
+            facts = {"name": event.name, "fence": event.fencing_token, "until": ns(until), "kept_until": ns(kept_until)}
+            self._recording.point(self._process, "exported", **facts)
 
     @property
     def held(self) -> list[Held]:

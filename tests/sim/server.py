@@ -31,7 +31,7 @@ class Server:
         self._world, self._rate = world, rate
         self._random = world.random("server")
         self._ahead_us = self._furthest_us = 0
-        self._set_at_s = 0.0  # when its clock was set last
+        self._set_at_s = 0.0  # when its clock was set last, or its data
         self._clients: dict[Connection, tuple[Client, Any]] = {}
         self._queue: deque[tuple[Connection, bytes]] = deque()
         self._is_working = False
@@ -101,6 +101,7 @@ class Server:
     def start(self, data: Data) -> None:
         """It is back, with this data."""
         self._look_at_clock()
+        self._set_at_s = self.now_s
         self.model.restore(data, self.now_us)
         self.is_up = True
         self._busy_until_s = self._world.now_s
@@ -123,7 +124,8 @@ class Server:
     def catch_up(self) -> float:
         """Its clock is as far as it has ever been, and so many seconds further than before."""
         behind_s = (self._furthest_us - self._ahead_us) / 1e6
-        self.set_clock(behind_s)
+        if behind_s:
+            self.set_clock(behind_s)
         return behind_s
 
     def flush(self) -> None:
