@@ -320,6 +320,7 @@ SHOWS_IN: dict[str, tuple[str, ...]] = {
     "old-messages-believed": ("short",),
     "grant-by-id-alone": ("adopt-late",),
     "late-adoption-used": ("adopt-late",),
+    "timers-armed-late": ("lapse",),
     "owed-forgotten": ("long",),
     "late-answer-kept": ("long",),
     "cancelled-not-given-back": ("long",),

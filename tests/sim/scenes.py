@@ -21,8 +21,11 @@ LOCK = "n:0"
 LEASE_S, SHORT_S, LONG_S = 0.5, 0.1, 12.0
 LAST_TRY_S = 1.3
 IN_SCENES = Circumstances(processes=3, workers=0)
-SLOW = replace(IN_SCENES, weather=Weather(slow_share=0.06, slowest_s=0.9))
-IN_SLOW_WEATHER = frozenset({"short", "adopt-late"})
+CIRCUMSTANCES = {
+    "short": replace(IN_SCENES, weather=Weather(slow_share=0.06, slowest_s=0.9)),
+    "adopt-late": replace(IN_SCENES, weather=Weather(slow_share=0.04, slowest_s=1.2)),
+    "lapse": replace(IN_SCENES, pauses=0.01),
+}
 
 Act = Callable[["Stage"], Awaitable[None]]
 
@@ -101,6 +104,14 @@ async def _extends(stage: Stage) -> None:
         await asyncio.sleep(0.02)
         await lease.extend(LEASE_S)
     await lease.release()
+
+
+async def _lapses(stage: Stage) -> None:
+    """Has it to the end of its lease, and does not give it back, four times."""
+    for _ in range(4):
+        stage.place.invokes(LOCK)
+        await stage.locker.acquire(LOCK, lease_ttl_s=SHORT_S, keep_extended=False)
+        await asyncio.sleep(SHORT_S)
 
 
 async def _finishes(stage: Stage) -> None:
@@ -189,7 +200,7 @@ SCENES: dict[str, Callable[[], Scene]] = {
     # Long after the lease was over, and others have had the lock.
     "adopt-late": lambda: Scene(
         [
-            [(0.0, _holds(0.33)), (0.46, _holds(0.02))],
+            [(0.0, _holds(0.33, lease_s=0.2)), (0.46, _holds(0.02))],
             [(0.01, _hands_over(SHORT_S))],
             [(0.5, _takes_over_late), (0.45, _holds(0.0))],
         ]
@@ -211,14 +222,19 @@ SCENES: dict[str, Callable[[], Scene]] = {
         ],
         lease_s=LONG_S,
     ),
-    # Claims that are over before a message is there.
+    # Claims that are over before a message is there, while others hold it for longer.
     "short": lambda: Scene(
         [
-            [(0.0, _holds(0.03)), (0.2, _holds(0.3))],
-            [(0.01, _holds(0.05, lease_s=SHORT_S)), (0.1, _holds(0.02, lease_s=SHORT_S))],
-            [(0.012, _holds(0.7)), (0.013, _holds(0.02, lease_s=SHORT_S))],
+            [
+                (0.4 * index, _holds(0.03)),
+                (0.4 * index + 0.005, _holds(0.35)),
+                *((0.4 * other + 0.002 + 0.001 * index, _holds(0.01, lease_s=SHORT_S)) for other in others),
+            ]
+            for index, others in enumerate(((1, 2), (0, 2), (0, 1)))
         ]
     ),
+    # Leases that run out, in processes that stand still now and then.
+    "lapse": lambda: Scene([[(0.0, _lapses), (0.01, _lapses)], [(0.005, _lapses)], [(0.008, _lapses)]]),
     "crowd": lambda: Scene(
         [
             [(0.0, _holds(0.10)), (0.04, _holds(0.01)), (0.2, _holds(0.01))],
