@@ -14,8 +14,8 @@ from multiprocessing import get_context
 
 from tests.chaos.checks import PROPERTIES
 from tests.sim.faults import KINDS, Fault
-from tests.sim.scenes import SCENES
 from tests.sim.mutants import SIM_MUTANTS
+from tests.sim.scenes import SCENES
 from tests.sim.search import hunting, orders, trials
 from tests.sim.search.finding import Finding, Tally
 from tests.sim.search.running import search

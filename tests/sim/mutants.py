@@ -241,7 +241,7 @@ _OWN = (
     ),
     Mutant(
         name="timers-armed-late",
-        does="Counts a timer from when it is armed, though the process may have stood still since it looked at the clock.",
+        does="Counts a timer from when it is armed, as if the process never stood still after a look at its clock.",
         caught_by=("told_of_loss_in_time", *_IDLE),
         edits=(
             Python(
@@ -304,7 +304,7 @@ _OWN = (
 _UNTOLD = (
     Mutant(
         name="unanswered-extension-kept",
-        does="Leaves a lock whose extension was never answered to its lease, though the server may have carried it out.",
+        does="Leaves a lock to its lease whose extension was never answered: the server may have carried it out.",
         caught_by=(*_IDLE, "nobodys_lock_is_given_back"),
         edits=(
             Python(
@@ -324,6 +324,7 @@ UNTOLD = {mutant.name: mutant for mutant in _UNTOLD}
 # The scenes in which some of them show best, as the points of chaos' mutants.
 SHOWS_IN: dict[str, tuple[str, ...]] = {
     "old-messages-believed": ("short",),
+    "turns-after-lending": ("choose",),
     "grant-by-id-alone": ("adopt-late",),
     "late-adoption-used": ("adopt-late",),
     "timers-armed-late": ("lapse",),

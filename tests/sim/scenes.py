@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from locks import LeaseLost
+from locks import LeaseLost, LockStoreDown
 from tests.sim.circumstances import Circumstances
 from tests.sim.clients import Client
 from tests.sim.network import Weather
@@ -166,8 +166,18 @@ async def _lends(stage: Stage) -> None:
 
 
 def _chooses(lease_id: str) -> Act:
+    """A client that asks again where it is told that nobody knows whether it has the lock."""
+
     async def act(stage: Stage) -> None:
-        client = await Client.lent_as(stage.simulation, stage.place, LOCK, lease_id, lease_ttl_s=LEASE_S, wait_s=0.1)
+        for _ in range(10):
+            with contextlib.suppress(LockStoreDown):
+                client = await Client.lent_as(
+                    stage.simulation, stage.place, LOCK, lease_id, lease_ttl_s=LEASE_S, wait_s=0.1
+                )
+                break
+            await asyncio.sleep(0.01)
+        else:
+            return
         await asyncio.sleep(0.01)
         await client.release(stage.place)
 
@@ -209,7 +219,7 @@ SCENES: dict[str, Callable[[], Scene]] = {
     "choose": lambda: Scene(
         [
             [(0.0, _holds(0.03))],
-            [(0.01, _chooses("a" * 32)), (0.012, _holds(0.02)), (0.013, _holds(0.0))],
+            [(0.01, _chooses("a" * 32)), (0.012, _holds(0.2)), (0.013, _holds(0.0))],
             [(0.015, _chooses("b" * 32))],
         ]
     ),

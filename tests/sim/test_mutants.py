@@ -1,4 +1,4 @@
-"""Each broken variant of the locks is found by the simulation, and the whole product is found to be whole by the same."""
+"""Each broken variant of the locks is found by the simulation, and by the same searches nothing in the whole one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from tests.chaos.checks import PROPERTIES
-from tests.sim.mutants import UNTOLD, SHOWS_IN, SIM_MUTANTS
+from tests.sim.mutants import SHOWS_IN, SIM_MUTANTS, UNTOLD
 from tests.sim.scenes import SCENES
 from tests.sim.search.hunting import hunts, mixed
 from tests.sim.search.running import judged
