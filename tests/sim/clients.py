@@ -35,13 +35,10 @@ class Client:
     ) -> Self:
         """Has a lease under an id that it chose. Raises as Lending.lend_as."""
         place.invokes(name)
-        place.lends[name] += 1
-        try:
-            loan = await place.locker.lending.lend_as(
-                name, lease_id, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id="chosen"
-            )
-        finally:
-            place.lends[name] -= 1
+        place.chosen_ids.add(lease_id)
+        loan = await place.locker.lending.lend_as(
+            name, lease_id, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id="chosen"
+        )
         return cls(simulation, place, loan)
 
     async def extend(self, place: Place) -> None:

@@ -324,7 +324,7 @@ UNTOLD = {mutant.name: mutant for mutant in _UNTOLD}
 # The scenes in which some of them show best, as the points of chaos' mutants.
 SHOWS_IN: dict[str, tuple[str, ...]] = {
     "old-messages-believed": ("short",),
-    "turns-after-lending": ("choose",),
+    "turns-after-lending": ("choose-twice",),
     "grant-by-id-alone": ("adopt-late",),
     "late-adoption-used": ("adopt-late",),
     "timers-armed-late": ("lapse",),

@@ -184,6 +184,26 @@ def _chooses(lease_id: str) -> Act:
     return act
 
 
+def _chooses_twice(lease_id: str) -> Act:
+    """A client that hangs up while it is being given the lock, and asks again."""
+
+    async def act(stage: Stage) -> None:
+        def asking() -> Coroutine[Any, Any, Client]:
+            return Client.lent_as(stage.simulation, stage.place, LOCK, lease_id, lease_ttl_s=LEASE_S, wait_s=1.0)
+
+        task = asyncio.create_task(asking())
+        while not task.done() and not stage.place.held:  # noqa: ASYNC110  # a simulated loop waits for free
+            await asyncio.sleep(0.0002)
+        await asyncio.sleep(0.001 * stage.simulation.world.random(lease_id).random())
+        task.cancel()
+        await asyncio.wait([task])
+        client = await asking() if task.cancelled() else task.result()
+        await asyncio.sleep(0.01)
+        await client.release(stage.place)
+
+    return act
+
+
 SCENES: dict[str, Callable[[], Scene]] = {
     # Nobody is there before.
     "acquire": lambda: Scene([[(0.0, _acquires_and_releases)], [(0.0, _tries)], []]),
@@ -222,6 +242,9 @@ SCENES: dict[str, Callable[[], Scene]] = {
             [(0.01, _chooses("a" * 32)), (0.012, _holds(0.2)), (0.013, _holds(0.0))],
             [(0.015, _chooses("b" * 32))],
         ]
+    ),
+    "choose-twice": lambda: Scene(
+        [[(0.0, _holds(0.03))], [(0.01, _chooses_twice("c" * 32)), (0.0101, _holds(0.2)), (0.0102, _holds(0.0))], []]
     ),
     # What is left of a long lease is given back, or everybody waits for long.
     "long": lambda: Scene(
