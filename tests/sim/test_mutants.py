@@ -15,7 +15,13 @@ from tests.sim.search.running import judged
 CPU_S = 60.0
 # What takes a search too long for here: see `python -m tests.sim hunt`.
 SELDOM = frozenset(
-    {"extended-from-the-answer", "extension-taken-for-nothing", "grant-by-id-alone", "turns-after-lending"}
+    {
+        "wake-head-keeps-dead",
+        "extended-from-the-answer",
+        "extension-taken-for-nothing",
+        "grant-by-id-alone",
+        "turns-after-lending",
+    }
 )
 WHOLE_RUNS = 60
 
