@@ -180,7 +180,8 @@ class ChosenIds:
         def command(node: Any) -> str:
             nonlocal sent_at_s
             sent_at_s = self._clock.monotonic_s()
-            own_id, own_fence = ("", 0) if lease is None else (lease.known_as, lease.grant_fence)
+            own = ("", 0, 0) if lease is None else (lease.known_as, lease.grant_fence, lease.fencing_token)
+            own_id, own_fence, own_token = own
             return self._store.scripts.lent_ask(
                 node,
                 name,
@@ -189,6 +190,7 @@ class ChosenIds:
                 for_whom=for_whom,
                 own_id=own_id,
                 own_fence=own_fence,
+                own_token=own_token,
             )
 
         reply = await self._store.run(name, command)

@@ -394,6 +394,9 @@ class Locker:
         if outcome is ForceOutcome.FREE:
             return False
         self._emit(Forced(name, fencing_token))
+        lease = self._held.holder_of(name)
+        if lease is not None and lease.fencing_token == fencing_token:
+            self._renewal.lose(lease, LossReason.FORCED)  # before the message that says so
         return True
 
     async def extend(self, lease: Lease, lease_ttl_s: float) -> None:

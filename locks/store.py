@@ -295,12 +295,13 @@ class Scripts:
         for_whom: str,
         own_id: str = "",
         own_fence: int = 0,
+        own_token: int = 0,
     ) -> str:
         """The lease under an id that its client chose, where it was lent; lends under it what is held under our own."""
         keys = packed_keys(name) + packed_asked_key(name, lease_id)
         own_who = f"{node.channel}\t{self._holder}"
-        arguments = _arguments(lease_id, lease_ms, own_who, for_whom, own_id, own_fence)
-        return self._lent_ask.head(6, KEY_COUNT + 1) + keys + arguments
+        arguments = _arguments(lease_id, lease_ms, own_who, for_whom, own_id, own_fence, own_token)
+        return self._lent_ask.head(7, KEY_COUNT + 1) + keys + arguments
 
     def lent_release(self, node: Node, name: str, lease_id: str, *, call_id: str, age_ms: int) -> str:
         """Gives the lock of a lent lease back, unless it was given time since this was asked for; tells its keeper."""

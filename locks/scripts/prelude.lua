@@ -94,7 +94,8 @@ local function heard(waiter)
     string.match(call('HGET', waiters, waiter) or '', '^(%d+) (%d+) (%S*)\t(%d+)\t(%d+)\t([^\t]+)\t(.*)$')
   if not seen_ms then return nil end
   return {
-    alive = tonumber(seen_ms) <= now_ms and now_ms < seen_ms + alive_ms, -- one from the future: the clock was set back
+    -- One from the future: the clock was set back.
+    alive = tonumber(seen_ms) <= now_ms and now_ms < seen_ms + alive_ms,
     later = later, waiter_count = waiter_count, lease_ms = lease_ms, lease_id = lease_id, who = who,
   }
 end

@@ -1,113 +1,175 @@
-"""python -m tests.sim: locks/ in virtual time. See docs/simulation.md."""
+"""locks/ in virtual time: looks for runs that break what the locks promise. See docs/simulation.md.
+
+Exit status 0: nothing is broken; 1: something is; 2: the arguments are not understood; 130: interrupted.
+"""
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import sys
-import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
+from typing import NoReturn
 
 from tests.chaos.checks import PROPERTIES
-from tests.sim.faults import KINDS, Fault
+from tests.chaos.history import Event
+from tests.sim import again
+from tests.sim.faults import KINDS
 from tests.sim.mutants import SIM_MUTANTS
 from tests.sim.scenes import SCENES
 from tests.sim.search import hunting, orders, trials
-from tests.sim.search.finding import Finding, Tally
-from tests.sim.search.running import search
+from tests.sim.search.finding import Finding
+from tests.sim.search.reporting import Report
+from tests.sim.search.running import stop
 from tests.sim.search.shrinking import shrunk
 from tests.sim.trial import LASTS_S, Trial
 
-SHOWN = 10
+INTERRUPTED = 130
+# What `all` does, and at which part of its time it goes on to the next.
+SEEDS_UNTIL, PAIRS_UNTIL = 0.5, 0.8
 
 
-def main() -> int:
-    """0: nothing found; 1: something was; 2: not understood."""
-    arguments = _parser().parse_args()
-    return int(arguments.work(arguments))
+def main(words: list[str]) -> int:
+    """The exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(words)
+    try:
+        status: int = arguments.work(arguments)
+        sys.stdout.flush()
+    except ValueError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        _leave(INTERRUPTED)
+    except BrokenPipeError:  # whoever reads has enough
+        _leave(1)
+    return status
+
+
+def _leave(status: int) -> NoReturn:
+    """At once: what a run was in the middle of would complain of its end."""
+    stop()
+    os._exit(status)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
-    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="that search side by side")
-    parser.add_argument("--only", choices=PROPERTIES, action="append", help="looks for breaches of this property")
-    of = parser.add_subparsers(required=True, metavar="WHAT")
-
-    everything = of.add_parser("all", help="a bit of each search, for so many seconds")
-    everything.add_argument("--seconds", type=float, default=180.0)
-    everything.add_argument("--seed", type=int, default=1)
-    everything.set_defaults(work=_all)
-
-    seeds = of.add_parser("seeds", help="callers at random under dense faults, by seed")
-    seeds.add_argument("--first", type=int, default=1)
-    seeds.add_argument("--count", type=int, default=100)
-    seeds.add_argument("--lasts-s", type=float, default=LASTS_S)
-    seeds.set_defaults(work=lambda a: _report(a, trials.at_random(a.first, a.count, lasts_s=a.lasts_s)))
-
-    each = of.add_parser("each", help="every fault at every event of the scenes")
-    each.add_argument("--scene", choices=sorted(SCENES), action="append")
-    each.add_argument("--kind", choices=sorted(KINDS), action="append")
-    each.set_defaults(work=lambda a: _report(a, _each(a.scene or sorted(SCENES), tuple(a.kind or KINDS))))
-
-    pairs = of.add_parser("pairs", help="two faults at two events of a scene, drawn")
-    pairs.add_argument("--first", type=int, default=1)
-    pairs.add_argument("--count", type=int, default=1000)
-    pairs.set_defaults(work=lambda a: _report(a, trials.pairs(a.first, a.count)))
-
-    every = of.add_parser("orders", help="every order of what is ready, up to so many deviations")
-    every.add_argument("--scene", choices=sorted(SCENES), action="append")
-    every.add_argument("--deviations", type=int, default=2)
-    every.set_defaults(work=_orders)
-
-    hunted = of.add_parser("hunt", help="looks for broken variants of the locks: how long it takes to find each")
-    hunted.add_argument("--mutant", choices=sorted(SIM_MUTANTS), action="append")
-    hunted.add_argument("--searches", type=int, default=100, help="for each, all of them different")
-    hunted.add_argument("--cpu-s", type=float, default=60.0, help="that a search may take")
-    hunted.set_defaults(work=_hunted)
-
-    again = of.add_parser("again", help="one run, as a search has told of it")
-    again.add_argument("--seed", type=int, default=1)
-    again.add_argument("--lasts-s", type=float, default=LASTS_S)
-    again.add_argument("--faults", help="only those of the seed's faults: their numbers, with commas, or none")
-    again.add_argument("--scene", choices=sorted(SCENES))
-    again.add_argument("--fault", action="append", default=[], metavar="KIND:WHO:EVENT:NUMBER", type=_fault)
-    again.add_argument("--delay", action="append", default=[], metavar="EVENT:PLACES", type=_delay)
-    again.add_argument("--shrink", action="store_true", help="to the fewest faults")
-    again.add_argument("--trace", metavar="FILE", help="writes the history there, - for the terminal")
-    again.set_defaults(work=_again)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.sim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--processes", type=_count, default=cores, help="that search side by side (%(default)s)")
+    parser.add_argument(
+        "--only", choices=PROPERTIES, metavar="PROPERTY", action="append", help="tells only of this one's breaches"
+    )
+    commands = parser.add_subparsers(required=True, metavar="WHAT")
+    for command in COMMANDS:
+        of = commands.add_parser(command.name, help=command.does, description=command.does)
+        command.arguments(of)
+        of.set_defaults(work=command.work)
     return parser
 
 
-def _each(scenes: Iterable[str], kinds: tuple[str, ...]) -> Iterator[Trial]:
-    return itertools.chain.from_iterable(trials.at_each_event(scene, kinds=kinds) for scene in scenes)
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One of the things that it does."""
+
+    name: str
+    does: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    work: Callable[[argparse.Namespace], int]
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
+
+
+def _all_arguments(of: argparse.ArgumentParser) -> None:
+    of.add_argument("--seconds", type=_seconds, default=180.0, help="how long (%(default)g)")
+    of.add_argument("--seed", type=int, default=1, help="where the drawn ones begin (%(default)s)")
 
 
 def _all(arguments: argparse.Namespace) -> int:
-    """Half of the time for seeds, a quarter for pairs, and what is left for orders and single faults."""
-    ends_s, seed = time.monotonic() + arguments.seconds, arguments.seed
-    worst = 0
-    for share, work in (
-        (0.5, trials.at_random(seed, None, lasts_s=LASTS_S)),
-        (0.8, trials.pairs(seed, None)),
-        (1.0, _each(sorted(SCENES), tuple(KINDS))),
-    ):
-        worst |= _report(arguments, work, until_s=ends_s - (1.0 - share) * arguments.seconds)
-    return worst
+    report = Report(arguments, seconds=arguments.seconds)
+    for scene in orders.SMALL:
+        report.search(orders.trials(scene, deviations=1))
+    report.search(trials.at_random(arguments.seed, None, lasts_s=LASTS_S), until=SEEDS_UNTIL)
+    report.search(trials.pairs(arguments.seed, None), until=PAIRS_UNTIL)
+    report.search(trials.at_some_events(arguments.seed))
+    return report.end()
+
+
+def _drawn_arguments(of: argparse.ArgumentParser) -> None:
+    of.add_argument("--first", type=int, default=1, metavar="SEED", help="the first seed (%(default)s)")
+    of.add_argument("--count", type=_count, default=100, help="how many seeds (%(default)s)")
+
+
+def _seeds_arguments(of: argparse.ArgumentParser) -> None:
+    _drawn_arguments(of)
+    of.add_argument("--lasts-s", type=_seconds, default=LASTS_S, help="simulated seconds of each (%(default)g)")
+
+
+def _seeds(arguments: argparse.Namespace) -> int:
+    report = Report(arguments)
+    report.search(trials.at_random(arguments.first, arguments.count, lasts_s=arguments.lasts_s))
+    return report.end()
+
+
+def _pairs(arguments: argparse.Namespace) -> int:
+    report = Report(arguments)
+    report.search(trials.pairs(arguments.first, arguments.count))
+    return report.end()
+
+
+def _each_arguments(of: argparse.ArgumentParser) -> None:
+    _scene_arguments(of)
+    of.add_argument("--kind", choices=sorted(KINDS), metavar="KIND", action="append", help=", ".join(sorted(KINDS)))
+
+
+def _scene_arguments(of: argparse.ArgumentParser) -> None:
+    of.add_argument("--scene", choices=sorted(SCENES), metavar="SCENE", action="append", help=", ".join(sorted(SCENES)))
+
+
+def _each(arguments: argparse.Namespace) -> int:
+    report = Report(arguments)
+    for scene in arguments.scene or sorted(SCENES):
+        report.search(trials.at_each_event(scene, kinds=tuple(arguments.kind or KINDS)), of=scene)
+    return report.end()
+
+
+def _orders_arguments(of: argparse.ArgumentParser) -> None:
+    _scene_arguments(of)
+    of.add_argument("--deviations", type=_count, default=2, help="from first come, first served (%(default)s)")
 
 
 def _orders(arguments: argparse.Namespace) -> int:
-    worst = 0
+    report = Report(arguments)
     for scene in arguments.scene or orders.SMALL:
-        print(f"{scene}, up to {arguments.deviations} deviations")
-        worst |= _report(arguments, orders.trials(scene, deviations=arguments.deviations))
-    return worst
+        report.search(orders.trials(scene, deviations=arguments.deviations), of=scene)
+    return report.end()
 
 
-def _hunted(arguments: argparse.Namespace) -> int:
+def _hunt_arguments(of: argparse.ArgumentParser) -> None:
+    of.add_argument("--mutant", choices=sorted(SIM_MUTANTS), metavar="MUTANT", action="append", help="only this one")
+    of.add_argument("--searches", type=_count, default=100, help="for each, all of them different (%(default)s)")
+    of.add_argument("--cpu-s", type=_seconds, default=60.0, help="that a search may take (%(default)s)")
+
+
+def _hunt(arguments: argparse.Namespace) -> int:
     """1 where more than one of a hundred searches has not found its mutant."""
     names = arguments.mutant or list(SIM_MUTANTS)
     print(hunting.HEADINGS)
@@ -121,33 +183,16 @@ def _hunted(arguments: argparse.Namespace) -> int:
     return int(worst)
 
 
-def _report(arguments: argparse.Namespace, work: Iterable[Trial], *, until_s: float | None = None) -> int:
-    tally, findings, properties = Tally(), 0, Counter[str]()
-    for more, found in search(work, processes=arguments.processes, until_s=until_s):
-        tally += more
-        for finding in found:
-            if arguments.only and not {name for name, _ in finding.violations} & set(arguments.only):
-                continue
-            findings += 1
-            properties.update({name for name, _ in finding.violations})
-            if findings <= SHOWN:
-                print(finding, flush=True)
-    print(tally)
-    if findings:
-        print(
-            f"{findings} of them break something: " + ", ".join(f"{name} {n}" for name, n in properties.most_common())
-        )
-    return 1 if findings else 0
+def _again_arguments(of: argparse.ArgumentParser) -> None:
+    again.add_arguments(of)
+    of.add_argument(
+        "--shrink", action="store_true", help="to the fewest faults, processes and seconds that break as much"
+    )
+    of.add_argument("--trace", metavar="FILE", help="writes the history there, - for the terminal")
 
 
 def _again(arguments: argparse.Namespace) -> int:
-    if arguments.scene is not None:
-        trial = Trial.of_scene(arguments.scene, *arguments.fault, seed=arguments.seed, delays=tuple(arguments.delay))
-    else:
-        trial = Trial.drawn(arguments.seed, lasts_s=arguments.lasts_s)
-        if arguments.faults is not None:
-            wanted = set() if arguments.faults == "none" else {int(number) for number in arguments.faults.split(",")}
-            trial = trial.with_faults(tuple(fault for fault in trial.faults if fault.number in wanted))
+    trial: Trial = again.trial_of(arguments)
     if arguments.shrink:
         trial = shrunk(trial)
     outcome = trial.run()
@@ -158,24 +203,29 @@ def _again(arguments: argparse.Namespace) -> int:
     return 1 if outcome.violations else 0
 
 
-def _write_trace(path: str, history: list[dict[str, object]]) -> None:
-    with open(1 if path == "-" else path, "w", closefd=path != "-") as out:
-        for event in history:
-            facts = {key: value for key, value in event.items() if key not in ("e", "t")}
-            out.write(f"{event['t'] / 1e9:11.6f} {event['e']:8} {facts}\n")  # type: ignore[operator]
+def _write_trace(path: str, history: list[Event]) -> None:
+    lines = []
+    for event in history:
+        facts = {key: value for key, value in event.items() if key not in ("e", "t")}
+        lines.append(f"{event['t'] / 1e9:11.6f} {event['e']:8} {facts}")
+    if path == "-":
+        print(*lines, sep="\n")
+        return
+    try:
+        Path(path).write_text("\n".join(lines) + "\n")
+    except OSError as error:
+        raise ValueError(f"--trace: {error}") from error
 
 
-def _fault(text: str) -> Fault:
-    kind, who, event, number = text.split(":")
-    if kind not in KINDS:
-        raise argparse.ArgumentTypeError(f"{kind} is no kind of fault: {', '.join(KINDS)}")
-    return Fault(kind, int(who), at_event=int(event), number=int(number))
-
-
-def _delay(text: str) -> tuple[int, int]:
-    event, places = text.split(":")
-    return int(event), int(places)
-
+COMMANDS = (
+    Command("all", "a bit of each search, for so many seconds", _all_arguments, _all),
+    Command("seeds", "callers at random under dense faults, a run for each seed", _seeds_arguments, _seeds),
+    Command("each", "every fault at every event of the scenes", _each_arguments, _each),
+    Command("pairs", "two faults at two events of a scene, drawn by seed", _drawn_arguments, _pairs),
+    Command("orders", "every order of what is ready in a scene, up to so many deviations", _orders_arguments, _orders),
+    Command("hunt", "broken variants of the locks: how long it takes to find each", _hunt_arguments, _hunt),
+    Command("again", "one run, as a search has told of it", _again_arguments, _again),
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

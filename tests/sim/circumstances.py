@@ -1,4 +1,4 @@
-"""What a run is like: drawn anew for each seed, so that many runs see many kinds of world (swarm testing, Groce 2012)."""
+"""What a run is like: drawn anew for each seed, so that all together see many worlds (swarm testing, Groce 2012)."""
 
 from __future__ import annotations
 

@@ -36,9 +36,14 @@ class Client:
         """Has a lease under an id that it chose. Raises as Lending.lend_as."""
         place.invokes(name)
         place.chosen_ids.add(lease_id)
-        loan = await place.locker.lending.lend_as(
-            name, lease_id, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id="chosen"
-        )
+        asked_s = simulation.world.now_s
+        try:
+            loan = await place.locker.lending.lend_as(
+                name, lease_id, lease_ttl_s=lease_ttl_s, wait_s=wait_s, request_id="chosen"
+            )
+        except BaseException:
+            simulation.may_be_lent(name, lease_id, asked_s)  # it is the client's all the same, who may ask again
+            raise
         return cls(simulation, place, loan)
 
     async def extend(self, place: Place) -> None:

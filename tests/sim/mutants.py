@@ -150,7 +150,7 @@ _OWN = (
             Lua(
                 "prelude.lua",
                 """
-                -    alive = tonumber(seen_ms) <= now_ms and now_ms < seen_ms + alive_ms, -- one from the future: the clock was set back
+                -    alive = tonumber(seen_ms) <= now_ms and now_ms < seen_ms + alive_ms,
                 +    alive = true,
                 """,
             ),
@@ -241,7 +241,7 @@ _OWN = (
     ),
     Mutant(
         name="timers-armed-late",
-        does="Counts a timer from when it is armed, as if the process never stood still after a look at its clock.",
+        does="Counts a timer from when it is armed, though the process may have stood still just before.",
         caught_by=("told_of_loss_in_time", *_IDLE),
         edits=(
             Python(

@@ -55,11 +55,18 @@ class Way:
     """One direction of a connection; what is sent arrives in order."""
 
     def __init__(
-        self, world: World, numbers: random.Random, weather: Weather, actor: object, arrive: Callable[[Segment], None]
+        self,
+        world: World,
+        numbers: random.Random,
+        weather: Weather,
+        actor: object,
+        arrive: Callable[[Segment], None],
+        number: int,
     ) -> None:
+        self.number = number
         self._world, self._numbers, self._weather = world, numbers, weather
         self._actor, self._arrive = actor, arrive
-        self._on_way: deque[Segment] = deque()
+        self.on_way: deque[Segment] = deque()
         self._last_s = 0.0
         self.is_silent = False
 
@@ -68,7 +75,7 @@ class Way:
         if self.is_silent:
             return
         self._last_s = max(self._last_s + 1e-9, at_s + self._weather.delay_s(self._numbers))
-        self._on_way.append(Segment(data, at_s))
+        self.on_way.append(Segment(data, at_s))
         self._world.at(self._last_s, self._actor, self._arrives)
 
     def stall(self, for_s: float) -> None:
@@ -77,7 +84,7 @@ class Way:
 
     def delay(self, for_s: float) -> None:
         """What is on its way arrives when that time is over, and so does what is sent behind it."""
-        on_way = [segment for segment in self._on_way if not segment.is_lost]
+        on_way = [segment for segment in self.on_way if not segment.is_lost]
         self.lose()
         self.stall(for_s)
         for segment in on_way:
@@ -85,7 +92,7 @@ class Way:
 
     def lose(self) -> None:
         """What is on its way never arrives."""
-        for segment in self._on_way:
+        for segment in self.on_way:
             segment.is_lost = True
 
     def fall_silent(self) -> None:
@@ -94,7 +101,7 @@ class Way:
         self.lose()
 
     def _arrives(self) -> None:
-        segment = self._on_way.popleft()
+        segment = self.on_way.popleft()
         if not segment.is_lost:
             self._arrive(segment)
 
@@ -109,8 +116,8 @@ class Connection:
         self.protocol: Any = None
         self._world, self._server = world, server
         self._numbers = world.random(f"{process.name}.{process.life}/{number}")
-        self.up = Way(world, self._numbers, weather, server_actor, self._arrived_up)
-        self.down = Way(world, self._numbers, weather, process, self._arrived_down)
+        self.up = Way(world, self._numbers, weather, server_actor, self._arrived_up, 2 * number)
+        self.down = Way(world, self._numbers, weather, process, self._arrived_down, 2 * number + 1)
         self._inbox: list[bytes] = []
         self._end: tuple[Exception | None] | None = None  # it has ended, and how
         self._is_open_here = self._is_open_there = True
@@ -119,6 +126,16 @@ class Connection:
 
     def __hash__(self) -> int:
         return self.number
+
+    @property
+    def ways(self) -> tuple[Way, Way]:
+        """To the server, and back."""
+        return self.up, self.down
+
+    @property
+    def unread(self) -> int:
+        """How many segments have arrived that the process has not read."""
+        return len(self._inbox)
 
     def __repr__(self) -> str:
         return f"<connection {self.number} of {self.process.name}>"
@@ -165,6 +182,7 @@ class Connection:
         """The process reads what has arrived."""
         if self._is_told or self.protocol is None or (not self._is_open_here and self._end is None):
             return
+        self.process.saw(self.number, len(self._inbox))
         data, self._inbox = b"".join(self._inbox), []
         for at in range(0, len(data), BUFFER_BYTES):
             if self._is_open_here or self._end is not None:

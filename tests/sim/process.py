@@ -109,6 +109,7 @@ class Process(asyncio.AbstractEventLoop):
         self.connections: dict[Connection, None] = {}
         self.cut_off_until_s = 0.0  # no new connection is made until then, and nobody says so
         self.now_s = world.now_s  # the time within a tick
+        self.history = 0  # a hash of what it has read, which timers it has run, and in how many ticks, in order
         self._listener = listener
         self._random = world.random(f"{name}.{life}")
         self._rate, self._began_at_s = rate, self._random.uniform(10.0, 100_000.0)
@@ -272,19 +273,33 @@ class Process(asyncio.AbstractEventLoop):
         self._readable[connection] = None
         self.wake(self.world.now_s)
 
+    def saw(self, *what: int) -> None:
+        """Something that it has done because of something else."""
+        self.history = hash((self.history, what))
+
+    @property
+    def unread(self) -> tuple[tuple[int, int], ...]:
+        """What has arrived that it has not read: of each connection how much, in their order."""
+        return tuple((connection.number, connection.unread) for connection in self._readable)
+
+    def will_run(self, number: int) -> bool:
+        """Whether its tick of this number is the one that it waits for."""
+        return number == self._tick_number and not self.is_dead
+
     def wake(self, at_s: float) -> None:
         """It has something to do then."""
         if self.is_dead or (self._tick_at_s is not None and self._tick_at_s <= at_s):
             return
         self._tick_at_s = at_s
         self._tick_number += 1
-        self.world.at(at_s, self, self._tick, self._tick_number)
+        self.world.at(at_s, self, self.tick, self._tick_number)
 
     def _look_at_end(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and task.exception() is not None:
             self.call_exception_handler({"message": "its program ended", "exception": task.exception()})
 
-    def _tick(self, number: int) -> None:
+    def tick(self, number: int) -> None:
+        """What is ready is called, unless another tick has taken the place of this one."""
         if self.is_dead or number != self._tick_number:
             return
         self._tick_at_s = None
@@ -322,6 +337,8 @@ class Process(asyncio.AbstractEventLoop):
         self._run_ready()
 
     def _run_ready(self) -> None:
+        if self._ready:
+            self.saw(len(self._ready))
         for _ in range(len(self._ready)):
             if self.is_dead:
                 return
@@ -346,7 +363,10 @@ class Process(asyncio.AbstractEventLoop):
     def _due(self) -> list[Handle]:
         found, end = [], self.time() + 1e-9
         while self._timers and self._timers[0][0] < end:
-            found.append(heappop(self._timers)[2])
+            _, number, handle = heappop(self._timers)
+            if not handle.cancelled():
+                self.saw(-number)
+                found.append(handle)
         return found
 
     def _wake_again(self) -> None:

@@ -152,7 +152,7 @@ class Program:
     async def _hold(self, name: str, fence: int | None, owner: str, asked_s: float) -> None:
         ends_s = self.process.true_s(asked_s + EXPIRE_S - margin_s(EXPIRE_S))
         self._tell("acquired", name, fence, until=ns(ends_s), outside=True)
-        self.held = [Held(name, fence, owner, ends_s)]
+        self.held = [Held(name, fence, fence, owner, ends_s)]
         await asyncio.sleep(self._random.uniform(0.002, 0.02))
         self.held = []
         self._tell("releasing", name, fence)

@@ -1,4 +1,4 @@
-"""What happens in a run, as a history of tests.chaos.history's form, with the true times, which no real process knows."""
+"""What happens in a run, as a history of tests.chaos.history's form, with true times, which no real process knows."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ BEGINS_HOLD = frozenset({locks.Acquired, locks.Adopted})
 ENDS_HOLD = frozenset({locks.Lost, locks.Releasing, locks.Exported})
 # Of a lease that is lent its keeper tells too, which does not hold it.
 OF_KEEPER = "keeper_"
+LONGEST_RUN_S = 0.06
 
 
 def ns(at_s: float) -> int:
@@ -39,10 +40,14 @@ def ns(at_s: float) -> int:
 
 
 class Held(NamedTuple):
-    """A lease that a process acts under. `ends_s`: by its own clock, in true seconds."""
+    """A lease that a process acts under. `ends_s`: by its own clock, in true seconds.
+
+    `grant_fence`: the server may know it by the id of an earlier turn of its run, but that grant has this token.
+    """
 
     name: str
     fence: int | None
+    grant_fence: int | None
     lease_id: str
     ends_s: float
 
@@ -104,7 +109,7 @@ class Recording:
             if not (event["t"] > ns(at_s) and event.get("i") == process.name and event["e"] == "point")
         ]
         who = {"i": process.name, "life": process.life}
-        for name, fence, _, ends_s in held:
+        for name, fence, _, _, ends_s in held:
             self.write("point", at_s, p="extended", **who, name=name, fence=fence, until=ns(ends_s))
 
     def died(self, process: Process, held: list[Held], left_ms: list[float], *, silent: bool) -> None:
@@ -123,6 +128,7 @@ class Ears:
         self._process = process
         self._locker: Locker | None = None
         self._leases: dict[tuple[str, int], Lease] = {}
+        self._began_s: dict[tuple[str, int], float] = {}
         self._left: dict[tuple[str, int], Lease] = {}  # whose release may still be answered
 
     def belong_to(self, locker: Locker) -> None:
@@ -156,10 +162,10 @@ class Ears:
 
     @property
     def held(self) -> list[Held]:
-        """Each lease that the process acts under; not those that are over by its clock, and that it has yet to notice."""
+        """Each lease that the process acts under; not one that is over by its clock, as it has yet to notice."""
         now_s = self._process.own_s(self._process.world.now_s)
         return [
-            Held(name, fence, lease.known_as, self._process.true_s(lease.deadline_s))
+            Held(name, fence, lease.grant_fence, lease.known_as, self._process.true_s(lease.deadline_s))
             for (name, fence), lease in self._leases.items()
             if not lease.ended and lease.deadline_s > now_s
         ]
@@ -171,16 +177,16 @@ class Ears:
                 return lease
         return None
 
-    def sweep(self, name: str) -> None:
-        """Writes down the end of what was handed out on a lock without a word: lent, it is its client's."""
+    def sweep(self, name: str | None = None) -> None:
+        """Writes down the end of what was handed out on a lock (None: any) without a word: lent, it is its client's."""
         for key, lease in list(self._leases.items()):
-            if key[0] == name and lease.ended:
+            if name in (key[0], None) and lease.ended:
                 del self._leases[key]
                 ends_s = self._process.true_s(lease.deadline_s)
                 self._recording.point(
                     self._process,
                     "exported",
-                    min(self._process.now_s, ends_s),
+                    max(self._began_s.pop(key), min(self._process.now_s, ends_s)),
                     name=name,
                     fence=key[1],
                     until=ns(ends_s),
@@ -192,9 +198,9 @@ class Ears:
         if kind is locks.Adopted and key in self._leases:
             return False, {}  # as their keeper: it has lent the lease, and does not know yet
         if kind in BEGINS_HOLD and self._locker is not None:
-            for lease in self._locker.held:
-                if (lease.name, lease.fencing_token) == key:
-                    self._leases[key] = lease
+            for held in self._locker.held:
+                if (held.name, held.fencing_token) == key:
+                    self._leases[key], self._began_s[key] = held, self._process.now_s
         lease = self._leases.get(key)
         if kind is locks.Released:
             return self._left.pop(key, None) is not None, {}
@@ -202,4 +208,8 @@ class Ears:
             self._left[key] = self._leases.pop(key)
         if lease is None:
             return kind in (locks.Forced, locks.Unknown), {}
-        return True, {"until": ns(self._process.true_s(lease.deadline_s))}
+        facts = {"until": ns(self._process.true_s(lease.deadline_s))}
+        if kind is locks.Exported and (lease.is_unconfirmed or lease.unanswered):
+            # What was asked for and is not answered yet gives it as much at the server.
+            facts["kept_until"] = ns(self._process.now_s + lease.lease_ttl_s + LONGEST_RUN_S)
+        return True, facts

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 LOCK = "n:0"
 LEASE_S, SHORT_S, LONG_S = 0.5, 0.1, 12.0
 LAST_TRY_S = 1.3
+LASTS_S = 3.0
+BEGINS_S = 0.05  # by then every process has greeted the server
 IN_SCENES = Circumstances(processes=3, workers=0)
 CIRCUMSTANCES = {
     "short": replace(IN_SCENES, weather=Weather(slow_share=0.06, slowest_s=0.9)),
@@ -48,7 +50,7 @@ class Stage:
 class Scene:
     """Acts by process: after how many seconds, and what. A plan, for one run."""
 
-    lasts_s = 3.0
+    lasts_s = LASTS_S
 
     def __init__(self, acts: Sequence[Sequence[tuple[float, Act]]], *, lease_s: float = LEASE_S) -> None:
         """`lease_s`: the longest lease."""
@@ -61,12 +63,13 @@ class Scene:
         if place.process.life > len(self._acts):
             return []
         stage = Stage(self, simulation, place)
+        # The last one is no task of tasks_of().
         acts = (*self._acts[place.index], (LAST_TRY_S + 0.05 * place.index, _tries))
         return [self._play(simulation, place, stage, after_s, act) for after_s, act in acts]
 
     async def _play(self, simulation: Simulation, place: Place, stage: Stage, after_s: float, act: Act) -> None:
         try:
-            await asyncio.sleep(after_s)
+            await asyncio.sleep(BEGINS_S - simulation.world.now_s + after_s)
             await act(stage)
         except REFUSALS:
             return
@@ -74,6 +77,11 @@ class Scene:
             if place.is_closing or place.process.is_dead:
                 raise
             stray(simulation, place, error)
+
+
+def tasks_of(place: Place) -> list[asyncio.Task[Any]]:
+    """Its acts, without the last try."""
+    return place.tasks[:-1]
 
 
 def _holds(held_s: float, *, lease_s: float = LEASE_S, wait_s: float | None = None) -> Act:

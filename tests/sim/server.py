@@ -9,6 +9,7 @@ from typing import Any
 from hiredis import Reader
 
 from tests.sim.network import Connection
+from tests.sim.recording import Held
 from tests.sim.redis import Client, Data, Model, Refusal
 from tests.sim.world import World
 
@@ -26,6 +27,7 @@ class Server:
         self.commands = 0
         self.now_s = 0.0  # true time of the command that it works on
         self.works_for: Connection | None = None  # whose command that is
+        self.history = 0  # a hash of whose commands it has carried out, and what was over, in order
         self._world, self._rate = world, rate
         self._random = world.random("server")
         self._ahead_us = self._furthest_us = 0
@@ -36,7 +38,8 @@ class Server:
         self._life = 0
         self._busy_until_s = 0.0
         self._refuses_until_s = 0.0
-        self._expire()
+        self._expires = True
+        self.expire()
 
     @property
     def now_us(self) -> int:
@@ -59,13 +62,18 @@ class Server:
             self._queue.append((connection, data))
             if not self._is_working:
                 self._is_working = True
-                self._world.at(max(self._world.now_s, self._busy_until_s), self, self._work, self._life)
+                self._world.at(max(self._world.now_s, self._busy_until_s), self, self.work, self._life)
 
     def closed(self, connection: Connection) -> None:
         """A client has gone."""
         found = self._clients.pop(connection, None)
         if found is not None:
             self.model.disconnect(found[0])
+
+    @property
+    def queue(self) -> tuple[int, ...]:
+        """The connections whose commands have arrived and are not carried out yet, in order."""
+        return tuple(connection.number for connection, _ in self._queue)
 
     # What befalls it.
 
@@ -108,9 +116,15 @@ class Server:
         self._ahead_us += int(ahead_s * 1e6)
         self._furthest_us = max(self._furthest_us, self._ahead_us)
 
-    def catch_up(self) -> None:
-        """Its clock is as far as it has ever been: what was to last until then may be over."""
-        self._ahead_us = self._furthest_us
+    def expire_no_more(self) -> None:
+        """From now on what is over goes when it is asked for, and not before."""
+        self._expires = False
+
+    def catch_up(self) -> float:
+        """Its clock is as far as it has ever been, and so many seconds further than before."""
+        behind_s = (self._furthest_us - self._ahead_us) / 1e6
+        self.set_clock(behind_s)
+        return behind_s
 
     def flush(self) -> None:
         """FLUSHALL."""
@@ -124,19 +138,33 @@ class Server:
         if keys:
             self.model.evict(numbers.choice(keys).encode(), self.now_us)
 
-    def lease_ends_s(self, name: str, lease_id: str) -> float:
-        """When the lock that is held under this id is over here, in true seconds; now where it is not held so."""
+    def lease_ends_s(self, held: Held) -> float:
+        """When this lease is over here, in true seconds; now where the lock is not held under it."""
         self._look_at_clock()
-        holder, end_ms = self.model.peek(f"lock:{{{name}}}".encode())
-        if holder != lease_id.encode() or end_ms is None:
+        lock, grant = (f"{kind}:{{{held.name}}}".encode() for kind in ("lock", "lock-grant"))
+        (holder, end_ms), (granted, _) = self.model.peek(lock), self.model.peek(grant)
+        is_its = holder == held.lease_id.encode()
+        if holder is not None and isinstance(granted, bytes) and held.grant_fence is not None:
+            seconds, microseconds = granted.split(b"\t")[0].split(b" ")[:2]
+            is_its = is_its or int(seconds) * 1_000_000 + int(microseconds) == held.grant_fence
+        if not is_its or end_ms is None:
             return self.now_s
         return max(self._set_at_s, self.now_s + (end_ms - self.now_us / 1000) / 1000 / self._rate)
+
+    def lock_ends_s(self, name: str, lease_id: str) -> float:
+        """When the lock that is held under this id is over here, in true seconds; now where it is not."""
+        return self.lease_ends_s(Held(name, None, None, lease_id, 0.0))
 
     def keys(self) -> list[str]:
         """Those that there are now."""
         self._look_at_clock()
         self.model.expire(self.now_us)
         return sorted(key.decode() for key in self.model.snapshot().values)
+
+    def has_something_over(self) -> bool:
+        """Whether something is over that is still there."""
+        self._look_at_clock()
+        return self.model.has_something_over(self.now_us)
 
     def _look_at_clock(self) -> None:
         self.now_s = max(self.now_s, self._world.now_s)
@@ -145,19 +173,21 @@ class Server:
         if self._world.now_s >= self._refuses_until_s:
             self.model.refuses = None
 
-    def _work(self, life: int) -> None:
+    def work(self, life: int) -> None:
+        """What arrived first is carried out."""
         if life != self._life:
             return
         if self._world.now_s < self._busy_until_s:
-            self._world.at(self._busy_until_s, self, self._work, life)
+            self._world.at(self._busy_until_s, self, self.work, life)
             return
         connection, data = self._queue.popleft()
         self._look_at_clock()
         if connection in self._clients:
             self._answer(connection, data)
+        self.history = hash((self.history, connection.number, self.model.over))
         self._busy_until_s = self.now_s
         if self._queue:
-            self._world.at(self.now_s, self, self._work, life)
+            self._world.at(self.now_s, self, self.work, life)
         else:
             self._is_working = False
 
@@ -173,9 +203,13 @@ class Server:
         self.works_for = None
         connection.send_down(b"".join(answers), self.now_s)
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
         """What is over goes, though nobody asks for it."""
         if self.is_up and self._world.now_s >= self._busy_until_s:
             self._look_at_clock()
+            over = self.model.over
             self.model.expire(self.now_us)
-        self._world.at(self._world.now_s + self._random.uniform(*EXPIRES_EVERY_S), self, self._expire)
+            if self.model.over != over:
+                self.history = hash((self.history, self.model.over))
+        if self._expires:
+            self._world.at(self._world.now_s + self._random.uniform(*EXPIRES_EVERY_S), self, self.expire)

@@ -17,11 +17,11 @@ from tests.sim.faults import Fault
 from tests.sim.network import Connection
 from tests.sim.process import Process
 from tests.sim.programs import Program
-from tests.sim.recording import Ears, Held, Recording
+from tests.sim.recording import Ears, Held, Recording, ns
 from tests.sim.redis import Data
 from tests.sim.server import Server
 from tests.sim.truth import Truth
-from tests.sim.world import World
+from tests.sim.world import SOON_S, Entry, World
 
 URL = "redis://127.0.0.1:6379"
 UP_WITHIN_S = 2.0
@@ -89,8 +89,18 @@ class Outcome:
 class Simulation:
     """One run of a seed. Everything that is drawn in it follows from that, from the circumstances and from the plan."""
 
-    def __init__(self, seed: int, circumstances: Circumstances, plan: Plan, faults: Sequence[Fault] = ()) -> None:
+    def __init__(
+        self,
+        seed: int,
+        circumstances: Circumstances,
+        plan: Plan,
+        faults: Sequence[Fault] = (),
+        delays: Sequence[int] = (),
+    ) -> None:
+        """`delays`: as World.delays."""
         self.world = World(seed)
+        self.world.delays = delays
+        self.world.matters = self.matters
         self.circumstances = circumstances
         self.plan = plan
         self.is_stopping = False
@@ -101,7 +111,8 @@ class Simulation:
             self.world,
             lease_ttl_s=plan.lease_s,
             instances=circumstances.processes,
-            longest_delay_s=max(circumstances.weather.longest_s, circumstances.weather.slowest_s),
+            longest_delay_s=max(circumstances.weather.longest_s, circumstances.weather.slowest_s)
+            + SOON_S * len(delays),
         )
         self._faults = faults
         self._random = self.world.random("simulation")
@@ -153,11 +164,12 @@ class Simulation:
         """It dies now; another one takes its place."""
         index = int(process.name.removeprefix("p"))
         held = self._held_by(index, process)
+        if index in self.places:
+            self.places[index].ears.sweep()
         process.die(tells=tells)
         self.recording.dies(process, held)
         # What it had sent before its death is still carried out: then it is known what is left of its leases.
-        weather = self.circumstances.weather
-        settled_s = self.world.now_s + 2 * max(weather.longest_s, weather.slowest_s) + 0.005
+        settled_s = self.world.now_s + self._on_the_way_s()
         self.world.at(settled_s, self, self._tell_death, process, held, not tells)
         if back_in_s is not None:
             self.world.at(self.world.now_s + back_in_s, self, self.spawn, index)
@@ -171,6 +183,34 @@ class Simulation:
         self.instance_fault("close", process, back_in_s)
         process.start(self._closing(place, waits_s))
         self.world.at(self.world.now_s + back_in_s, self, self._end_closed, process)
+
+    def may_be_lent(self, name: str, lease_id: str, asked_s: float) -> None:
+        """Whoever asked for a lease under this id has not heard that he has it: the history is to know, if he does."""
+        self.world.at(self.world.now_s + self._on_the_way_s(), self, self._tell_lent, name, lease_id, asked_s)
+
+    def _tell_lent(self, name: str, lease_id: str, asked_s: float) -> None:
+        ends_s = self.server.lock_ends_s(name, lease_id)
+        if ends_s > self.server.now_s:
+            facts = {"name": name, "kept_until": ns(ends_s)}
+            self.recording.write("point", asked_s, p="lent_unheard", i="client", life=0, **facts)
+
+    def _on_the_way_s(self) -> float:
+        """For how long at the most what was sent is on its way to the server, without a fault."""
+        weather = self.circumstances.weather
+        return 2 * max(weather.longest_s, weather.slowest_s) + 0.005
+
+    def matters(self, entry: Entry) -> bool:
+        """Whether an event can change anything by its place in the order of its actor's.
+
+        A tick that another has replaced does nothing, the server works in the order in which commands arrived, whenever
+        it does, and mostly it finds nothing that is over.
+        """
+        _, _, actor, happen, arguments = entry
+        if isinstance(actor, Process) and happen == actor.tick:
+            return actor.will_run(*arguments)
+        if actor is self.server:
+            return happen != self.server.work and (happen != self.server.expire or self.server.has_something_over())
+        return True
 
     # What faults do, and what the history tells of them.
 
@@ -204,7 +244,7 @@ class Simulation:
         self.world.at(self.world.now_s + down_s, self.server, self.server.start, kept)
 
     def _tell_death(self, process: Process, held: list[Held], silent: bool) -> None:
-        left_ms = [1000 * (self.server.lease_ends_s(each.name, each.lease_id) - process.died_at_s) for each in held]
+        left_ms = [1000 * (self.server.lease_ends_s(each) - process.died_at_s) for each in held]
         self.recording.died(process, held, [max(0.0, left) for left in left_ms], silent=silent)
 
     def _held_by(self, index: int, process: Process) -> list[Held]:
@@ -229,6 +269,9 @@ class Simulation:
 
     def _end(self) -> None:
         self.is_stopping = True
+        # A clock that was set back is right again: else what has no holder any more lasts for as long as it is behind.
+        if ahead_s := self.server.catch_up():
+            self.clock_fault("clock", ahead_s)
         for process in self.processes.values():
             process.pause_no_more()
         ends_s = self.world.now_s + ENDS_WITHIN_S
@@ -239,7 +282,7 @@ class Simulation:
         left = [line for place in self._living() for line in left_in(place)]
         for place in self._living():
             place.process.start(place.locker.close())
-        self.server.catch_up()
+        self.server.expire_no_more()
         self.world.run(until_s=self.world.now_s + self.plan.lease_s + LEASES_ARE_KEPT_S)
         self.recording.write(
             "left",

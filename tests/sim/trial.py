@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tests.sim import faults
 from tests.sim.circumstances import Circumstances
 from tests.sim.faults import KINDS, Fault
-from tests.sim.scenes import CIRCUMSTANCES, IN_SCENES, SCENES
+from tests.sim.scenes import BEGINS_S, CIRCUMSTANCES, IN_SCENES, SCENES
 from tests.sim.simulation import Outcome, Plan, Simulation
 from tests.sim.workload import RandomWork
 
@@ -17,6 +19,8 @@ ONLY_REMEMBERING = 0.6  # of the runs have no fault that loses data or time, so 
 MOST_KINDS = 6
 EVERY_S = (0.15, 0.4, 1.0)
 LASTS_S = 16.0
+COMMAND = "python -m tests.sim again"
+SIZES = ("processes", "workers", "programs")  # of the circumstances, those that a search makes smaller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,7 @@ class Trial:
     faults: tuple[Fault, ...] = ()
     scene: str | None = None
     lasts_s: float = LASTS_S
-    delays: tuple[tuple[int, int], ...] = ()
+    delays: tuple[int, ...] = ()
 
     @classmethod
     def drawn(cls, seed: int, *, lasts_s: float = LASTS_S) -> Trial:
@@ -50,22 +54,31 @@ class Trial:
         return cls(seed=seed, circumstances=circumstances, faults=tuple(struck), lasts_s=lasts_s)
 
     @classmethod
-    def of_scene(cls, scene: str, *struck: Fault, seed: int = 1, delays: tuple[tuple[int, int], ...] = ()) -> Trial:
+    def of_scene(cls, scene: str, *struck: Fault, seed: int = 1, delays: tuple[int, ...] = ()) -> Trial:
         """A small scene with these faults."""
         circumstances = CIRCUMSTANCES.get(scene, IN_SCENES)
         return cls(seed=seed, circumstances=circumstances, faults=struck, scene=scene, delays=delays)
 
+    def with_faults(self, struck: tuple[Fault, ...]) -> Trial:
+        """The trial with these instead."""
+        return replace(self, faults=struck)
+
+    def with_sizes(self, sizes: Mapping[str, Any]) -> Trial:
+        """The trial with so many of these instead."""
+        return replace(self, circumstances=replace(self.circumstances, **sizes))
+
     def plan(self) -> Plan:
         """What the processes do; for one run."""
         if self.scene is not None:
-            return SCENES[self.scene]()
+            scene = SCENES[self.scene]()
+            if not self.faults:
+                scene.lasts_s = BEGINS_S  # and then as long as somebody is at work
+            return scene
         return RandomWork(lasts_s=self.lasts_s, lease_s=max(self.circumstances.leases_s))
 
     def simulation(self) -> Simulation:
         """Ready to run."""
-        simulation = Simulation(self.seed, self.circumstances, self.plan(), self.faults)
-        simulation.world.delays = dict(self.delays)
-        return simulation
+        return Simulation(self.seed, self.circumstances, self.plan(), self.faults, self.delays)
 
     def run(self) -> Outcome:
         """To the end."""
@@ -73,22 +86,22 @@ class Trial:
 
     @property
     def command(self) -> str:
-        """What runs it again."""
-        words = ["python -m tests.sim again"]
-        if self.scene is None:
-            words.append(f"--seed {self.seed}")
-            if self.lasts_s != LASTS_S:
-                words.append(f"--lasts-s {self.lasts_s:g}")
-            if self.faults != Trial.drawn(self.seed, lasts_s=self.lasts_s).faults:
-                words.append("--faults " + (",".join(str(fault.number) for fault in self.faults) or "none"))
-        else:
+        """What runs it again; `again.parsed` understands it."""
+        words = [COMMAND]
+        if self.scene is not None:
             words.append(f"--scene {self.scene}")
             if self.seed != 1:
                 words.append(f"--seed {self.seed}")
             words += [f"--fault {fault.kind}:{fault.who}:{fault.at_event}:{fault.number}" for fault in self.faults]
-            words += [f"--delay {event}:{places}" for event, places in self.delays]
+            words += [f"--delay {event}" for event in self.delays]
+            return " ".join(words)
+        words.append(f"--seed {self.seed}")
+        if self.lasts_s != LASTS_S:
+            words.append(f"--lasts-s {self.lasts_s!r}")
+        drawn = Trial.drawn(self.seed, lasts_s=self.lasts_s)
+        for size in SIZES:
+            if (count := getattr(self.circumstances, size)) != getattr(drawn.circumstances, size):
+                words.append(f"--with {size}={count}")
+        if self.faults != drawn.faults:
+            words.append("--faults " + (",".join(str(fault.number) for fault in self.faults) or "none"))
         return " ".join(words)
-
-    def with_faults(self, struck: tuple[Fault, ...]) -> Trial:
-        """The trial with these instead."""
-        return replace(self, faults=struck)

@@ -43,7 +43,7 @@ class Truth:
             return
         over_at_s = server.now_s
         if why == "expired":
-            over_at_s = min(over_at_s, server.lease_ends_s(name, before.decode()))
+            over_at_s = min(over_at_s, server.lock_ends_s(name, before.decode()))
         self._look_at_holder(name, before.decode(), after, over_at_s, why)
         if why == "expired" and granted is not None and granted.asked_by is not None:
             self._look_whose_it_was(name, before.decode(), granted.asked_by, granted.at_s, over_at_s)

@@ -1,4 +1,4 @@
-"""Hand-written histories of leases over too early at the server, and of locks that ran out. The lease is 600 ms."""
+"""Hand-written histories of leases of 600 ms that were over too early at the server, and of locks that ran out."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ GIVEN_BACK_NS = 2 * RETURN_MS * MS
 
 
 def leases_end_at_the_holder_first(evidence: Evidence) -> Verdict:
-    """No lease is over at the server while its holder counts on it, unless it was taken away by force, or forgotten."""
+    """No lease is over at the server while its holder counts on it, unless it was taken away, or forgotten."""
     violations = []
     for event in evidence.by_kind["ended_early"]:
         hold = _hold_of(event, evidence)
@@ -30,7 +30,7 @@ def leases_end_at_the_holder_first(evidence: Evidence) -> Verdict:
 
 
 def nobodys_lock_is_given_back(evidence: Evidence) -> Verdict:
-    """No lock runs out that a process was granted and knows nothing of, unless it had no time to return it.
+    """No lock runs out that was granted to a process where nobody knows of it, unless there was no time to return it.
 
     It has the time that giving back takes once nothing is amiss with it, its way to the store, or the store.
     """

@@ -24,6 +24,7 @@ class Hold:
     it; `first_until`: as it was granted. None: the history does not tell. `is_adopted`: another had it before.
     `was_queued`: it had waited, so that another may have handed the lock over.
     `is_outside`: its holder is a client or a program that counts by itself: nobody is to tell it.
+    `kept_until`: when the lease that was exported is over at the server at the latest.
     `left`: when its holder came to its end, which is later than `ended` where its lease was over before; None: never.
     `lost_after`: when it was told of a loss although it had given it back.
     `released`, `still_ours`: when the release was answered, and how; None where it was not.
@@ -44,6 +45,7 @@ class Hold:
     first_until: int | None = None
     is_adopted: bool = False
     is_outside: bool = False
+    kept_until: int | None = None
     was_queued: bool = False
     left: int | None = None
     lost_after: int | None = None
@@ -152,6 +154,7 @@ class _Reading:
                 before.lost_after = event["t"]
         else:
             hold.left = event["t"]
+            hold.kept_until = event.get("kept_until")
             self._last[_process(event), _lease(event)] = hold
             hold.until = event.get("until", hold.until)  # the last word: a grant may be confirmed without a point
             _end(hold, event["t"], how)

@@ -22,12 +22,13 @@ from tests.chaos.checks.quiet import (
     concerned_of,
     newborn_of,
 )
-from tests.chaos.checks.spans import Fault, Spans
+from tests.chaos.checks.spans import NO_SPANS, Fault, Spans
 from tests.chaos.checks.waits import Process, waiting_of
 
 # A release that its script could not settle is asked for again; who is handed the lock may confirm it first.
 DELAYS = 8
 PROMPT_MS = 10
+HEARTBEAT_NS = ALIVE_MS * MS // 3
 LAZY_MS = 50  # whoever waits behind a lease that its process had looks for it again
 
 Span = tuple[int, int]
@@ -49,9 +50,10 @@ def idle_spans_of(evidence: Evidence) -> Iterator[IdleSpan]:
     for name, waits in waiting_of(evidence).by_name.items():
         holds = evidence.holds_by_name.get(name, [])
         released = {hold.ended for hold in holds if hold.how == "releasing"}
-        occupied = Spans(_occupied(holds, evidence))
+        occupied = Spans([*_occupied(holds, evidence), *_lent_unheard(name, evidence)])
         unsettled = _unsettled(name, evidence)
         prompt_ns, slow_ns = _bounds_ns(holds, evidence)
+        unheard = _unheard_heads(name, holds, evidence)
         windows = list(excuses.windows(name))
         # Whoever comes may find a lock that was given to nobody before he came.
         free = occupied.uncovered(evidence.first_t, evidence.last_t)
@@ -61,7 +63,10 @@ def idle_spans_of(evidence: Evidence) -> Iterator[IdleSpan]:
             for span in covered.uncovered(wait.began, min(wait.ended, evidence.last_t)):
                 for began, ended in excuses.of_waiter(wait.process[0]).uncovered(*span):
                     is_prompt = began in released and not unsettled.touch(began, ended)
-                    yield IdleSpan(name, wait.process, began, ended, prompt_ns if is_prompt else slow_ns)
+                    most_ns = prompt_ns if is_prompt else slow_ns
+                    if unheard.touch(began, ended):
+                        most_ns = slow_ns + HEARTBEAT_NS
+                    yield IdleSpan(name, wait.process, began, ended, most_ns)
 
 
 def _excused(began: int, ended: int, windows: list[_Window]) -> list[Span]:
@@ -98,11 +103,18 @@ def _occupied(holds: list[Hold], evidence: Evidence) -> Iterator[Span]:
                 ended += evidence.lease_ttl_ns
         elif hold.how == "exported":
             went_on = (began for began in adopted[hold.fence] if began >= hold.ended)
-            ended = next(went_on, (hold.until or ended) + longer_ns)
+            ended = next(went_on, max(hold.kept_until or 0, (hold.until or ended) + longer_ns))
         elif hold.how == "died":
             ended = (hold.until or ended) + longer_ns
         ended = max(ended, left_of.get((hold.i, hold.life, hold.name, hold.fence), 0))
         yield hold.began, ended
+
+
+def _lent_unheard(name: str, evidence: Evidence) -> Iterator[Span]:
+    """When a client had it who has not heard so."""
+    for point in evidence.points.get("lent_unheard", ()):
+        if point["name"] == name:
+            yield point["t"], point["kept_until"] + MARGIN_MS * MS
 
 
 def _asks_for_more(hold: Hold, over: int, evidence: Evidence) -> bool:
@@ -123,6 +135,20 @@ def _unsettled(name: str, evidence: Evidence) -> Spans:
         for point in evidence.points.get(kind, ())
         if point["name"] == name
     )
+
+
+def _unheard_heads(name: str, holds: list[Hold], evidence: Evidence) -> Spans:
+    """When whoever stands first may hear nothing, beside a program that tells him nothing: a heartbeat finds out.
+
+    A python-redis-lock program, and SafeLock, free the lock and tell nobody; only the first in line watches it.
+    """
+    if not any(hold.is_outside for hold in holds):
+        return NO_SPANS
+    waiting = {wait.process[0] for wait in waiting_of(evidence).by_name.get(name, ())}
+    found = [(death["t"], death["t"]) for death in evidence.by_kind["died"] if death["i"] in waiting]
+    for who in waiting:
+        found += [*evidence.standstills_of(who), *evidence.spans_of(f"link:{who}:redis")]
+    return Spans((began - evidence.slack.delay_ns, ended + ALIVE_MS * MS) for began, ended in found)
 
 
 class _Window(NamedTuple):

@@ -170,6 +170,7 @@ def lent_ask(draw: Draw, process: Process) -> str:
         for_whom=draw.for_whom(),
         own_id=grant.lease_id if lends else "",
         own_fence=grant.fence if lends else 0,
+        own_token=grant.fence if lends else 0,
     )
 
 

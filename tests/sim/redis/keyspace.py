@@ -34,6 +34,7 @@ class Keyspace:
         "now_ms",
         "now_us",
         "on_lock",
+        "over",
         "pushed",
         "values",
         "why",
@@ -48,6 +49,7 @@ class Keyspace:
         self.on_lock: OnLock = lambda key, old, new, why: None
         self.why = ""  # what changes locks just now, for on_lock
         self.pushed: list[bytes] = []  # lists that have got something
+        self.over = 0  # how many keys have gone because their end had passed
         self.keeps_expired = False  # a replica removes nothing by itself
 
     def at(self, now_us: int) -> None:
@@ -105,6 +107,7 @@ class Keyspace:
 
     def remove(self, key: bytes, why: str) -> None:
         """The key, which is there, goes."""
+        self.over += why == "expired"
         if key.startswith(_LOCK):
             self.on_lock(key, _holder(self.values[key]), None, why)
         del self.values[key]

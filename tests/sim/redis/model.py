@@ -59,6 +59,11 @@ class Model:
         self._keys.keeps_expired = refusal is Refusal.READONLY
 
     @property
+    def over(self) -> int:
+        """How many keys have gone because their end had passed."""
+        return self._keys.over
+
+    @property
     def on_lock(self) -> OnLock:
         """Who hears of each write of a lock."""
         return self._keys.on_lock
@@ -110,6 +115,10 @@ class Model:
         self._keys.at(now_us)
         self._keys.expire_all()
         self.end_waits(now_us)
+
+    def has_something_over(self, now_us: int) -> bool:
+        """Whether a key is there whose end has passed."""
+        return any(now_us // 1000 > end_ms for end_ms in self._keys.ends_ms.values())
 
     def end_waits(self, now_us: int) -> None:
         """Ends the waits that have lasted long enough, and removes nothing."""

@@ -21,7 +21,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What some runs were: how many, their simulated seconds, events and commands, and the CPU seconds that they took."""
+    """What some runs were: how many, their simulated seconds, events and commands, and the CPU seconds they took."""
 
     runs: int = 0
     simulated_s: float = 0.0
@@ -41,7 +41,8 @@ class Tally:
     def __str__(self) -> str:
         cpu_s = max(self.cpu_s, 1e-9)
         return (
-            f"{self.runs:,} runs, {self.simulated_s:,.0f} simulated s, {self.events:,} events, {self.commands:,} commands"
-            f" in {self.cpu_s:,.1f} s of CPU: {self.simulated_s / cpu_s:,.0f} simulated s/s, {self.events / cpu_s:,.0f}"
+            f"{self.runs:,} runs, {self.simulated_s:,.0f} simulated s, {self.events:,} events,"
+            f" {self.commands:,} commands in {self.cpu_s:,.1f} s of CPU:"
+            f" {self.simulated_s / cpu_s:,.0f} simulated s/s, {self.events / cpu_s:,.0f}"
             f" events/s, {1000 * cpu_s / max(1, self.runs):.1f} ms a run"
         )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gc
 import itertools
+import signal
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 
 from tests.sim.search.finding import Finding, Tally
 from tests.sim.trial import Trial
 
 IN_A_CHUNK = 20
+AT_RANDOM = 5  # about so many times as long as a scene is a run at random, or more
 COLLECT_EVERY = 20
 
 
@@ -40,28 +42,44 @@ def search(
     trials: Iterable[Trial], *, processes: int, until_s: float | None = None
 ) -> Iterator[tuple[Tally, list[Finding]]]:
     """What comes of each chunk of them, as it comes. `until_s`: no chunk begins after that time.monotonic()."""
-    chunks = _chunks(trials)
+    chunks = itertools.takewhile(lambda _: until_s is None or time.monotonic() < until_s, _chunks(trials))
     if processes == 1:
-        for chunk in chunks:
-            if until_s is not None and time.monotonic() >= until_s:
-                return
-            yield judged(chunk)
+        yield from map(judged, chunks)
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_deaf) as pool:
         running: set[Future[tuple[Tally, list[Finding]]]] = set()
-        while True:
-            if until_s is None or time.monotonic() < until_s:
-                running |= {
-                    pool.submit(judged, chunk) for chunk in itertools.islice(chunks, 2 * processes - len(running))
-                }
-            if not running:
-                return
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for each in done:
-                yield each.result()
+        try:
+            while True:
+                wanted = 2 * processes - len(running)
+                running |= {pool.submit(judged, chunk) for chunk in itertools.islice(chunks, wanted)}
+                if not running:
+                    return
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for each in done:
+                    yield each.result()
+        except BaseException:
+            stop()
+            raise
+
+
+def stop() -> None:
+    """Ends the processes that search, in the middle of whatever they do."""
+    for process in active_children():
+        process.terminate()
+
+
+def _deaf() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who has started them ends them
 
 
 def _chunks(trials: Iterable[Trial]) -> Iterator[list[Trial]]:
-    trials = iter(trials)
-    while chunk := list(itertools.islice(trials, IN_A_CHUNK)):
+    chunk: list[Trial] = []
+    weight = 0
+    for trial in trials:
+        chunk.append(trial)
+        weight += 1 if trial.scene is not None else AT_RANDOM
+        if weight >= IN_A_CHUNK:
+            yield chunk
+            chunk, weight = [], 0
+    if chunk:
         yield chunk

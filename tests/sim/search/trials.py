@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 
 from tests.sim.faults import KINDS, Fault
-from tests.sim.scenes import IN_SCENES, SCENES
+from tests.sim.scenes import BEGINS_S, IN_SCENES, LASTS_S, SCENES
+from tests.sim.search.states import history_of, is_over
 from tests.sim.trial import Trial
 
 ALIKE = (None, None, True, False)  # a pair of any faults, or of such that forget, or of others
-SCENE_ENDS_S = 1.2  # what happens later in a scene is the quiet after it
 
 
 def at_random(first_seed: int, count: int | None, *, lasts_s: float) -> Iterator[Trial]:
     """Callers at random under dense faults, a trial for each seed."""
-    seed = first_seed
-    while count is None or seed < first_seed + count:
+    for seed in itertools.count(first_seed) if count is None else range(first_seed, first_seed + count):
         yield Trial.drawn(seed, lasts_s=lasts_s)
-        seed += 1
 
 
 def at_each_event(scene: str, *, kinds: tuple[str, ...] = tuple(KINDS), seed: int = 1) -> Iterator[Trial]:
@@ -29,43 +28,46 @@ def at_each_event(scene: str, *, kinds: tuple[str, ...] = tuple(KINDS), seed: in
                 yield Trial.of_scene(scene, Fault(kind, who, at_event=at_event, number=at_event), seed=seed)
 
 
-def pairs(
-    first_seed: int,
-    count: int | None,
-    *,
-    kinds: tuple[str, ...] = tuple(KINDS),
-    scenes: Sequence[str] = tuple(sorted(SCENES)),
-) -> Iterator[Trial]:
+def at_some_events(first_seed: int) -> Iterator[Trial]:
+    """One fault: some of at_each_event's, of all scenes, drawn without end."""
+    return _drawn(first_seed, None, "single", faults=1, scenes=sorted(SCENES))
+
+
+def pairs(first_seed: int, count: int | None, *, scenes: Sequence[str] = tuple(sorted(SCENES))) -> Iterator[Trial]:
     """Two faults at two events of one of these scenes, all drawn."""
-    ranges = {scene: events_of(scene) for scene in scenes}
-    seed = first_seed
-    while count is None or seed < first_seed + count:
-        numbers = random.Random(f"{seed}/pair")
+    return _drawn(first_seed, count, "pair", faults=2, scenes=scenes)
+
+
+def _drawn(first_seed: int, count: int | None, what: str, *, faults: int, scenes: Sequence[str]) -> Iterator[Trial]:
+    kinds = tuple(KINDS)
+    events = {scene: events_of(scene) for scene in scenes}
+    for seed in itertools.count(first_seed) if count is None else range(first_seed, first_seed + count):
+        numbers = random.Random(f"{seed}/{what}")
         scene = numbers.choice(scenes)
         alike = numbers.choice(ALIKE)
-        pool = [kind for kind in kinds if alike is None or KINDS[kind].forgets is alike] or kinds
+        pool = [kind for kind in kinds if alike is None or KINDS[kind].forgets is alike]
         struck = [
             Fault(
                 numbers.choice(pool),
                 numbers.randrange(IN_SCENES.processes),
-                at_event=numbers.choice(ranges[scene]),
+                at_event=numbers.choice(events[scene]),
                 number=number,
             )
-            for number in range(2)
+            for number in range(faults)
         ]
         yield Trial.of_scene(scene, *struck, seed=seed)
-        seed += 1
 
 
-def events_of(scene: str, *, seed: int = 1) -> range:
-    """The numbers of the scene's own events: from the first call to the quiet after it."""
+def events_of(scene: str, *, seed: int = 1) -> list[int]:
+    """After how many events a scene's own calls have got further; a fault later on, before the next, is the same."""
     simulation = Trial.of_scene(scene, seed=seed).simulation()
+    world, events, history = simulation.world, [], 0
     simulation.begin()
-    world = simulation.world
-    first = 0
-    while world.now_s < SCENE_ENDS_S:
-        world.run(until_s=SCENE_ENDS_S, events=world.events + 1)
-        if not first and any(place.tasks for place in simulation.places.values()):
-            first = world.events
+    world.run(until_s=BEGINS_S)
+    while not is_over(simulation):
+        if (now := history_of(simulation)) != history:
+            history = now
+            events.append(world.events)
+        world.run(until_s=LASTS_S, events=world.events + 1)
     simulation.clean_up()
-    return range(first, world.events)
+    return events
