@@ -35,7 +35,7 @@ class Client:
     ) -> Self:
         """Has a lease under an id that it chose. Raises as Lending.lend_as."""
         place.invokes(name)
-        place.lends[name] += 1
+        place.chosen_ids.add(lease_id)
         asked_s = simulation.world.now_s
         try:
             loan = await place.locker.lending.lend_as(
@@ -44,8 +44,6 @@ class Client:
         except BaseException:
             simulation.may_be_lent(name, lease_id, asked_s)  # it is the client's all the same, who may ask again
             raise
-        finally:
-            place.lends[name] -= 1
         return cls(simulation, place, loan)
 
     async def extend(self, place: Place) -> None:

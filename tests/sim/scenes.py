@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from locks import LeaseLost
+from locks import LeaseLost, LockStoreDown
 from tests.sim.circumstances import Circumstances
 from tests.sim.clients import Client
 from tests.sim.network import Weather
@@ -23,8 +23,11 @@ LAST_TRY_S = 1.3
 LASTS_S = 3.0
 BEGINS_S = 0.05  # by then every process has greeted the server
 IN_SCENES = Circumstances(processes=3, workers=0)
-SLOW = replace(IN_SCENES, weather=Weather(slow_share=0.06, slowest_s=0.9))
-IN_SLOW_WEATHER = frozenset({"short", "adopt-late"})
+CIRCUMSTANCES = {
+    "short": replace(IN_SCENES, weather=Weather(slow_share=0.06, slowest_s=0.9)),
+    "adopt-late": replace(IN_SCENES, weather=Weather(slow_share=0.04, slowest_s=1.2)),
+    "lapse": replace(IN_SCENES, pauses=0.01),
+}
 
 Act = Callable[["Stage"], Awaitable[None]]
 
@@ -111,6 +114,14 @@ async def _extends(stage: Stage) -> None:
     await lease.release()
 
 
+async def _lapses(stage: Stage) -> None:
+    """Has it to the end of its lease, and does not give it back, four times."""
+    for _ in range(4):
+        stage.place.invokes(LOCK)
+        await stage.locker.acquire(LOCK, lease_ttl_s=SHORT_S, keep_extended=False)
+        await asyncio.sleep(SHORT_S)
+
+
 async def _finishes(stage: Stage) -> None:
     stage.place.invokes(LOCK)
     async with stage.locker.hold(LOCK, lease_ttl_s=LEASE_S) as lease:
@@ -163,8 +174,38 @@ async def _lends(stage: Stage) -> None:
 
 
 def _chooses(lease_id: str) -> Act:
+    """A client that asks again where it is told that nobody knows whether it has the lock."""
+
     async def act(stage: Stage) -> None:
-        client = await Client.lent_as(stage.simulation, stage.place, LOCK, lease_id, lease_ttl_s=LEASE_S, wait_s=0.1)
+        for _ in range(10):
+            with contextlib.suppress(LockStoreDown):
+                client = await Client.lent_as(
+                    stage.simulation, stage.place, LOCK, lease_id, lease_ttl_s=LEASE_S, wait_s=0.1
+                )
+                break
+            await asyncio.sleep(0.01)
+        else:
+            return
+        await asyncio.sleep(0.01)
+        await client.release(stage.place)
+
+    return act
+
+
+def _chooses_twice(lease_id: str) -> Act:
+    """A client that hangs up while it is being given the lock, and asks again."""
+
+    async def act(stage: Stage) -> None:
+        def asking() -> Coroutine[Any, Any, Client]:
+            return Client.lent_as(stage.simulation, stage.place, LOCK, lease_id, lease_ttl_s=LEASE_S, wait_s=1.0)
+
+        task = asyncio.create_task(asking())
+        while not task.done() and not stage.place.held:  # noqa: ASYNC110  # a simulated loop waits for free
+            await asyncio.sleep(0.0002)
+        await asyncio.sleep(0.001 * stage.simulation.world.random(lease_id).random())
+        task.cancel()
+        await asyncio.wait([task])
+        client = await asking() if task.cancelled() else task.result()
         await asyncio.sleep(0.01)
         await client.release(stage.place)
 
@@ -197,7 +238,7 @@ SCENES: dict[str, Callable[[], Scene]] = {
     # Long after the lease was over, and others have had the lock.
     "adopt-late": lambda: Scene(
         [
-            [(0.0, _holds(0.33)), (0.46, _holds(0.02))],
+            [(0.0, _holds(0.33, lease_s=0.2)), (0.46, _holds(0.02))],
             [(0.01, _hands_over(SHORT_S))],
             [(0.5, _takes_over_late), (0.45, _holds(0.0))],
         ]
@@ -206,9 +247,12 @@ SCENES: dict[str, Callable[[], Scene]] = {
     "choose": lambda: Scene(
         [
             [(0.0, _holds(0.03))],
-            [(0.01, _chooses("a" * 32)), (0.012, _holds(0.02)), (0.013, _holds(0.0))],
+            [(0.01, _chooses("a" * 32)), (0.012, _holds(0.2)), (0.013, _holds(0.0))],
             [(0.015, _chooses("b" * 32))],
         ]
+    ),
+    "choose-twice": lambda: Scene(
+        [[(0.0, _holds(0.03))], [(0.01, _chooses_twice("c" * 32)), (0.0101, _holds(0.2)), (0.0102, _holds(0.0))], []]
     ),
     # What is left of a long lease is given back, or everybody waits for long.
     "long": lambda: Scene(
@@ -219,14 +263,19 @@ SCENES: dict[str, Callable[[], Scene]] = {
         ],
         lease_s=LONG_S,
     ),
-    # Claims that are over before a message is there.
+    # Claims that are over before a message is there, while others hold it for longer.
     "short": lambda: Scene(
         [
-            [(0.0, _holds(0.03)), (0.2, _holds(0.3))],
-            [(0.01, _holds(0.05, lease_s=SHORT_S)), (0.1, _holds(0.02, lease_s=SHORT_S))],
-            [(0.012, _holds(0.7)), (0.013, _holds(0.02, lease_s=SHORT_S))],
+            [
+                (0.4 * index, _holds(0.03)),
+                (0.4 * index + 0.005, _holds(0.35)),
+                *((0.4 * other + 0.002 + 0.001 * index, _holds(0.01, lease_s=SHORT_S)) for other in others),
+            ]
+            for index, others in enumerate(((1, 2), (0, 2), (0, 1)))
         ]
     ),
+    # Leases that run out, in processes that stand still now and then.
+    "lapse": lambda: Scene([[(0.0, _lapses), (0.01, _lapses)], [(0.005, _lapses)], [(0.008, _lapses)]]),
     "crowd": lambda: Scene(
         [
             [(0.0, _holds(0.10)), (0.04, _holds(0.01)), (0.2, _holds(0.01))],

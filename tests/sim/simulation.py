@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -42,7 +41,7 @@ class Place:
     recording: Recording
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
     is_closing: bool = False
-    lends: Counter[str] = field(default_factory=Counter)  # locks that it hands out just now
+    chosen_ids: set[str] = field(default_factory=set)  # that clients have chosen for what it lends them
 
     @property
     def held(self) -> list[Held]:

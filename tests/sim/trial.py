@@ -10,7 +10,7 @@ from typing import Any
 from tests.sim import faults
 from tests.sim.circumstances import Circumstances
 from tests.sim.faults import KINDS, Fault
-from tests.sim.scenes import BEGINS_S, IN_SCENES, IN_SLOW_WEATHER, SCENES, SLOW
+from tests.sim.scenes import BEGINS_S, CIRCUMSTANCES, IN_SCENES, SCENES
 from tests.sim.simulation import Outcome, Plan, Simulation
 from tests.sim.workload import RandomWork
 
@@ -56,7 +56,7 @@ class Trial:
     @classmethod
     def of_scene(cls, scene: str, *struck: Fault, seed: int = 1, delays: tuple[int, ...] = ()) -> Trial:
         """A small scene with these faults."""
-        circumstances = SLOW if scene in IN_SLOW_WEATHER else IN_SCENES
+        circumstances = CIRCUMSTANCES.get(scene, IN_SCENES)
         return cls(seed=seed, circumstances=circumstances, faults=struck, scene=scene, delays=delays)
 
     def with_faults(self, struck: tuple[Fault, ...]) -> Trial:

@@ -52,7 +52,7 @@ class Truth:
         for place in self._living():
             place.ears.sweep(name)
             lease = place.ears.lease_known_as(name, lease_id)
-            if lease is None or (after and place.lends[name]):
+            if lease is None or (after and after.decode() in place.chosen_ids):
                 continue
             ends_s = place.process.true_s(lease.deadline_s)
             if ends_s > over_at_s + CLOCK_S:
