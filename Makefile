@@ -15,7 +15,7 @@ MADE := .venv/.made
 RUNS := .venv/.ready-run
 READY := .venv/.ready
 
-.PHONY: help setup run port test check format race chaos bench screenshots clean
+.PHONY: help setup run port test check format race chaos sim bench screenshots clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ race: $(READY) ## replay the origin's bug: the same race under each guard, as a 
 chaos: $(READY) ## seeded fault run against real processes, report to chaos-report.html; SEED=, DURATION=, FAULTS=
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(DURATION),--duration-s $(DURATION)) \
 		$(if $(FAULTS),--faults $(FAULTS))
+
+sim: $(READY) ## locks/ in virtual time: three minutes of seeds, faults at every event, and orders; SEED=, SECONDS=
+	@$(BIN)/python -m tests.sim all $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
 
 clean: ## remove .venv and caches; the data folder .chargeonce stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

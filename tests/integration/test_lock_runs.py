@@ -301,7 +301,7 @@ async def test_a_body_that_blocks_its_loop_for_longer_than_its_claim_has_not_los
 async def test_a_grant_told_once_more_takes_nothing_from_a_turn_that_the_server_has_not_heard_of(
     own_redis: OwnRedis, name: str
 ) -> None:
-    """Its turn goes by an id of its own, the grant by the first one's; and the server has forgotten the turn's script."""
+    """Its turn goes by an id of its own already; the server, which has forgotten the turn's script, knows the first."""
     heard = Heard()
     async with process(own_redis.url, "api-1", heard) as locker:
         holder = await locker.acquire(name, lease_ttl_s=LONG_S)

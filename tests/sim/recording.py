@@ -172,8 +172,14 @@ class Ears:
             del self._leases[key]
             until = self._process.true_s(lease.deadline_s)
             kept_until = max(until, self._process.now_s + lease.lease_ttl_s + LONGEST_RUN_S)
-            facts = {"name": event.name, "fence": event.fencing_token, "until": ns(until), "kept_until": ns(kept_until)}
-            self._recording.point(self._process, "exported", **facts)
+            self._recording.point(
+                self._process,
+                "exported",
+                name=event.name,
+                fence=event.fencing_token,
+                until=ns(until),
+                kept_until=ns(kept_until),
+            )
 
     @property
     def held(self) -> list[Held]:
