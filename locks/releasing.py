@@ -174,6 +174,7 @@ class Releasing:
                 answered.set_exception(error)
 
         Request(self._store, self._spawn, lease.name, on_reply, on_error).send(node, command)
+        line.may_hold = True  # the line's id has been sent, and may be granted though nobody hears the answer
         return await answered
 
     def _released_in_line(self, lease: Lease, line: Line, reply: Any, lease_ms: int, sent_at_s: float) -> None:

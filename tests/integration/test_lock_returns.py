@@ -16,9 +16,10 @@ from locks.loan import Loan
 from locks.returns import LONGEST_PAUSE_S, MOST_OWED, SLACK_S
 from locks.wire import Wire
 from tests.harness import wait_until_async
-from tests.integration.lock_faults import SOON_S, keys_at
+from tests.integration.lock_faults import SOON_S, keys_at, locking_through
 from tests.integration.refusing import EVERY, MISCONF, NOPERM, NOREPLICAS, READONLY, Refusal
 from tests.integration.test_locker import Heard, locking
+from tests.proxy import Cut, Proxy
 from tests.servers.fixtures import StartRedis
 from tests.servers.redis_server import RedisServer
 
@@ -357,3 +358,26 @@ def refusals(server: RedisServer) -> int:
     stats = server.info("commandstats").get("cmdstat_evalsha", "")
     counts = dict(part.split("=") for part in stats.split(",") if "=" in part)
     return int(counts.get("rejected_calls", 0)) + int(counts.get("failed_calls", 0))
+
+
+async def test_what_a_release_has_granted_to_a_caller_who_leaves_before_he_hears_of_it_is_given_back(
+    redis_server: RedisServer, name: str
+) -> None:
+    with Proxy("127.0.0.1", redis_server.port) as proxy:
+        async with locking_through(proxy) as locker:
+            lease = await locker.acquire(name, lease_ttl_s=600)
+            waiter = asyncio.create_task(locker.acquire(name, lease_ttl_s=600, wait_s=600))
+            await asyncio.sleep(0)
+            proxy.cut_once(Cut.AFTER_ANSWERED, at=b"EVALSHA", then_away=True)
+            with pytest.raises(LockStoreDown):
+                await lease.release()
+            waiter.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await waiter
+            proxy.come_back()
+            async with locking(redis_server.url) as other:
+
+                async def is_free() -> bool:
+                    return await other.inspect(name) is None
+
+                await wait_until_async(is_free, what="a lock that is nobody's")
