@@ -30,6 +30,7 @@ FIGURES = "figures"
 
 # The longest first: where processes share the tests, each takes whole files, and none should begin a long one last.
 LONG_FILES = (
+    "sim/test_mutants.py",
     "contract/test_commands.py",
     "contract/test_slow_servers.py",
     "browser/test_page.py",
