@@ -13,8 +13,8 @@ from tests.sim.search.hunting import hunts, mixed
 from tests.sim.search.running import judged
 
 CPU_S = 60.0
-# What takes a search too long for here: see `python -m tests.sim hunt`. The last two of them have tests on a real server:
-# tests/integration/test_lock_runs.py, test_lending_runs.py.
+# What takes a search too long for here: see `python -m tests.sim hunt`. Two of them have tests on a real server:
+# tests/integration/test_lock_runs.py and test_lending_runs.py.
 SELDOM = frozenset(
     {
         "wake-head-keeps-dead",
