@@ -528,6 +528,7 @@ class Locker:
             if lease is not None and lease.known_as == lease_id:
                 self._renewal.lose(lease, LossReason.FORCED)
             else:
+                self._lines.on_forced(lease_id)
                 self.lending.on_message(word, lease_id, rest)
         else:
             self.lending.on_message(word, lease_id, rest)

@@ -61,6 +61,7 @@ BROKEN_EXACT = (
     Broken("exact: granted as it was heard of", "causes.granted_after", lambda hold, _: hold.began),
     Broken("exact: granted at any time", "causes.granted_after", fixed(0)),
     Broken("exact: forced, whichever", "causes._was_forced", lambda _, __, ___, it: "forcing" in it.points),
+    Broken("exact: whoever was first has lost it", "causes._stale_holds", lambda overlap: (overlap.earlier,)),
     Broken("exact: forced, one token a run", "slack.EXACT", replace(EXACT, turns=1)),
     Broken("exact: forced, any older token", "slack.EXACT", replace(EXACT, turns=A_YEAR_NS)),
     Broken(
