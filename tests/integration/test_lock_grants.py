@@ -455,7 +455,7 @@ async def test_a_lease_that_was_forced_before_it_was_heard_of_begins_no_body(
         await locker.inspect(keys.name)
         answers = LateAnswers(locker)
         asking = asyncio.create_task(body())
-        await wait_until_async(_true(keys.holder), what="a grant that is not heard of")
+        await wait_until_async(_true(lambda: keys.holder() is not None), what="a grant that is not heard of")
         await forced_unheard(locker, keys, by=other)
         answers.let_through()
         with pytest.raises(LeaseLost) as caught:

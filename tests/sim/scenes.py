@@ -12,6 +12,7 @@ from locks import LeaseLost, LockStoreDown
 from tests.sim.circumstances import Circumstances
 from tests.sim.clients import Client
 from tests.sim.network import Weather
+from tests.sim.shelf import Shelf
 from tests.sim.workload import REFUSALS, stray
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Scene:
         """`lease_s`: the longest lease."""
         self.lease_s = lease_s
         self._acts = acts
-        self.texts: list[str] = []
+        self.texts: Shelf[str] = Shelf()
 
     def work(self, simulation: Simulation, place: Place) -> Sequence[Coroutine[Any, Any, None]]:
         """The acts of one process, and a last try whether all is well; one that was born again has none of them."""
@@ -146,13 +147,13 @@ def _hands_over(lease_s: float = LEASE_S) -> Act:
         stage.place.invokes(LOCK)
         lease = await stage.locker.acquire(LOCK, lease_ttl_s=lease_s)
         await asyncio.sleep(0.01)
-        stage.texts.append(lease.export())
+        stage.texts.leave(stage.place.process, lease.export())
 
     return act
 
 
 async def _takes_over(stage: Stage) -> None:
-    for text in stage.texts:
+    for text in stage.texts.seen_by(stage.place.process):
         lease = await stage.locker.adopt(text)
         await asyncio.sleep(0.01)
         await lease.release()
