@@ -91,6 +91,8 @@ BROKEN_EXACT = (
     Broken("exact: told, resuming takes no time", "told.RESUMED_MS", 0),
     Broken("exact: told, resuming takes for ever", "told.RESUMED_MS", A_YEAR_NS),
     Broken("exact: told, every fault suspends", "told.SUSPENDED", ""),
+    Broken("exact: told, of every token", "told._with_one_token_at_once", fixed(set())),
+    Broken("exact: told, of no token", "told._with_one_token_at_once", lambda holds: {id(hold) for hold in holds}),
     Broken("exact: told, whoever dies had it", "told._had_it", fixed(True)),
     Broken("exact: told, whoever dies had it not", "told._had_it", fixed(False)),
     Broken("exact: order, by coming alone", "order._overtakers", _by_coming_alone),
