@@ -86,6 +86,8 @@ BROKEN_EXACT = (
     Broken("exact: nobody's, given back whenever", "early.GIVEN_BACK_NS", A_YEAR_NS),
     Broken("exact: nobody's, given back at once", "early.GIVEN_BACK_NS", 0),
     Broken("exact: nobody's, nothing is amiss", "early.disturbances_of", fixed({})),
+    Broken("exact: whatever was taken away was passed on", "releases._was_passed_on", lambda stale, holder, it: True),
+    Broken("exact: nothing is passed on", "releases._was_passed_on", fixed(False)),
     Broken("exact: told whenever", "told.TOLD_WITHIN_NS", A_YEAR_NS),
     Broken("exact: told at once", "told.TOLD_WITHIN_NS", 0),
     Broken("exact: told, resuming takes no time", "told.RESUMED_MS", 0),

@@ -86,6 +86,13 @@ def released_late(**fault: Any) -> HandWritten:
     return second(history, to_ms=300).fault(1, **{**FLUSH, **fault})
 
 
+def passed_on(i: str = "p0", fence: int = 6, *, from_ms: float = 200.1, **fault: Any) -> HandWritten:
+    """p0 passes its lock on at 200 within its process, which it has till 210; p1 has had it from 60 on, until 300."""
+    history = exact().leased("p0", JOB, 5, from_ms=10, to_ms=200, until_ms=603)
+    second(history, 9, to_ms=300).fault(1, **{**FLUSH, **fault})
+    return history.leased(i, JOB, fence, from_ms=from_ms, to_ms=210, until_ms=603, waited_s=0.18, queued=True)
+
+
 OVERLAP_CASES = (
     Case("exact: one after the other", one_after_another(5, 6)),
     Case("exact: two at once for no reason", robbed(), OVERLAP),
@@ -256,6 +263,11 @@ TOKEN_CASES = (
     Case("exact: a client outside has seen no token", forgotten(6, 5, outside=True)),
     Case("exact: released as its own, though the store was emptied", released_late(), {RELEASE}),
     Case("exact: a server came back that knew an older state", released_late(kind="failover")),
+    Case("exact: passed on within its run, though the store was emptied", passed_on()),
+    Case("exact: passed on, and nothing was lost", passed_on(forgets=False), {RELEASE, *OVERLAP}),
+    Case("exact: another process had the next token", passed_on("p2"), {RELEASE}),
+    Case("exact: it had another token than the next turn", passed_on(fence=7), {RELEASE}),
+    Case("exact: it began again once its release was answered", passed_on(from_ms=201), {RELEASE}),
     Case("exact: a failover that lost nothing", released_late(kind="failover", forgets=False), {RELEASE, *OVERLAP}),
 )
 

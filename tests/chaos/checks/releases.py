@@ -36,9 +36,18 @@ def _released_what_was_anothers(evidence: Evidence) -> Iterator[Example]:
         stale, holder = overlap.earlier, overlap.later
         if not stale.still_ours or stale.fence is None or holder.fence is None or holder.fence < stale.fence:
             continue
-        # A process that has not heard yet that its lease was ended by force passes it on within its run.
-        if not _may_be_holder_again(stale, evidence) and taken_away(stale, holder.began, evidence) != "forced":
+        if not _may_be_holder_again(stale, evidence) and not _was_passed_on(stale, holder, evidence):
             yield Example(f"{stale} was released as still its own, but {holder} had begun before", stale.ended)
+
+
+def _was_passed_on(stale: Hold, holder: Hold, evidence: Evidence) -> bool:
+    """Whether its lease was taken away, and its process, which had not heard yet, has passed it on within its run."""
+    released = stale.released or stale.ended
+    next_turn = (stale.i, stale.life, (stale.fence or 0) + 1)
+    return taken_away(stale, holder.began, evidence) is not None and any(
+        (turn.i, turn.life, turn.fence) == next_turn and stale.ended <= turn.began <= released
+        for turn in evidence.holds_by_name[stale.name]
+    )
 
 
 def _may_be_holder_again(hold: Hold, evidence: Evidence) -> bool:
