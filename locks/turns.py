@@ -77,7 +77,7 @@ class Run:
         """
         before, self.lease = self.lease, lease
         self.turns_left -= 1
-        lease.known_as, lease.grant_fence = before.known_as, self.last_fence
+        lease.known_as, lease.grant_fence, lease.granted_as = before.known_as, self.last_fence, before.granted_as
         lease.may_outlast = before.may_outlast or before.lease_ttl_s > lease.lease_ttl_s
         if not (before.is_for_body and lease.is_for_body):
             self.tell()
@@ -127,6 +127,7 @@ class _Telling:
         request.send(node, self._command(node))
         self._run.told(self._lease, sent_at_s=request.sent_at_s)
         self._lease.known_as = self._lease.lease_id  # for all that is sent behind
+        self._lease.unanswered += 1
         node.commands.flush()  # the body may block the loop before this tick ends
 
     def _command(self, node: Node) -> str:
@@ -143,6 +144,7 @@ class _Telling:
         )
 
     def _answered(self, request: Request, reply: Any) -> None:
+        self._lease.unanswered -= 1
         if self._lease.ended:
             return
         if isinstance(reply, int):
