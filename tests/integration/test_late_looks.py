@@ -138,8 +138,10 @@ async def test_a_lease_that_is_confirmed_when_it_is_lost_is_given_back(
     redis_server: RedisServer, proxy: Proxy, name: str, keys: Keys
 ) -> None:
     """By its holder's clock a claim ends earlier than at the server, which hears of the body between the two."""
-    limits = {"claim_ms": CLAIM_MS, "alive_ms": LONG_MS}  # no look but the first
-    async with locking(redis_server.url, **limits) as holder, locking(url_of(proxy), **limits) as late:
+    async with (
+        locking(redis_server.url, claim_ms=CLAIM_MS) as holder,
+        locking(url_of(proxy), claim_ms=CLAIM_MS, alive_ms=LONG_MS) as late,  # which looks once
+    ):
         lease = await holder.acquire(name, lease_ttl_s=LEASE_S)
 
         async def blocks() -> None:
