@@ -29,7 +29,7 @@ from locks.for_whom import text_for
 from locks.keys import keys_of
 from locks.lease import is_over
 from locks.sync_lease import KEEPER, SyncLease
-from locks.sync_returns import RETURNS, GiveBack
+from locks.sync_returns import RETURNS, GiveBack, owe_lease
 from locks.sync_store import (
     ANY_GRANT,
     EXTENDED,
@@ -136,7 +136,7 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
         if not self._acquiring.acquire(blocking=False):
             raise redis_lock.AlreadyAcquired("Another thread is acquiring with this Lock instance.")
         try:
-            if self._owed is not None:
+            if self._owed is not None or (self._lease is not None and self._lease.owed is not None):
                 self._given_back()
             self._check_not_acquired()
             self._lease = None
@@ -266,6 +266,7 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
                     sent_at_s=sent_at_s,
                     auto_renewal=self._auto_renewal,
                     on_lost=self._on_lost,
+                    owe=owe_lease,
                 )
                 self._seen_fence = fence
                 KEEPER.watch(self._lease)
@@ -300,6 +301,8 @@ class SafeLock(redis_lock.Lock):  # type: ignore[misc]  # it has no types
 
     def _given_back(self) -> str:
         """What became of the hold under this lock's id. Raises LockStoreDown; then it is owed, and the id stays."""
+        if self._owed is None and self._lease is not None:
+            self._owed = self._lease.owed
         if self._owed is None:
             lasts_s, grant_fence = math.inf if self._expire_s is None else self._expire_s, ANY_GRANT
             if self._lease is not None:

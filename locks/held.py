@@ -46,9 +46,10 @@ class HeldLeases:
         return None if lease is None or lease.ended else lease
 
     def known_as(self, name: str, lease_id: str) -> Lease | None:
-        """The lease of this process that goes by this id, here or at the server."""
+        """The lease of this process that goes by this id, here or at the server, or whose run was granted under it."""
         lease = self._by_id.get(lease_id) or self._by_name.get(name)
-        return lease if lease is not None and lease_id in (lease.lease_id, lease.known_as) else None
+        ids = () if lease is None else (lease.lease_id, lease.known_as, lease.granted_as)
+        return lease if lease_id in ids else None
 
     def has_turn_of(self, name: str, grant_fence: int) -> bool:
         """Whether the lease of this process on a lock is a turn of the grant with this token, whatever its id."""

@@ -47,6 +47,7 @@ class Lease:
         "fencing_token",
         "for_whom",
         "grant_fence",
+        "granted_as",
         "holds_until_s",
         "is_for_body",
         "is_unconfirmed",
@@ -103,8 +104,9 @@ class Lease:
         # What the server knows it by: for a moment the id of the turn before it, and the token of its run's last turn.
         self.known_as = lease_id
         self.grant_fence = fencing_token
+        self.granted_as = lease_id  # the id that its line stood under, and old looks go by: its run's
         self.may_outlast = False  # Redis may keep it for longer than its holder counts
-        self.unanswered = 0  # extensions that were asked for, and have not been answered, or never will be
+        self.unanswered = 0  # extensions and turns that were asked for, and have not been answered, or never will be
         self.holds_until_s = math.inf
         self.task: asyncio.Task[Any] | None = None  # that acquired it, where it is kept extended, until it ends
 

@@ -26,6 +26,7 @@ from locks.node import Node
 from locks.request import Spawn
 from locks.returns import Returns
 from locks.store import LockStore
+from locks.turns import turn_command
 
 if TYPE_CHECKING:
     from locks.locker import Locker
@@ -274,9 +275,15 @@ class Lending:
                 continue  # what others waited for is done; a client outside waits for the lock itself
 
     async def _confirmed(self, lease: Lease) -> float:
-        """Since when a turn of a run, begun under another's lease, has its own whole time."""
+        """Since when a turn of a run, begun under another's lease, has its own whole time, and the server its id.
+
+        An extension alone would not say that it knows the id that the client is told: it finds a turn by its token.
+        """
         asked_at_s = self._clock.monotonic_s()
         try:
+            await self._store.run(
+                lease.name, lambda node: turn_command(self._store, node, lease, before=lease.granted_as)
+            )
             await lease.extend(lease.lease_ttl_s)
         except BaseException:
             self._locker.drop(lease)

@@ -162,7 +162,7 @@ class Line:
             self._lines.spawn,
             self.name,
             lambda request, reply: self._answered(request, reply, lease_id, lease_ms, source),
-            self._failed,
+            lambda request, error: self._failed(request, error, lease_id, lease_ms),
         )
         self.asked = request
         try:
@@ -363,10 +363,12 @@ class Line:
         first = self.first
         return lease_ms == first.lease_ms and not is_over(first.lease_ttl_s, after_s=self._lines.now_s() - sent_at_s)
 
-    def _failed(self, request: Request, error: LockStoreDown) -> None:
-        if self.asked is request:
-            self.asked = None
-            self._store_is_down(error)
+    def _failed(self, request: Request, error: LockStoreDown, lease_id: str, lease_ms: int) -> None:
+        if self.asked is not request or not self.waiters:
+            self._lines.look_lost(self.name, lease_id, lease_ms / 1000)
+            return
+        self.asked = None
+        self._store_is_down(error)
 
     def _grant(
         self,

@@ -158,7 +158,7 @@ class Lines:
         self.returns.give_back(name, lease_id, lease_ttl_s)
 
     def give_back_lease(self, lease: Lease) -> None:
-        """The same for a lease that is over: its own grant, then what a late acquire may have taken under its id."""
+        """The same for a lease that is over: its own grant, then what a late look may have taken under its run's id."""
         keys, scripts = packed_keys(lease.name), self.store.scripts
 
         def command(node: Node) -> str:
@@ -168,7 +168,8 @@ class Lines:
 
         def answered(reply: Any) -> None:
             if reply == 0:
-                self.give_back(lease.name, lease.known_as)
+                for lease_id in dict.fromkeys((lease.known_as, lease.granted_as)):
+                    self.give_back(lease.name, lease_id)
 
         self.returns.send(
             lease.name, lease.known_as, LONGEST_LEASE_S if lease.may_outlast else lease.lease_ttl_s, command, answered
@@ -193,6 +194,14 @@ class Lines:
             self._lose(lease, LossReason.TAKEN)  # which gives back what has been taken, too
         else:
             self.give_back(name, lease_id)
+
+    def look_lost(self, name: str, lease_id: str, lease_ttl_s: float) -> None:
+        """Nobody will hear of a look that is out of date: it may have taken the lock, or given it more time."""
+        lease = self.held.known_as(name, lease_id)
+        if lease is not None:
+            lease.may_outlast = True  # so it is given back at its end, whatever was granted under its id
+        elif not self._is_in_use(name, lease_id):
+            self.give_back(name, lease_id, lease_ttl_s)
 
     def down_for_s(self, name: str) -> float:
         """For how long the lock's server has been out of reach."""

@@ -10,13 +10,16 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from locks import suspension
 from locks.clock import SYSTEM
 from locks.errors import LeaseLost, LocksError, LockStoreDown, LossReason
 from locks.lease import margin_s
 from locks.sync_store import EXTENDED, UNEXPIRING, SyncStore
+
+if TYPE_CHECKING:
+    from locks.sync_returns import GiveBack
 
 RENEWALS_PER_LEASE, RETRIES_PER_LEASE = 3, 12
 KEEPER_LINGERS_S = 1.0
@@ -43,7 +46,8 @@ class UntilTheEnd(threading.Condition):
 class SyncLease:
     """One hold of one lock: its end by the local clock, and its loss. It changes under KEEPER.changing.
 
-    Redis keeps it for `lasts_s` after its last extension at the most; inf without expiry.
+    Redis keeps it for `lasts_s` after its last extension at the most; inf without expiry. Where that may be beyond its
+    end, it is given back then by `owe`, and is `owed`.
     """
 
     def __init__(
@@ -57,8 +61,12 @@ class SyncLease:
         sent_at_s: float,
         auto_renewal: bool,
         on_lost: Callable[[LossReason], None] | None,
+        owe: Callable[[SyncLease], GiveBack],
     ) -> None:
-        self._store, self._name, self._lease_id, self._on_lost = store, name, lease_id, on_lost
+        self.store, self._name, self.lease_id, self._on_lost = store, name, lease_id, on_lost
+        self._owe = owe
+        self.owed: GiveBack | None = None
+        self._asked = 0  # extensions that have not been answered, or never will be
         self._auto_renewal, self._sending = auto_renewal, UntilTheEnd()
         self._renewing = self._unanswered = False
         self.fencing_token = fencing_token
@@ -105,12 +113,14 @@ class SyncLease:
             self._raise_if_lost()
             sent_at_s = SYSTEM.monotonic_s()
             self.lasts_s = max(self.lasts_s, expire_s)  # unanswered, it may be done
+            self._asked += 1
             try:
-                outcome = self._store.extend(self._lease_id, expire_s, grant_fence=self.fencing_token)
+                outcome = self.store.extend(self.lease_id, expire_s, grant_fence=self.fencing_token)
             except LockStoreDown:
                 with KEEPER.changing:
                     self._ends_at_s = min(self._ends_at_s, sent_at_s + expire_s - margin_s(expire_s))
                 raise
+            self._asked -= 1
             with KEEPER.changing:
                 self._raise_if_lost()
                 if outcome not in (EXTENDED, UNEXPIRING):
@@ -156,6 +166,8 @@ class SyncLease:
 
     def _notice_lapse(self) -> None:
         if not self.is_over and SYSTEM.monotonic_s() >= self._ends_at_s:
+            if self._asked or self.lasts_s > self._expire_s:
+                self.owed = self._owe(self)
             self.lose(LossReason.UNREACHABLE if self._unanswered else LossReason.EXPIRED)
 
     def _raise_if_lost(self) -> None:

@@ -8,7 +8,7 @@ import os
 from locks.clock import SYSTEM
 from locks.errors import LockStoreDown, LockStoreRefused
 from locks.returns import LONGEST_PAUSE_S, MOST_AT_ONCE, MOST_OWED, SHORTEST_PAUSE_S, OverAt
-from locks.sync_lease import KEEPER, UntilTheEnd
+from locks.sync_lease import KEEPER, SyncLease, UntilTheEnd
 from locks.sync_store import SyncStore
 
 
@@ -103,6 +103,13 @@ class _Returns:
             else:
                 any_taken = True
         return any_taken
+
+
+def owe_lease(lease: SyncLease) -> GiveBack:
+    """Gives back what Redis may keep of a lease that is over."""
+    give_back = GiveBack(lease.store, lease.lease_id, grant_fence=lease.fencing_token, lasts_s=lease.lasts_s)
+    RETURNS.owe(give_back)
+    return give_back
 
 
 RETURNS = _Returns()

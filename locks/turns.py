@@ -77,7 +77,7 @@ class Run:
         """
         before, self.lease = self.lease, lease
         self.turns_left -= 1
-        lease.known_as, lease.grant_fence = before.known_as, self.last_fence
+        lease.known_as, lease.grant_fence, lease.granted_as = before.known_as, self.last_fence, before.granted_as
         lease.may_outlast = before.may_outlast or before.lease_ttl_s > lease.lease_ttl_s
         if not (before.is_for_body and lease.is_for_body):
             self.tell()
@@ -117,7 +117,6 @@ class _Telling:
         self._turns = turns
         self._lease = lease
         self._before = lease.known_as
-        self._last_fence, self._turns_left = run.last_fence, run.turns_left
 
     def send(self) -> None:
         """Raises LockStoreDown at once while there is no connection."""
@@ -127,22 +126,14 @@ class _Telling:
         request.send(node, self._command(node))
         self._run.told(self._lease, sent_at_s=request.sent_at_s)
         self._lease.known_as = self._lease.lease_id  # for all that is sent behind
+        self._lease.unanswered += 1
         node.commands.flush()  # the body may block the loop before this tick ends
 
     def _command(self, node: Node) -> str:
-        lease = self._lease
-        return self._turns.store.scripts.turn(
-            node,
-            packed_keys(lease.name),
-            self._before,
-            next_lease_id=lease.lease_id,
-            lease_ms=milliseconds(lease.lease_ttl_s),
-            last_fence=self._last_fence,
-            turns_left=self._turns_left,
-            for_whom=lease.for_whom,
-        )
+        return turn_command(self._turns.store, node, self._lease, before=self._before)
 
     def _answered(self, request: Request, reply: Any) -> None:
+        self._lease.unanswered -= 1
         if self._lease.ended:
             return
         if isinstance(reply, int):
@@ -157,3 +148,17 @@ class _Telling:
         # Unknown is not confirmed, so the run's end stands. Once more does no harm.
         with contextlib.suppress(LockStoreDown):
             self._answered(request, await self._turns.store.run(self._lease.name, self._command))
+
+
+def turn_command(store: LockStore, node: Node, lease: Lease, *, before: str) -> str:
+    """Makes the lease, a turn of a run, the holder under its own id; `before`: the id of the turn before it."""
+    return store.scripts.turn(
+        node,
+        packed_keys(lease.name),
+        before,
+        next_lease_id=lease.lease_id,
+        lease_ms=milliseconds(lease.lease_ttl_s),
+        last_fence=lease.grant_fence,
+        turns_left=lease.grant_fence - lease.fencing_token,
+        for_whom=lease.for_whom,
+    )

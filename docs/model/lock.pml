@@ -60,8 +60,9 @@
 #define MESSAGE_BY_ID
 #endif
 
-/* Two faults that the model showed: FORGETS_ITS_RUN, a grant that is told of once more is given back where the turn that is on goes
- * by an id of its own already; NEXT_IS_NOT_OWED, nobody gives back what a release, whose answer was lost, has granted. */
+/* Three faults that the model showed: FORGETS_ITS_RUN, a grant that is told of once more is given back where the turn that is on goes
+ * by an id of its own already; NEXT_IS_NOT_OWED, nobody gives back what a release, whose answer was lost, has granted;
+ * LOOK_IS_NOT_OWED, nor what a look has that was out of date when its connection was lost. */
 
 /* Each rule of its own ends the search where it is broken; with this only two holders at once do. */
 #ifdef ONLY_TWO_HOLDERS
@@ -122,7 +123,7 @@ typedef Process {
   byte told;           /* grants since then are larger */
   /* the lease that is held */
   bool holds;
-  byte lease_id, known_as, g, t, from;
+  byte lease_id, known_as, granted_as, g, t, from; /* granted_as: its run's, by which old looks go */
   bool is_claim;
   byte turns_left, run_from;
   bool run_is_claim;
@@ -130,10 +131,10 @@ typedef Process {
   byte extend_from;
   /* the lease that is being given back */
   bool releases, release_names_next;
-  byte old_known_as, old_g, old_t, release_from;
+  byte old_known_as, old_granted_as, old_g, old_t, release_from;
   /* to be sent again on a new connection */
   bool owes_release, owes_turn;
-  byte owes_back;
+  byte owes_back, owes_too;
 }
 Process P[N];
 
@@ -411,7 +412,7 @@ inline begin(p) {
 }
 
 inline end_lease(p) {
-  P[p].holds = false; P[p].lease_id = 0; P[p].known_as = 0; P[p].g = 0; P[p].t = 0; P[p].from = NONE; P[p].is_claim = false;
+  P[p].holds = false; P[p].lease_id = 0; P[p].known_as = 0; P[p].granted_as = 0; P[p].g = 0; P[p].t = 0; P[p].from = NONE; P[p].is_claim = false;
   P[p].turns_left = 0; P[p].run_from = NONE; P[p].run_is_claim = false; P[p].turn_from = NONE; P[p].extend_from = NONE;
   P[p].owes_turn = false
 }
@@ -420,7 +421,7 @@ inline end_lease(p) {
 inline grant(p, a_from, by_claim) {
   assert(!believes(p));
   end_lease(p);
-  P[p].holds = true; P[p].lease_id = P[p].id; P[p].known_as = P[p].id; P[p].g = g; P[p].t = t;
+  P[p].holds = true; P[p].lease_id = P[p].id; P[p].known_as = P[p].id; P[p].granted_as = P[p].id; P[p].g = g; P[p].t = t;
   P[p].from = a_from; P[p].is_claim = by_claim;
   P[p].callers--;
   begin(p);
@@ -438,7 +439,7 @@ inline grant(p, a_from, by_claim) {
 
 /* Gives a lease back that is over, or may be. Where one is on its way already, by its id alone. */
 inline send_release(p, a_next, a_count) {
-  P[p].releases = true; P[p].old_known_as = P[p].known_as; P[p].old_g = P[p].g; P[p].old_t = P[p].t;
+  P[p].releases = true; P[p].old_known_as = P[p].known_as; P[p].old_granted_as = P[p].granted_as; P[p].old_g = P[p].g; P[p].old_t = P[p].t;
   P[p].release_from = (a_next -> AFTER : NONE); P[p].release_names_next = (a_next != 0);
 #ifndef NEXT_IS_NOT_OWED
   P[p].may_hold = P[p].may_hold || a_next != 0;
@@ -448,19 +449,21 @@ inline send_release(p, a_next, a_count) {
 inline lose(p, is_taken) {
   if
   :: is_taken && !P[p].releases -> send_release(p, 0, 0)
-  :: is_taken && P[p].releases -> give_back(p, P[p].known_as)
+  :: is_taken && P[p].releases -> give_back(p, P[p].granted_as)
   :: else
   fi;
   end_lease(p)
 }
 
+#define goes_by(p, an_id) ((an_id) == P[p].lease_id || (an_id) == P[p].known_as || (an_id) == P[p].granted_as)
+
 /* Lines.granted_to_nobody: the grant of the lease that is here, told of once more, or one that nobody here goes by. */
 #ifdef FORGETS_ITS_RUN
 #define is_here(p) (P[p].holds && (id == P[p].lease_id || id == P[p].known_as))
 #else
-#define is_here(p) (P[p].holds && (id == P[p].lease_id || id == P[p].known_as || g == P[p].g))
+#define is_here(p) (P[p].holds && (goes_by(p, id) || g == P[p].g))
 #endif
-#define is_ending(p) (P[p].releases && id == P[p].old_known_as && g <= P[p].old_g)
+#define is_ending(p) (P[p].releases && (id == P[p].old_known_as || id == P[p].old_granted_as) && g <= P[p].old_g)
 inline nobody(p) {
   if
   :: id == P[p].id || (is_here(p) && g <= P[p].g) || (!is_here(p) && is_ending(p))
@@ -568,14 +571,27 @@ inline hear_answer(p, too_late) {
         :: else
         fi;
         end_release(p)
-     :: outcome == NOT_OURS -> give_back(p, P[p].old_known_as); end_release(p)
+     :: outcome == NOT_OURS -> give_back(p, P[p].old_granted_as); end_release(p)
      :: outcome == DONE -> end_release(p)
      fi
   fi
 }
 inline end_release(p) {
-  P[p].releases = false; P[p].release_names_next = false; P[p].old_known_as = 0; P[p].old_g = 0; P[p].old_t = 0;
+  P[p].releases = false; P[p].release_names_next = false; P[p].old_known_as = 0; P[p].old_granted_as = 0; P[p].old_g = 0; P[p].old_t = 0;
   P[p].release_from = NONE; P[p].owes_release = false
+}
+
+#ifdef LOOK_IS_NOT_OWED
+#define look_is_owed(p) false
+#else
+#define look_is_owed(p) (id != P[p].id)
+#endif
+
+inline owe(p) {
+  if
+  :: P[p].owes_back == 0 || P[p].owes_back == id -> P[p].owes_back = id
+  :: else -> assert(P[p].owes_too == 0 || P[p].owes_too == id); P[p].owes_too = id
+  fi
 }
 
 /* The connection is lost: what is on its way may be carried out later, or never; what is owed is sent again. */
@@ -583,7 +599,7 @@ inline lose_commands(p) {
   do
   :: commands[p]?kind, id, g, t, next, count ->
      if
-     :: kind == GIVE_BACK -> P[p].owes_back = id
+     :: kind == GIVE_BACK || (kind == LOOK && look_is_owed(p)) -> owe(p)
      :: else
      fi;
 #if LATE
@@ -595,7 +611,11 @@ inline lose_commands(p) {
   :: empty(commands[p]) -> break
   od;
   do
-  :: answers[p]?kind, id, g, t, next, count
+  :: answers[p]?kind, id, g, t, next, count ->
+     if
+     :: kind == GRANTED && look_is_owed(p) -> owe(p)
+     :: else
+     fi
   :: empty(answers[p]) -> break
   od;
   P[p].asked = false; P[p].look_from = NONE; P[p].extend_from = NONE;
@@ -611,10 +631,10 @@ inline die(p) {
   :: empty(answers[p]) && empty(messages[p]) -> break
   od;
   end_lease(p); forget_line(p); end_release(p);
-  P[p].callers = 0; P[p].owes_back = 0; P[p].dead = true
+  P[p].callers = 0; P[p].owes_back = 0; P[p].owes_too = 0; P[p].dead = true
 }
 
-#define in_use(p, an_id) (P[p].id == (an_id) || (P[p].holds && (P[p].lease_id == (an_id) || P[p].known_as == (an_id))))
+#define in_use(p, an_id) (P[p].id == (an_id) || (P[p].holds && goes_by(p, an_id)))
 #define look_helps(p) (key == 0 || key == P[p].id || line_id[p] != P[p].id)
 
 inline look(p) {
@@ -742,12 +762,9 @@ end:
          end_of_step()
        }
   :: d_step {
-       P[p].owes_back && may_send(p) ->
-         if
-         :: in_use(p, P[p].owes_back)
-         :: else -> give_back(p, P[p].owes_back)
-         fi;
-         P[p].owes_back = 0;
+       P[p].owes_back && !in_use(p, P[p].owes_back) && may_send(p) -> /* while it is in use, at that lease's end */
+         give_back(p, P[p].owes_back);
+         P[p].owes_back = P[p].owes_too; P[p].owes_too = 0;
          end_of_step()
        }
 #endif

@@ -28,7 +28,8 @@ static void find_slots(void) {
   grants(&now.grant_g); grants(&now.body_g);
   for (p = 0; p < PROCESSES; p++) {
     ids(&now.line_id[p]);
-    ids(&now.P[p].id); ids(&now.P[p].lease_id); ids(&now.P[p].known_as); ids(&now.P[p].old_known_as); ids(&now.P[p].owes_back);
+    ids(&now.P[p].id); ids(&now.P[p].lease_id); ids(&now.P[p].known_as); ids(&now.P[p].granted_as);
+    ids(&now.P[p].old_known_as); ids(&now.P[p].old_granted_as); ids(&now.P[p].owes_back); ids(&now.P[p].owes_too);
     grants(&now.P[p].told); grants(&now.P[p].g); grants(&now.P[p].old_g);
     for (i = 0; i < COMMANDS(now.commands[p])->Qlen; i++) {
       ids(&COMMANDS(now.commands[p])->contents[i].fld1); ids(&COMMANDS(now.commands[p])->contents[i].fld4);
@@ -100,7 +101,7 @@ static int shape(int p, uchar *to) {
   to[n++] = it->look_from | it->stood_from << 3 | it->from << 6;
   to[n++] = it->turn_from | it->extend_from << 2 | it->release_from << 4 | now.hears[p] << 7;
   to[n++] = it->run_from;
-  to[n++] = it->is_claim | it->turns_left << 1 | it->run_is_claim << 2 | it->release_names_next << 3 | it->owes_release << 4 | (it->owes_back != 0) << 5;
+  to[n++] = it->is_claim | it->turns_left << 1 | it->run_is_claim << 2 | it->release_names_next << 3 | it->owes_release << 4 | (it->owes_back != 0) << 5 | (it->owes_too != 0) << 6;
   to[n++] = COMMANDS(now.commands[p])->Qlen | ANSWERS(now.answers[p])->Qlen << 2 | MESSAGES(now.messages[p])->Qlen << 4 | LATE_COMMANDS(now.late[p])->Qlen << 6;
   for (i = 0; i < COMMANDS(now.commands[p])->Qlen; i++) to[n++] = COMMANDS(now.commands[p])->contents[i].fld0;
   for (i = 0; i < ANSWERS(now.answers[p])->Qlen; i++) to[n++] = ANSWERS(now.answers[p])->contents[i].fld0 | ANSWERS(now.answers[p])->contents[i].fld5 << 4;
@@ -152,7 +153,7 @@ static int is_gone(int p, int id) {
   struct Process *it = &now.P[p];
   Q1 *commands = (Q1 *)COMMANDS(now.commands[p]), *late = (Q1 *)LATE_COMMANDS(now.late[p]);
   return now.key != id && now.line_id[p] != id && !names(commands, commands->Qlen, id) && !names(late, late->Qlen, id)
-      && it->id != id && !(it->holds && (it->lease_id == id || it->known_as == id));
+      && it->id != id && !(it->holds && (it->lease_id == id || it->known_as == id || it->granted_as == id));
 }
 
 /* While there is no key, the next one is given its time after every moment that there is by then; and the end of a claim ends
@@ -196,8 +197,8 @@ static void forget_past(int p) {
     if (answers->contents[i].fld0 == 6 && it->asked && id == it->id && IS_PAST(answers->contents[i].fld2) && !is_named_by_message(p, id))
       answers->contents[i].fld2 = 0;
   }
-  if (IS_PAST(it->g) && !is_told_of(p, it->lease_id) && !is_told_of(p, it->known_as)) it->g = 0;
-  if (IS_PAST(it->old_g) && !is_told_of(p, it->old_known_as)) it->old_g = 0;
+  if (IS_PAST(it->g) && !is_told_of(p, it->lease_id) && !is_told_of(p, it->known_as) && !is_told_of(p, it->granted_as)) it->g = 0;
+  if (IS_PAST(it->old_g) && !is_told_of(p, it->old_known_as) && !is_told_of(p, it->old_granted_as)) it->old_g = 0;
 }
 #endif
 

@@ -163,3 +163,43 @@ def test_a_program_that_ends_sends_once_more_what_it_owes(server: RedisServer, n
         assert says(process) == "owed"
         assert process.wait(PATIENCE_S) == 0
     assert free(server, name)
+
+
+def test_a_lease_that_is_lost_while_its_extension_is_on_its_way_is_given_back(server: RedisServer, name: str) -> None:
+    expire_s = 6.0
+    with (
+        Proxy("127.0.0.1", server.port) as proxy,
+        closing(stated_client(f"redis://127.0.0.1:{proxy.port}/0", socket_timeout_s=0.5, retries=0)) as through,
+    ):
+        lock = SafeLock(through, name, expire=expire_s, auto_renewal=True)
+        assert lock.acquire()
+        proxy.hold(Way.REPLIES)
+        assert lock.lost.wait(PATIENCE_S)
+        lost_at_s = SYSTEM.monotonic_s()
+        assert not free(server, name), "no extension was carried out"
+        proxy.let_through(Way.REPLIES)
+        wait_until(lambda: free(server, name), what="a lock that is given back")
+        assert SYSTEM.monotonic_s() < lost_at_s + expire_s / 2, "it was not given back, but over"
+        with pytest.raises(LeaseLost):
+            lock.release()
+
+
+def test_a_lease_that_redis_keeps_for_longer_than_its_holder_counts_is_given_back_at_its_end(
+    server: RedisServer, client: redis.Redis, name: str
+) -> None:
+    lock = SafeLock(client, name, expire=EXPIRE_S)
+    assert lock.acquire()
+    lock.extend(0.5)
+    assert lock.lost.wait(PATIENCE_S)
+    wait_until(lambda: free(server, name), patience_s=SOON_S, what="a lock that is given back")
+
+
+def test_who_takes_a_lock_again_whose_lease_was_lost_gives_back_first_what_redis_keeps(
+    server: RedisServer, client: redis.Redis, name: str
+) -> None:
+    lock = SafeLock(client, name, expire=EXPIRE_S)
+    assert lock.acquire()
+    lock.extend(0.5)
+    assert lock.lost.wait(PATIENCE_S)
+    assert lock.acquire(blocking=False), "its own hold before is in its way"
+    lock.release()

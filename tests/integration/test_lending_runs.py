@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from locks import LockStoreDown
 from locks.events import Acquired, LockEvent
 from tests.harness import OwnRedis
 from tests.integration.test_lock_runs import LONG_S, in_line, process
-from tests.integration.test_locker import Heard
+from tests.integration.test_locker import Heard, own_keys
 from tests.proxy import Proxy, Way
 
 
@@ -46,3 +49,22 @@ async def test_no_turn_follows_a_lease_that_may_have_been_lent_under_a_clients_i
             lease = await next_one
             assert lease.fencing_token > loan.fencing_token
             await lease.release()
+
+
+async def test_nobody_is_lent_a_turn_under_an_id_that_the_server_does_not_know(own_redis: OwnRedis, name: str) -> None:
+    """Without memory the server extends the run, and cannot write down whose turn it is."""
+    heard = Heard()
+    with own_keys(own_redis, name) as keys:
+        async with process(own_redis.url, "api-1", heard) as locker:
+            holder = await locker.acquire(name, lease_ttl_s=LONG_S)
+            [first] = await in_line(heard, [lambda: asyncio.create_task(locker.acquire(name, lease_ttl_s=LONG_S))])
+            lending = locker.lending.lend(name, lease_ttl_s=LONG_S, wait_s=LONG_S, request_id="lent")
+            [borrower] = await in_line(heard, [lambda: asyncio.create_task(lending)])
+            await holder.release()
+            lease = await first
+            keys.client.config_set("maxmemory", 1)
+            await lease.release()
+            with pytest.raises(LockStoreDown):
+                await borrower
+            keys.client.config_set("maxmemory", 0)
+            await keys.gone()

@@ -314,8 +314,49 @@ _OWN = (
 )
 
 # What no property can tell here. An extension that was not answered lengthens a lease by less than its own length, and
-# while its way to the server was cut, a process has longer than that to give back what it is left with.
+# while its way to the server was cut, a process has longer than that to give back what it is left with. So it is with
+# looks and turns: tests/integration/test_late_looks.py has them.
 _UNTOLD = (
+    Mutant(
+        name="old-look-not-owed",
+        does="Gives nothing back for a look that is out of date when its connection is lost.",
+        caught_by=(*_IDLE, "nobodys_lock_is_given_back"),
+        edits=(
+            Python(
+                "locks.line:Line._failed",
+                """
+                -            self._lines.look_lost(self.name, lease_id, lease_ms / 1000)
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="run-id-not-owed",
+        does="Gives back by the id of a turn alone, and not by the one that its run was granted under.",
+        caught_by=(*_IDLE, "nobodys_lock_is_given_back"),
+        edits=(
+            Python(
+                "locks.lines:Lines.give_back_lease",
+                """
+                -                for lease_id in dict.fromkeys((lease.known_as, lease.granted_as)):
+                +                for lease_id in (lease.known_as,):
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="unanswered-turn-kept",
+        does="Leaves a lock to its lease that was lost while the server was being told whose turn it is.",
+        caught_by=(*_IDLE, "nobodys_lock_is_given_back"),
+        edits=(
+            Python(
+                "locks.turns:_Telling.send",
+                """
+                -        self._lease.unanswered += 1
+                """,
+            ),
+        ),
+    ),
     Mutant(
         name="unanswered-extension-kept",
         does="Leaves a lock to its lease whose extension was never answered: the server may have carried it out.",
