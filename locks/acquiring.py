@@ -8,7 +8,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
-from locks.errors import Dismissed, HeldByCaller, LockBusy, LockStoreDown
+from locks.errors import Dismissed, HeldByCaller, LockBusy, LockStoreDown, LossReason
 from locks.events import Acquired, GaveUp, Listener, Waiting, WakeSource, ignore
 from locks.held import HeldLeases
 from locks.keys import check_name, packed_keys
@@ -272,6 +272,8 @@ class Acquiring:
         if self._emit is not ignore:
             token = lease.fencing_token
             self._emit(Acquired(lease.name, token, lease.waited_s, source, queued, takeover, handoff_s))
+        if self._held.was_forced(lease.lease_id):
+            self._renewal.lose(lease, LossReason.FORCED)
         return lease
 
     def _gave_up(self, name: str, started_at_s: float, outcome: str, *, queued: bool) -> None:

@@ -113,13 +113,10 @@ class ClusterServers:
 
     async def close(self) -> None:
         """Closes all connections."""
-        for task in self._tasks:
+        endings = [node.end() for node in (*self._nodes.values(), *self._retired.values())]
+        for task in (*self._tasks, *self._retired):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        nodes = [*self._nodes.values(), *self._retired.values()]
-        for task in list(self._retired):
-            task.cancel()
-        await asyncio.gather(*[node.close() for node in nodes])
+        await asyncio.gather(*self._tasks, *[ending() for ending in endings], return_exceptions=True)
 
     def _unknown_for_s(self) -> float:
         return asyncio.get_running_loop().time() - self._opened_at_s

@@ -8,6 +8,7 @@ from locks.errors import TooManyLeases
 from locks.lease import Lease
 
 MOST_EXPORTED = 10_000
+MOST_FORCED = 1_000
 
 
 class HeldLeases:
@@ -21,6 +22,8 @@ class HeldLeases:
         self._by_name: dict[str, Lease] = {}
         # Ids that somebody else goes by now. An old look of its line, answered late, must not take one for nobody's.
         self._exported: dict[str, int] = {}
+        # Ids whose grant was ended by force before we heard of it: the answer of its acquire is still on its way.
+        self._forced: dict[str, None] = {}
 
     def check_room(self) -> None:
         """Raises TooManyLeases when there is none for one more."""
@@ -75,6 +78,16 @@ class HeldLeases:
     def adopts(self, lease_id: str) -> None:
         """It may be ours again, and so to be given back."""
         self._exported.pop(lease_id, None)
+
+    def forced(self, lease_id: str) -> None:
+        """What was granted under an id that no lease here goes by has been ended by force."""
+        self._forced[lease_id] = None
+        if len(self._forced) > MOST_FORCED:
+            del self._forced[next(iter(self._forced))]
+
+    def was_forced(self, lease_id: str) -> bool:
+        """Whether what was granted under this id had been ended by force before it was heard of."""
+        return lease_id in self._forced
 
     def forget(self, lease: Lease) -> None:
         """It has ended."""

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 # The keeper looks a moment after the end that it knows of; and again, where Redis could not say.
 LOOK_SLACK_S, LOOK_AGAIN_S = 0.01, 1.0
-# How long the end of a lease that was made to last for ever goes unnoticed.
-UNENDING_S = 60.0
+# How long the end of a lease goes unnoticed that has longer than the keeper knows of, or was made to last for ever.
+LOOK_AT_LEAST_EVERY_S = 10.0
 
 
 # Whoever leases are counted for, as whoever lends them names them; None: nobody.
@@ -364,7 +364,10 @@ class Lending:
         elif not reply[1]:
             self._exported(kept)
         else:
-            self._moved(kept, reply[0] / 1000 if reply[0] >= 0 else UNENDING_S)
+            # By Redis' clock, which may be wrong, and be put right: the key is gone then, and nobody tells us.
+            left_s = reply[0] / 1000 if reply[0] >= 0 else LOOK_AT_LEAST_EVERY_S
+            kept.deadline_s = self._clock.monotonic_s() + left_s
+            self._look_in(kept, min(left_s, LOOK_AT_LEAST_EVERY_S) + LOOK_SLACK_S)
 
     def over(self, name: str, lease_id: str, reason: str) -> LeaseOver:
         """What to tell whoever asked; what is kept here knows more than a server that has forgotten."""

@@ -111,12 +111,20 @@ class Line:
         self.asked = None
         self.join(waiter)
         self.waiters.move_to_end(waiter, last=False)
+        if self._lines.held.was_forced(self.lease_id):
+            self._stand_anew()
         if isinstance(reply, LockStoreDown):
             self._store_is_down(reply)
             return
         if not isinstance(reply, hiredis.ReplyError):
             self._heard_at_s = self._lines.now_s()
         self.look(WakeSource.NONE)
+
+    def forced(self) -> None:
+        """A grant to our lease id, of which nobody has heard yet, was ended by force: it is nobody's when it comes."""
+        if self.asked is not self:
+            self._stand_anew()
+            self.look(WakeSource.MESSAGE)
 
     def first_is_gone(self) -> None:
         """The caller who had asked for itself has its lease, or has given up; others look under a new lease id."""
@@ -478,6 +486,10 @@ class Line:
     def _give_back(self) -> None:
         if self.may_stand:
             self._lines.give_back(self.name, self.lease_id)
+
+    def _stand_anew(self) -> None:
+        self._give_back()
+        self._renew_lease_id()
 
     def _renew_lease_id(self) -> None:
         self._stands = self.may_hold = False

@@ -92,6 +92,13 @@ class Lines:
         if line is not None and (line.waiters or line.asked is not None):
             line.look(WakeSource.MESSAGE)
 
+    def on_forced(self, lease_id: str) -> None:
+        """What was granted under an id that no lease here goes by, as far as we have heard, was ended by force."""
+        self.held.forced(lease_id)
+        line = self._by_lease_id.get(lease_id)
+        if line is not None and line.waiters:
+            line.forced()
+
     def on_changed(self, lock_key: bytes | None) -> None:
         """A lock key that was watched has changed; None: all of them."""
         if lock_key is None:

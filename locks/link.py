@@ -19,7 +19,7 @@ from locks.address import Address
 from locks.clock import Clock
 from locks.dialing import Names, first_reached, is_ip
 from locks.errors import LockStoreDown
-from locks.wire import Argument, OnMessage, Receiver, Wire, packed
+from locks.wire import Argument, Closing, OnMessage, Receiver, Wire, packed
 
 FIRST_BACKOFF_S = 0.02
 LONGEST_BACKOFF_S = 0.25  # so that whoever stood in line is back within QueueLimits.grace_ms
@@ -80,17 +80,29 @@ class Link:
         self._down_since_s = asyncio.get_running_loop().time()
         self._task = asyncio.create_task(self._keep_connected(), name="lock-link")
 
-    async def close(self) -> None:
-        """Sends what is waiting to be sent, then closes; whoever still waits gets LockStoreDown."""
+    def end(self) -> Closing:
+        """Sends what is waiting to be sent, and hears nothing more; whoever still waits gets LockStoreDown.
+
+        What is returned waits until it is closed.
+        """
         self._on_lost = None  # this end is no loss
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
-        if self._wire is not None:
-            self._wire.flush()
-            await self._wire.close_within(self._command_timeout_s, "closed")
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        wire_closed = self._wire.end("closed") if self._wire is not None else None
+
+        async def closed() -> None:
+            if task is not None:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+            if wire_closed is not None:
+                await wire_closed()
+
+        return closed
+
+    async def close(self) -> None:
+        """The same, and waits until it is closed."""
+        await self.end()()
 
     @property
     def down_for_s(self) -> float:

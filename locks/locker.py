@@ -20,7 +20,7 @@ from locks.held import HeldLeases
 from locks.hold import Hold, HoldMany
 from locks.inspection import LockView, view_of
 from locks.keys import packed_keys
-from locks.lease import Lease, check_max_hold_s, check_wait_s, milliseconds
+from locks.lease import Lease, check_max_hold_s, check_wait_s, is_over, milliseconds
 from locks.lending import Lending
 from locks.lines import Lines
 from locks.link import LOOK_UP_EVERY_S
@@ -168,7 +168,10 @@ class Locker:
         return await self._servers.up_within(wait_s)
 
     async def close(self) -> None:
-        """Leaves every line and closes the connections. Leases still held run out by themselves."""
+        """Leaves every line and closes the connections. Leases still held run out by themselves.
+
+        No answer is heard once the lines are left, though closing takes its time: what they were granted is given back.
+        """
         self._store.check_loop()
         self._closed = True
         self._resume_watch.close()
@@ -409,7 +412,9 @@ class Locker:
         if outcome is not ExtendOutcome.EXTENDED:
             self._renewal.lose(lease, LossReason(outcome.value))
         lease.raise_if_over()
-        lease.extended(sent_at_s=sent_at_s, lease_ttl_s=lease_ttl_s)
+        if not is_over(lease_ttl_s, after_s=self.clock.monotonic_s() - sent_at_s):
+            lease.extended(sent_at_s=sent_at_s, lease_ttl_s=lease_ttl_s)
+        # Else a shorter lease is heard of too late to begin: Redis takes no time away, and the old end stands.
         self._renewal.watch(lease)
         self._raise_if_heard_late(lease)
         self._emit(Extended(lease.name, lease.fencing_token))
@@ -528,6 +533,7 @@ class Locker:
             if lease is not None and lease.known_as == lease_id:
                 self._renewal.lose(lease, LossReason.FORCED)
             else:
+                self._lines.on_forced(lease_id)
                 self.lending.on_message(word, lease_id, rest)
         else:
             self.lending.on_message(word, lease_id, rest)

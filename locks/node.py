@@ -15,7 +15,7 @@ from locks.clock import Clock
 from locks.dialing import Names
 from locks.errors import LockStoreDown
 from locks.link import Link
-from locks.wire import Argument, Receiver, packed, retrieve
+from locks.wire import Argument, Closing, Receiver, packed, retrieve
 
 INVALIDATED = b"__redis__:invalidate"
 USE_CLUSTER_URL = "this Redis is a node of a Cluster: its URL starts with redis+cluster://"
@@ -159,10 +159,20 @@ class Node:
         self.commands.open()
         self.messages.open()
 
+    def end(self) -> Closing:
+        """Ends both connections, as Link.end: neither may hear of a grant while the other is being closed."""
+        self._send_gathered()
+        endings = self.messages.end(), self.commands.end()
+
+        async def closed() -> None:
+            for ending in endings:
+                await ending()
+
+        return closed
+
     async def close(self) -> None:
-        """Closes both connections."""
-        await self.messages.close()
-        await self.commands.close()
+        """The same, and waits until both are closed."""
+        await self.end()()
 
     async def up_within(self, wait_s: float) -> bool:
         """Waits for both connections, or for those lost a moment ago; whether they are there."""

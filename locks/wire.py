@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 import hiredis
@@ -13,6 +13,7 @@ from locks.errors import LockStoreDown
 
 Argument = str | bytes | int
 OnMessage = Callable[[bytes, Any], None]
+Closing = Callable[[], Coroutine[Any, Any, None]]
 WATCHES_PER_TIMEOUT = 4
 IDLE_WATCHES_PER_PING = 8
 READ_AT_ONCE_BYTES = 65_536
@@ -88,24 +89,28 @@ class Wire(asyncio.BufferedProtocol):
             self._transport.write("".join(self._outgoing).encode())
         self._outgoing.clear()
 
-    def close(self, reason: str) -> None:
-        """Ends it; whoever still waits for a reply gets LockStoreDown."""
-        if self._transport is not None:
-            self._transport.close()
-        self._end(reason)
+    def end(self, reason: str) -> Closing:
+        """Sends what has gathered, and hears no more; whoever still waits for a reply gets LockStoreDown.
 
-    async def close_within(self, wait_s: float, reason: str) -> None:
-        """The same, and waits until all is sent and the socket is closed, which takes TLS a round trip; else aborts."""
+        What is returned waits until all is sent and the socket is closed, which takes TLS a round trip; else it aborts.
+        """
+        self.flush()
         transport = self._transport
-        self.close(reason)
-        if transport is None:
-            return
-        await asyncio.wait([self._gone], timeout=wait_s)
-        if not self._gone.done():
-            transport.abort()
+
+        async def closed() -> None:
+            if transport is None:
+                return
+            await asyncio.wait([self._gone], timeout=self._watch_s * WATCHES_PER_TIMEOUT)
+            if not self._gone.done():
+                transport.abort()
+
+        if transport is not None:
+            transport.close()
+        self._end(reason)
+        return closed
 
     def abort(self, reason: str) -> None:
-        """The same, without sending what has gathered."""
+        """Ends it without sending what has gathered."""
         if self._transport is not None:
             self._transport.abort()
         self._end(reason)

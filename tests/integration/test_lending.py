@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from locks import Lease, LockBusy, Locker, LockStoreDown, LossReason
+from locks import Lease, LockBusy, Locker, LockStoreDown, LossReason, lending
 from locks.clock import SYSTEM
 from locks.errors import TooManyBorrowed
 from locks.events import Acquired, Adopted, Exported, Lost, Released, Waiting
@@ -345,6 +345,31 @@ async def test_the_keeper_that_is_asked_knows_what_redis_has_forgotten(
     assert over.value.reason == reason
     assert [lost.reason.value for lost in heard.all(Lost)] == [reason]
     assert held_by_books(heard) == 0
+
+
+async def test_the_books_of_a_lease_that_redis_gives_longer_than_it_had_are_looked_at_again(
+    keeper: Locker, heard: Heard, name: str, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis' clock was set back, which makes keys last, and forward again: then they are gone at once."""
+    monkeypatch.setattr(lending, "LOOK_AT_LEAST_EVERY_S", 0.1)
+    await lend(keeper, name, lease_ttl_s=0.3)
+    keys.client.delete(keys.grant)
+    keys.client.pexpire(keys.lock, 3_600_000)
+    scripts = scripts_run(keys)
+
+    async def looked() -> bool:
+        return scripts_run(keys) > scripts
+
+    await wait_until_async(looked, what="a look at the end that the keeper knows of")
+    assert len(keeper.lending.all) == 1
+    keys.client.delete(keys.lock)
+    await heard.count(Lost, 1)
+    assert held_by_books(heard) == 0
+
+
+def scripts_run(keys: Keys) -> int:
+    """How often the server has been asked to run a script."""
+    return int(cast(Any, keys.client).info("commandstats")["cmdstat_evalsha"]["calls"])
 
 
 async def test_no_key_stays_without_an_end(keeper: Locker, other: Locker, name: str, keys: Keys) -> None:

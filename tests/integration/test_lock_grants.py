@@ -7,12 +7,12 @@ import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import hiredis
 import pytest
 
-from locks import LeaseLost, Locker, LossReason
+from locks import LeaseLost, Locker, LockStoreDown, LossReason
 from locks.address import Address, place_of
 from locks.events import Lost
 from locks.keys import packed_keys
@@ -413,6 +413,112 @@ async def test_a_body_does_not_begin_under_a_lease_that_was_forced_in_the_moment
         with pytest.raises(LeaseLost) as caught:
             await asyncio.wait_for(waiting, PATIENCE_S)
         assert (bodies, caught.value.reason) == (0, LossReason.FORCED)
+
+
+class Unread:
+    """A connection of a locker, from which nothing is read until it is let through."""
+
+    def __init__(self, locker: Locker, connection: Literal["commands", "messages"]) -> None:
+        (node,) = locker._servers.nodes()
+        wire = getattr(node, connection)._wire
+        assert wire is not None
+        transport = wire._transport
+        assert transport is not None
+        self._transport = transport
+        transport.pause_reading()
+
+    def let_through(self) -> None:
+        self._transport.resume_reading()
+
+
+async def forced_unheard(locker: Locker, keys: Keys, *, by: Locker) -> int:
+    """The lock is ended by force, which the locker hears of before the answer that gave it; the token."""
+    messages, token = LateMessages(locker), keys.fence()
+    assert await by.force_release(keys.name, fencing_token=token)
+    await wait_until_async(_true(lambda: messages.has(b"forced")), what="the end of what nobody has heard of")
+    messages.let_through()
+    return token
+
+
+@pytest.mark.parametrize("wait_s", [None, 0.0], ids=["patient", "at once"])
+async def test_a_lease_that_was_forced_before_it_was_heard_of_begins_no_body(
+    redis_url: str, keys: Keys, wait_s: float | None
+) -> None:
+    bodies = 0
+    async with locking(redis_url) as other, locking(redis_url) as locker:
+
+        async def body() -> None:
+            nonlocal bodies
+            async with locker.hold(keys.name, lease_ttl_s=LONG_S, wait_s=wait_s):
+                bodies += 1
+                await asyncio.sleep(PATIENCE_S)
+
+        await locker.inspect(keys.name)
+        answers = Unread(locker, "commands")
+        asking = asyncio.create_task(body())
+        await wait_until_async(_true(lambda: keys.holder() is not None), what="a grant that is not heard of")
+        await forced_unheard(locker, keys, by=other)
+        answers.let_through()
+        with pytest.raises(LeaseLost) as caught:
+            await asyncio.wait_for(asking, PATIENCE_S)
+        assert (bodies, caught.value.reason) == (0, LossReason.FORCED)
+
+
+async def test_a_waiter_does_not_begin_under_what_was_forced_before_it_was_heard_of(redis_url: str, keys: Keys) -> None:
+    """Whoever forces has looked: it is the waiter's lease that is ended, and the waiter asks again."""
+    async with locking(redis_url) as other, locking(redis_url) as locker:
+
+        async def body() -> int:
+            async with locker.hold(keys.name, lease_ttl_s=LONG_S) as lease:
+                return lease.fencing_token
+
+        first = await locker.acquire(keys.name, lease_ttl_s=LONG_S)
+        waiting = asyncio.create_task(body())
+        await stand(keys, 1)
+        await answered(locker, keys.name)
+        answers = Unread(locker, "commands")
+        releasing = asyncio.create_task(first.release())
+        await wait_until_async(_true(lambda: keys.fence() > first.fencing_token), what="a handoff that is not heard of")
+        forced = await forced_unheard(locker, keys, by=other)
+        answers.let_through()
+        assert await releasing
+        assert await asyncio.wait_for(waiting, PATIENCE_S) > forced
+        await keys.gone()
+
+
+@pytest.mark.parametrize("connection", ["commands", "messages"])
+async def test_nobody_begins_while_the_connections_are_being_closed(
+    redis_url: str, keys: Keys, connection: Literal["commands", "messages"]
+) -> None:
+    """What was granted is heard of too late: whoever closes has left the line, and given it back."""
+    bodies = 0
+    async with locking(redis_url) as other, locking(redis_url) as locker:
+
+        async def body() -> None:
+            nonlocal bodies
+            async with locker.hold(keys.name, lease_ttl_s=LONG_S):
+                bodies += 1
+                await asyncio.sleep(PATIENCE_S)
+
+        await locker.inspect(keys.name)
+        held = await other.acquire(keys.name, lease_ttl_s=LONG_S)
+        if connection == "commands":
+            await held.release()
+            unread = Unread(locker, connection)
+            waiting = asyncio.create_task(body())
+            await wait_until_async(_true(lambda: keys.fence() > held.fencing_token), what="a grant")
+        else:
+            waiting = asyncio.create_task(body())
+            await stand(keys, 1)
+            await answered(locker, keys.name)
+            unread = Unread(locker, connection)
+            await held.release()
+        unread.let_through()
+        await locker.close()
+        with pytest.raises(LockStoreDown):
+            await asyncio.wait_for(waiting, PATIENCE_S)
+        assert bodies == 0
+        await keys.gone()
 
 
 async def test_a_cancelled_adoption_takes_nothing_from_who_adopts_elsewhere(redis_url: str, keys: Keys) -> None:

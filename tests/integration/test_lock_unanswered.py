@@ -102,3 +102,14 @@ async def test_an_adoption_that_was_not_answered_leaves_nobody_with_the_lock(
             await asyncio.wait_for(there.adopt(text), SOON_S)
         proxy.let_through(Way.REPLIES)
         await keys.gone()
+
+
+async def test_a_shorter_lease_that_is_heard_of_too_late_takes_nothing_away(proxy: Proxy, name: str) -> None:
+    async with locking(url_of(proxy)) as locker:
+        lease = await locker.acquire(name, lease_ttl_s=600.0)
+        proxy.hold(Way.REPLIES)
+        extending = asyncio.create_task(lease.extend(0.2))
+        asyncio.get_running_loop().call_later(0.3, proxy.let_through, Way.REPLIES)
+        await asyncio.wait_for(extending, SOON_S)
+        assert not lease.is_lost
+        assert await lease.release()

@@ -11,6 +11,7 @@ from locks import LeaseLost, LockStoreDown
 from tests.sim.clients import Client
 from tests.sim.faults import Fault, strike
 from tests.sim.recording import CHOSEN
+from tests.sim.shelf import Shelf
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Place, Simulation
@@ -26,7 +27,7 @@ Act = Callable[["Stage"], Awaitable[None]]
 class Stage:
     """What an act has to do with: its process, the Locker there, and what others have left for it."""
 
-    def __init__(self, simulation: Simulation, place: Place, texts: list[str]) -> None:
+    def __init__(self, simulation: Simulation, place: Place, texts: Shelf[str]) -> None:
         """`texts`: what others have left for it."""
         self.simulation, self.place = simulation, place
         self.locker = place.locker
@@ -134,13 +135,13 @@ def hands_over(lease_s: float = LEASE_S) -> Act:
         stage.place.invokes(LOCK)
         lease = await stage.locker.acquire(LOCK, lease_ttl_s=lease_s)
         await asyncio.sleep(0.01)
-        stage.texts.append(lease.export())
+        stage.texts.leave(stage.place.process, lease.export())
 
     return act
 
 
 async def takes_over(stage: Stage) -> None:
-    for text in stage.texts:
+    for text in stage.texts.seen_by(stage.place.process):
         lease = await stage.locker.adopt(text)
         await asyncio.sleep(0.01)
         await lease.release()
@@ -192,7 +193,7 @@ def hangs_up(lease_id: str) -> Act:
         task.cancel()
         await asyncio.wait([task])
         if task.cancelled():
-            stage.texts.append(lease_id)
+            stage.texts.leave(stage.place.process, lease_id)
         else:
             await asyncio.sleep(0.01)
             await task.result().release(stage.place)
@@ -207,6 +208,7 @@ def _has_it_for_a_client(stage: Stage) -> bool:
 async def asks_again(stage: Stage) -> None:
     """The client that has hung up elsewhere, if it does soon."""
     for _ in range(200):
-        if stage.texts:
-            await chooses(stage.texts.pop())(stage)
+        for lease_id in stage.texts.seen_by(stage.place.process):
+            stage.texts.take(lease_id)
+            await chooses(lease_id)(stage)
         await asyncio.sleep(MOMENT_S)

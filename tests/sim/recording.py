@@ -110,6 +110,15 @@ class Recording:
             for event in self._events
             if not (event["t"] > ns(at_s) and event.get("i") == process.name and event["e"] == "point")
         ]
+        self._ends_of(process, held, at_s)
+
+    def closing(self, process: Process, held: list[Held]) -> None:
+        """A process closes its Locker, and hears of nothing from now on."""
+        self._ends_of(process, held, process.now_s)
+        self.write("closing", process.now_s, i=process.name, life=process.life)
+
+    def _ends_of(self, process: Process, held: list[Held], at_s: float) -> None:
+        """When each lease is over, as the process knows by now: a turn is confirmed without a point."""
         who = {"i": process.name, "life": process.life}
         for name, fence, _, _, ends_s in held:
             self.write("point", at_s, p="extended", **who, name=name, fence=fence, until=ns(ends_s))

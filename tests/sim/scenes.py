@@ -35,6 +35,7 @@ from tests.sim.acts import (
 )
 from tests.sim.circumstances import Circumstances
 from tests.sim.network import Weather
+from tests.sim.shelf import Shelf
 from tests.sim.workload import REFUSALS, stray
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Scene:
         """`lease_s`: the longest lease."""
         self.lease_s = lease_s
         self._acts = acts
-        self.texts: list[str] = []
+        self.texts: Shelf[str] = Shelf()
 
     def work(self, simulation: Simulation, place: Place) -> Sequence[Coroutine[Any, Any, None]]:
         """The acts of one process, and a last try whether all is well; one that was born again has none of them."""

@@ -336,7 +336,7 @@ class Simulation:
             task.cancel()
         if waits_s and place.tasks:
             await asyncio.wait(place.tasks, timeout=waits_s)
-        self.recording.write("closing", process.now_s, i=process.name, life=process.life)
+        self.recording.closing(process, place.held)
         await place.locker.close()
 
     def _end_closed(self, process: Process) -> None:

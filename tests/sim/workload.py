@@ -21,6 +21,7 @@ from locks import (
 from locks.lease import Lease
 from locks.lending import LeaseOver
 from tests.sim.clients import Client
+from tests.sim.shelf import Shelf
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Place, Simulation
@@ -48,8 +49,8 @@ class RandomWork:
     def __init__(self, *, lasts_s: float, lease_s: float) -> None:
         self.lasts_s = lasts_s
         self.lease_s = lease_s
-        self.texts: list[str] = []  # exported leases, for whoever comes first
-        self.clients: list[Client] = []
+        self.texts: Shelf[str] = Shelf()  # exported leases, for whoever comes first
+        self.clients: Shelf[Client] = Shelf()
 
     def work(self, simulation: Simulation, place: Place) -> Sequence[Coroutine[Any, Any, None]]:
         """Some callers."""
@@ -141,9 +142,11 @@ class Caller:
             await self._body()
 
     async def _adopt(self, name: str) -> None:
-        if self._plan.texts:
+        texts = self._plan.texts.seen_by(self._place.process)
+        if texts:
+            self._plan.texts.take(texts[0])
             keeps = self._random.random() < 0.5
-            await self._use(await self._locker.adopt(self._plan.texts.pop(0), keep_extended=keeps))
+            await self._use(await self._locker.adopt(texts[0], keep_extended=keeps))
 
     async def _lend(self, name: str) -> None:
         wait_s, lease_s = self._random.choice((0.0, 0.05, 0.5, LONGEST_LENT_WAIT_S)), self._a_lease_s()
@@ -153,14 +156,15 @@ class Caller:
         else:
             lease_id = self._random.randbytes(16).hex()
             client = await Client.lent_as(*where, lease_id, lease_ttl_s=lease_s, wait_s=wait_s)
-        self._plan.clients.append(client)
+        self._plan.clients.leave(self._place.process, client)
 
     async def _use_loan(self, name: str) -> None:
         """Somebody outside extends a lease or gives it back, through this process."""
-        clients = self._plan.clients
+        clients = self._plan.clients.seen_by(self._place.process)
         if not clients:
             return
-        client = clients.pop(self._random.randrange(len(clients)))
+        client = self._random.choice(clients)
+        self._plan.clients.take(client)
         for _ in range(self._random.choice((0, 1, 1, 2))):
             await client.extend(self._place)
             await asyncio.sleep(self._random.uniform(0.0, client.loan.lease_ttl_s))
@@ -193,7 +197,7 @@ class Caller:
             elif (
                 how < 0.3 and lease.lease_ttl_s >= lease_s
             ):  # Redis takes no time away, so else it outlasts what it says
-                self._plan.texts.append(lease.export())
+                self._plan.texts.leave(self._place.process, lease.export())
             elif how > 0.35 or lease.keep_extended:
                 await lease.release()
             # Else it is forgotten, and runs out.

@@ -61,6 +61,7 @@ BROKEN_EXACT = (
     Broken("exact: granted as it was heard of", "causes.granted_after", lambda hold, _: hold.began),
     Broken("exact: granted at any time", "causes.granted_after", fixed(0)),
     Broken("exact: forced, whichever", "causes._was_forced", lambda _, __, ___, it: "forcing" in it.points),
+    Broken("exact: whoever was first has lost it", "causes._stale_holds", lambda overlap: (overlap.earlier,)),
     Broken("exact: forced, one token a run", "slack.EXACT", replace(EXACT, turns=1)),
     Broken("exact: forced, any older token", "slack.EXACT", replace(EXACT, turns=A_YEAR_NS)),
     Broken(
@@ -90,6 +91,8 @@ BROKEN_EXACT = (
     Broken("exact: told, resuming takes no time", "told.RESUMED_MS", 0),
     Broken("exact: told, resuming takes for ever", "told.RESUMED_MS", A_YEAR_NS),
     Broken("exact: told, every fault suspends", "told.SUSPENDED", ""),
+    Broken("exact: told, of every token", "told._with_one_token_at_once", fixed(set())),
+    Broken("exact: told, of no token", "told._with_one_token_at_once", lambda holds: {id(hold) for hold in holds}),
     Broken("exact: told, whoever dies had it", "told._had_it", fixed(True)),
     Broken("exact: told, whoever dies had it not", "told._had_it", fixed(False)),
     Broken("exact: order, by coming alone", "order._overtakers", _by_coming_alone),

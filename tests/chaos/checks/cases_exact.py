@@ -51,6 +51,13 @@ def forced(*, at_ms: float, fence: int, p: str = "forcing") -> HandWritten:
     return robbed().point(p, "p2", at_ms=at_ms, name=JOB, fence=fence)
 
 
+def beside_a_program(history: HandWritten) -> HandWritten:
+    """A program without a token has the lock from 60 to 100; p0 hears at 70 of what it was granted after 50."""
+    history.point("acquired", "p1", at_ms=60, name=JOB, fence=None, until=1060 * MS, outside=True)
+    history.point("releasing", "p1", at_ms=100, name=JOB, fence=None)
+    return history.leased("p0", JOB, 5, from_ms=70, to_ms=90, until_ms=640, waited_s=0.02)
+
+
 def one_after_another(first: int, then: int, *, then_ms: float = 210, **run: Any) -> HandWritten:
     """Two holds with these tokens."""
     history = exact(**run).leased("p0", JOB, first, from_ms=110, to_ms=200, until_ms=700, waited_s=0.099)
@@ -158,6 +165,11 @@ OVERLAP_CASES = (
     Case("exact: a run that is long over was ended by force", forced(at_ms=40, fence=-11), OVERLAP),
     Case("exact: force was used too late", forced(at_ms=61, fence=5), OVERLAP),
     Case("exact: force was used before it had the lock", forced(at_ms=7, fence=5), OVERLAP),
+    Case(
+        "exact: ended by force before it was heard of, and a program has it",
+        beside_a_program(exact().point("forcing", "p2", at_ms=55, name=JOB, fence=5)),
+    ),
+    Case("exact: heard of late, while a program has it", beside_a_program(exact()), OVERLAP),
 )
 
 TOKEN_CASES = (

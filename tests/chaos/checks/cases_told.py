@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.chaos.checks.cases import Case
-from tests.chaos.checks.cases_exact import JOB, exact, loses, stands_still
-from tests.chaos.checks.cases_locks import STRAY, TOLD
+from tests.chaos.checks.cases_exact import JOB, OVERLAP, exact, loses, stands_still
+from tests.chaos.checks.cases_locks import FENCES, RELEASE, STRAY, TOLD
 from tests.chaos.checks.histories import MS, HandWritten
 
 
@@ -16,6 +16,16 @@ def lapses(lost_ms: float) -> HandWritten:
 def never_told() -> HandWritten:
     """Its lease is over at 603, and it says nothing more."""
     return exact().point("acquired", "p0", at_ms=10, name=JOB, fence=5, queued=False, waited_s=0.001, until=603 * MS)
+
+
+def twice_at_once(fence: int) -> HandWritten:
+    """It has the lock once more when its lease is over at 603, and is heard of one of the two only."""
+    return never_told().leased("p0", JOB, fence, from_ms=650, to_ms=700, until_ms=1240)
+
+
+def again(*, lost_ms: float) -> HandWritten:
+    """It has the lock once more, with the same token, after its lease was over at 603."""
+    return lapses(lost_ms).leased("p0", JOB, 5, from_ms=650, to_ms=700, until_ms=1240)
 
 
 TOLD_CASES = (
@@ -66,6 +76,10 @@ TOLD_CASES = (
         .point("lost", "p0", at_ms=30, name=JOB, fence=5, until=603 * MS),
         {TOLD},
     ),
+    Case("its token came again while it had not told of its end", twice_at_once(5), {*OVERLAP, FENCES, RELEASE}),
+    Case("another one came while it had not told of its end", twice_at_once(6), {TOLD}),
+    Case("its token came again when it had told of its end", again(lost_ms=603), {FENCES}),
+    Case("its token came again when it had told too late of its end", again(lost_ms=609), {FENCES, TOLD}),
     Case(
         "its lease has an end that nobody knows, in a history that is not exact",
         HandWritten()

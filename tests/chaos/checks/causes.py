@@ -28,8 +28,8 @@ def cause_of(overlap: Overlap, evidence: Evidence) -> str | None:
 def _stale_holds(overlap: Overlap) -> tuple[Hold, ...]:
     """Whose lease was over: the earlier one's; or the later one's, which heard of it late, if its token is less."""
     earlier, later = overlap.earlier, overlap.later
-    if later.fence is None or (earlier.fence is not None and later.fence < earlier.fence):
-        return later, earlier  # a program without a token may as well have heard late
+    if later.fence is None or earlier.fence is None or later.fence < earlier.fence:
+        return later, earlier  # beside a program without a token either may have heard late
     return (earlier,)
 
 

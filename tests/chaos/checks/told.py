@@ -19,9 +19,12 @@ def told_of_loss_in_time(evidence: Evidence) -> Verdict:
     if not evidence.slack.is_exact:
         return found("told_of_loss_in_time", [], checked=0, missing="the history does not tell when leases end")
     holds = [hold for hold in evidence.holds if hold.until is not None and not hold.is_outside]
+    unclear = _with_one_token_at_once(holds)
     ends = {(end["i"], end["life"]): end for kind in ("died", "closing") for end in evidence.by_kind[kind]}
     violations, longest_ns = [], 0
     for hold in holds:
+        if id(hold) in unclear:
+            continue
         awake_ns = _knew_nothing_ns(hold, ends.get((hold.i, hold.life)), evidence)
         longest_ns = max(longest_ns, awake_ns)
         if awake_ns > TOLD_WITHIN_NS:
@@ -32,6 +35,22 @@ def told_of_loss_in_time(evidence: Evidence) -> Verdict:
     counts: Counts = {"lost": sum(hold.until == hold.ended for hold in holds), "longest_ms": longest_ns / 1e6}
     missing = None if holds else "the history has no lease with an end"
     return found("told_of_loss_in_time", violations, checked=len(holds), counts=counts, missing=missing)
+
+
+def _with_one_token_at_once(holds: list[Hold]) -> set[int]:
+    """Where a process has two leases on a lock with one token, what is told of the one may be the other's.
+
+    Whether that may be, fences_rise tells.
+    """
+    before: dict[tuple[object, ...], Hold] = {}
+    unclear: set[int] = set()
+    for hold in holds:
+        key = hold.i, hold.life, hold.name, hold.fence
+        last = before.get(key)
+        if last is not None and (last.left is None or last.left > hold.began):
+            unclear |= {id(last), id(hold)}
+        before[key] = hold
+    return unclear
 
 
 def _knew_nothing_ns(hold: Hold, end: Event | None, evidence: Evidence) -> int:
