@@ -200,6 +200,7 @@ BROKEN = (
     Broken("writes: overwritten", "writes._overwritten", nothing),
     Broken("releases: still its own", "releases._released_what_was_anothers", nothing),
     Broken("releases: freed", "releases._freed", nothing),
+    Broken("releases: nobody was asked", "releases._was_not_asked", fixed(True)),
     Broken("takeovers: no limit", "takeover.GRACE_MS", 1e9),
     Broken("takeovers: no grace", "takeover.GRACE_MS", 0.0),
     Broken("takeovers: always disturbed", "takeover._disturbed", fixed("store_fault")),

@@ -58,6 +58,13 @@ def beside_a_program(history: HandWritten) -> HandWritten:
     return history.leased("p0", JOB, 5, from_ms=70, to_ms=90, until_ms=640, waited_s=0.02)
 
 
+def passed_on(*, then: int, forgets: bool = True) -> HandWritten:
+    """p0 passes on what p1 has by now, to a turn with this token."""
+    history = second(exact().fault(1, **{**FLUSH, "forgets": forgets}), fence=900, to_ms=300)
+    history.leased("p0", JOB, 5, from_ms=10, to_ms=100, until_ms=603)
+    return history.leased("p0", JOB, then, from_ms=100.1, to_ms=100.3, until_ms=603, waited_s=0.099, still_ours=False)
+
+
 def one_after_another(first: int, then: int, *, then_ms: float = 210, **run: Any) -> HandWritten:
     """Two holds with these tokens."""
     history = exact(**run).leased("p0", JOB, first, from_ms=110, to_ms=200, until_ms=700, waited_s=0.099)
@@ -255,6 +262,11 @@ TOKEN_CASES = (
     Case("exact: what it adopts has an older token", forgotten(6, 5, p="adopted")),
     Case("exact: a client outside has seen no token", forgotten(6, 5, outside=True)),
     Case("exact: released as its own, though the store was emptied", released_late(), {RELEASE}),
+    Case("exact: passed on within its run before it was heard that the store was emptied", passed_on(then=6)),
+    Case("exact: passed on, and not within its run", passed_on(then=7), {RELEASE}),
+    Case(
+        "exact: passed on within its run, and nothing was lost", passed_on(then=6, forgets=False), {RELEASE, *OVERLAP}
+    ),
     Case("exact: a server came back that knew an older state", released_late(kind="failover")),
     Case("exact: a failover that lost nothing", released_late(kind="failover", forgets=False), {RELEASE, *OVERLAP}),
 )

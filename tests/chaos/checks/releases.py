@@ -36,9 +36,20 @@ def _released_what_was_anothers(evidence: Evidence) -> Iterator[Example]:
         stale, holder = overlap.earlier, overlap.later
         if not stale.still_ours or stale.fence is None or holder.fence is None or holder.fence < stale.fence:
             continue
-        # A process that has not heard yet that its lease was ended by force passes it on within its run.
-        if not _may_be_holder_again(stale, evidence) and taken_away(stale, holder.began, evidence) != "forced":
+        if not _may_be_holder_again(stale, evidence) and not _was_not_asked(stale, holder, evidence):
             yield Example(f"{stale} was released as still its own, but {holder} had begun before", stale.ended)
+
+
+def _was_not_asked(stale: Hold, holder: Hold, evidence: Evidence) -> bool:
+    """Whether its process passed it on within its run, before it heard that the lease had been taken away."""
+    cause = taken_away(stale, holder.began, evidence)
+    if cause is None or stale.fence is None or stale.released is None:
+        return False
+    return cause == "forced" or any(
+        (turn.i, turn.life, turn.fence) == (stale.i, stale.life, stale.fence + 1)
+        and stale.ended <= turn.began <= stale.released
+        for turn in evidence.holds_by_name[stale.name]
+    )
 
 
 def _may_be_holder_again(hold: Hold, evidence: Evidence) -> bool:
