@@ -130,6 +130,21 @@ def gives_up(after_s: float = 0.02, *, lease_s: float = LEASE_S) -> Act:
     return act
 
 
+def stops_asking(after_s: float, *, lease_s: float) -> Act:
+    """Is cancelled while it asks for a lease, or has just got it, and then gives it back."""
+
+    async def act(stage: Stage) -> None:
+        stage.place.invokes(LOCK)
+        task = asyncio.create_task(stage.locker.acquire(LOCK, lease_ttl_s=lease_s))
+        await asyncio.sleep(after_s)
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            await task.result().release()
+
+    return act
+
+
 def hands_over(lease_s: float = LEASE_S) -> Act:
     async def act(stage: Stage) -> None:
         stage.place.invokes(LOCK)

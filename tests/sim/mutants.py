@@ -351,7 +351,7 @@ SHOWS_IN: dict[str, tuple[str, ...]] = {
     "late-adoption-used": ("adopt-late",),
     "timers-armed-late": ("lapse",),
     "owed-forgotten": ("long",),
-    "late-answer-kept": ("long",),
+    "late-answer-kept": ("scripts-long",),
     "cancelled-not-given-back": ("long",),
     "wake-head-keeps-dead": ("forget",),
     "extended-from-the-answer": ("extend-once",),

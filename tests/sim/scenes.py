@@ -27,6 +27,7 @@ from tests.sim.acts import (
     holds,
     lapses,
     lends,
+    stops_asking,
     strikes,
     takes_over,
     takes_over_late,
@@ -184,6 +185,15 @@ SCENES: dict[str, Callable[[], Scene]] = {
             ],
             [(0.02, holds(0.6))],
         ]
+    ),
+    # The server forgets its scripts just before a long lease is handed to somebody who is about to leave.
+    "scripts-long": lambda: Scene(
+        [
+            [(0.1 * number, holds(0.04, lease_s=LONG_S)) for number in range(6)],
+            [(0.1 * number + 0.01, stops_asking(0.0305 + 0.0005 * number, lease_s=LONG_S)) for number in range(6)],
+            [(0.1 * number + 0.03, strikes("script-flush")) for number in range(6)],
+        ],
+        lease_s=LONG_S,
     ),
     # The server forgets its scripts just before a run.
     "scripts": lambda: Scene(
