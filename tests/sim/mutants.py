@@ -354,6 +354,8 @@ SHOWS_IN: dict[str, tuple[str, ...]] = {
     "late-answer-kept": ("scripts-long",),
     "cancelled-not-given-back": ("long",),
     "wake-head-keeps-dead": ("forget",),
+    "claims-for-the-dead": ("dead-head",),
+    "frozen-stay-in-line": ("deaf-head",),
     "extended-from-the-answer": ("extend-once",),
     "unanswered-extension-kept": ("extend-late",),
     "extension-taken-for-nothing": ("beside",),

@@ -165,8 +165,14 @@ SCENES: dict[str, Callable[[], Scene]] = {
     ),
     # Leases that run out, in processes that stand still now and then.
     "lapse": lambda: Scene([[(0.0, lapses), (0.01, lapses)], [(0.005, lapses)], [(0.008, lapses)]]),
-    # Whoever stands first may die while nobody gives the lock back.
+    # Whoever stands first dies, or sleeps, while the lock is held; and it is given back, or not.
     "forget": lambda: Scene([[(0.0, forgets)], [(0.01, holds(0.02)), (0.2, strikes("kill"))], [(0.02, holds(0.02))]]),
+    "dead-head": lambda: Scene(
+        [[(0.0, holds(0.4))], [(0.01, holds(0.02)), (0.2, strikes("kill"))], [(0.02, holds(0.02))]]
+    ),
+    "deaf-head": lambda: Scene(
+        [[(0.0, holds(1.15))], [(0.01, holds(0.02)), (0.05, strikes("suspend"))], [(0.02, holds(0.02))]]
+    ),
     # More time is asked for, once, and the answer is slow.
     "extend-once": lambda: Scene([[(0.01 * who, uses_up(LEASE_S, asks_after_s=0.2))] for who in range(3)]),
     # The same when little is left of a lease that is long enough to be missed.
