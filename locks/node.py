@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -130,7 +129,7 @@ class Node:
             address,
             command_timeout_s=command_timeout_s,
             clock=clock,
-            greeting=self._command_greeting,
+            greeting=lambda: self._greeting,
             on_greeted=self._commands_greeted,
             on_up=self._commands_up,
             on_lost=lambda reason: events.on_lost(self, reason),
@@ -242,18 +241,8 @@ class Node:
         await self.commands.up_within(self.commands.down_for_s + 1.0)
         return self.commands.address
 
-    def _command_greeting(self) -> tuple[tuple[Argument, ...], ...]:
-        return (*self._greeting, *self._tracking())
-
-    def _tracking(self) -> tuple[tuple[Argument, ...], ...]:
-        if self._listener_id is None:
-            return ()
-        return (("CLIENT", "TRACKING", "ON", "REDIRECT", self._listener_id, "OPTIN"),)
-
     def _commands_greeted(self, replies: list[Any]) -> None:
-        self._tracks = False
-        count = len(self._greeting)
-        *loaded, who = replies[:count]
+        *loaded, who = replies
         if self._must_not_be_clustered:
             if not isinstance(who, hiredis.ReplyError):
                 raise LockStoreDown(f"{self.commands.address!r}: {USE_CLUSTER_URL}")
@@ -264,13 +253,13 @@ class Node:
                 raise LockStoreDown(f"Redis at {self.commands.address!r} refuses: {reply}")
         if self._must_be_master and who[0] != b"master":
             raise LockStoreDown(f"Redis at {self.commands.address!r} is not the master")
-        # An invalidation goes to a connection by its number, and that one may be of another server, or gone.
-        self._tracks = len(replies) > count and not isinstance(replies[count], hiredis.ReplyError)
 
     def _commands_up(self) -> None:
+        self._tracks = False
         if self.messages.is_up and self.messages.address != self.commands.address:
-            self._tracks = False
             self.messages.drop("the lock store has moved")
+        else:
+            self._begin_to_track()
         self._events.on_up(self)
 
     def _messages_greeted(self, replies: list[Any]) -> None:
@@ -284,14 +273,19 @@ class Node:
         if self.commands.is_up and self.messages.address != self.commands.address:
             self.messages.drop("the lock store has moved")
             return
-        with contextlib.suppress(LockStoreDown):
-            for command in self._tracking():
-                self.commands.send(packed(*command), _Told(self._tracking_begins))
+        self._begin_to_track()
         self._events.on_messages_up(self)
 
     def _messages_lost(self, reason: str) -> None:
         self._tracks = False
         self._listener_id = None
+
+    def _begin_to_track(self) -> None:
+        """Whichever of the two connections is there last: an invalidation goes to the other one by its number."""
+        if self._listener_id is None or not self.commands.is_up:
+            return
+        command = packed("CLIENT", "TRACKING", "ON", "REDIRECT", self._listener_id, "OPTIN")
+        self.commands.send(command, _Told(self._tracking_begins))
 
     def _tracking_begins(self, reply: Any) -> None:
         self._tracks = not isinstance(reply, hiredis.ReplyError)

@@ -11,6 +11,7 @@ import redis_lock
 
 from locks import Locker
 from locks.events import Acquired, Extended, Lost, WakeSource
+from locks.link import LONGEST_BACKOFF_S
 from tests.conftest import ReportFigures
 from tests.harness import PATIENCE_S, wait_until_async
 from tests.integration.lock_faults import LONG_MS, SOON_S, Timed, keys_at, locking_through, stand
@@ -64,6 +65,32 @@ async def test_killed_connections_cost_a_waiter_none_of_its_wake_ups(
         lease = await asyncio.wait_for(waiting[1], SOON_S)
         assert heard.all(Acquired)[-1].wake_source is WakeSource.TRACKING
         assert await lease.release()
+
+
+async def test_changes_are_heard_of_again_however_soon_one_connection_was_lost_after_the_other(
+    redis_server: RedisServer, name: str, keys: Keys
+) -> None:
+    """The one for messages is back before the one for commands then, or behind it, or just meanwhile."""
+    heard = Heard()
+    async with locking(redis_server.url, heard=heard, alive_ms=LONG_MS) as locker:
+        keys.client.set(keys.lock, "another", px=600_000)
+        waiting = asyncio.create_task(locker.acquire(name, lease_ttl_s=600))
+        await stand(keys, 1)
+        (node,) = locker._servers.nodes()
+
+        async def tracks() -> bool:
+            return node.commands.is_up and node.messages.is_up and node._tracks
+
+        for ticks in range(12):
+            await asyncio.sleep(1.5 * LONGEST_BACKOFF_S)  # what has lasted for so long is connected again at once
+            node.messages.drop("a test drops it")
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            node.commands.drop("a test drops it")
+            await wait_until_async(tracks, what=f"news of changes, after {ticks} ticks")
+        keys.client.delete(keys.lock)
+        assert await (await asyncio.wait_for(waiting, SOON_S)).release()
+    assert heard.all(Acquired)[-1].wake_source is WakeSource.TRACKING
 
 
 @which_ones

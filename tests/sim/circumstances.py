@@ -23,12 +23,13 @@ class Circumstances:
     """`workers`: callers in each process. `think_s`, `held_s`: between two calls, and inside, on the average.
 
     `pauses`: how likely a process stands still at each look at its clock. `programs`: of python-redis-lock, and of
-    SafeLock.
+    SafeLock; `extensions`: how often each of them asks for more time in a turn.
     """
 
     processes: int = 5
     workers: int = 4
     programs: int = 0
+    extensions: int = 0
     names: tuple[str, ...] = ("n:0", "n:1", "n:2")
     leases_s: tuple[float, ...] = (0.3,)
     think_s: float = 0.02

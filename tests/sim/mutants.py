@@ -298,6 +298,34 @@ _OWN = (
         ),
     ),
     Mutant(
+        name="unanswered-extension-kept",
+        does="Leaves a lock to its lease whose extension was never answered: the server may have carried it out.",
+        caught_by=(*_IDLE, "nobodys_lock_is_given_back"),
+        edits=(
+            Python(
+                "locks.locker:Locker._lost",
+                """
+                -        if reason is LossReason.TAKEN or lease.may_outlast or lease.unanswered:
+                +        if reason is LossReason.TAKEN or lease.may_outlast:
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="tracking-lost",
+        does="Hears of no changes any more once the connection for messages was back before the other one.",
+        caught_by=_IDLE,
+        edits=(
+            Python(
+                "locks.node:Node._commands_up",
+                """
+                -            self._begin_to_track()
+                +            pass
+                """,
+            ),
+        ),
+    ),
+    Mutant(
         name="newest-first",
         does="Puts those who have waited longest last.",
         caught_by=("order_of_arrival",),
@@ -307,39 +335,6 @@ _OWN = (
                 """
                 -  call('ZADD', queue, string.format('%.0f', now_us - wanted.age_us), waiter)
                 +  call('ZADD', queue, string.format('%.0f', now_us + wanted.age_us), waiter)
-                """,
-            ),
-        ),
-    ),
-)
-
-# What no property can tell here. An extension that was not answered lengthens a lease by less than its own length, and
-# while its way to the server was cut, a process has longer than that to give back what it is left with. So it is with
-# looks and turns: tests/integration/test_late_looks.py has them.
-_UNTOLD = (
-    Mutant(
-        name="old-look-not-owed",
-        does="Gives nothing back for a look that is out of date when its connection is lost.",
-        caught_by=(*_IDLE, "nobodys_lock_is_given_back"),
-        edits=(
-            Python(
-                "locks.line:Line._failed",
-                """
-                -            self._lines.look_lost(self.name, lease_id, lease_ms / 1000)
-                """,
-            ),
-        ),
-    ),
-    Mutant(
-        name="run-id-not-owed",
-        does="Gives back by the id of a turn alone, and not by the one that its run was granted under.",
-        caught_by=(*_IDLE, "nobodys_lock_is_given_back"),
-        edits=(
-            Python(
-                "locks.lines:Lines.give_back_lease",
-                """
-                -                for lease_id in dict.fromkeys((lease.known_as, lease.granted_as)):
-                +                for lease_id in (lease.known_as,):
                 """,
             ),
         ),
@@ -357,33 +352,27 @@ _UNTOLD = (
             ),
         ),
     ),
-    Mutant(
-        name="unanswered-extension-kept",
-        does="Leaves a lock to its lease whose extension was never answered: the server may have carried it out.",
-        caught_by=(*_IDLE, "nobodys_lock_is_given_back"),
-        edits=(
-            Python(
-                "locks.locker:Locker._lost",
-                """
-                -        if reason is LossReason.TAKEN or lease.may_outlast or lease.unanswered:
-                +        if reason is LossReason.TAKEN or lease.may_outlast:
-                """,
-            ),
-        ),
-    ),
 )
 
 SIM_MUTANTS = {mutant.name: mutant for mutant in (*LOCKING, *UNSEEN, *_OWN) if mutant.name not in ELSEWHERE}
-UNTOLD = {mutant.name: mutant for mutant in _UNTOLD}
 
 # The scenes in which some of them show best, as the points of chaos' mutants.
 SHOWS_IN: dict[str, tuple[str, ...]] = {
-    "old-messages-believed": ("short",),
-    "turns-after-lending": ("choose-twice",),
-    "grant-by-id-alone": ("adopt-late",),
+    "old-messages-believed": ("impatient",),
+    "turns-after-lending": ("hang-up",),
+    "grant-by-id-alone": ("adopt-nobodys",),
     "late-adoption-used": ("adopt-late",),
     "timers-armed-late": ("lapse",),
     "owed-forgotten": ("long",),
-    "late-answer-kept": ("long",),
+    "late-answer-kept": ("scripts-long",),
     "cancelled-not-given-back": ("long",),
+    "wake-head-keeps-dead": ("forget",),
+    "claims-for-the-dead": ("dead-head",),
+    "frozen-stay-in-line": ("deaf-head",),
+    "extended-from-the-answer": ("extend-once",),
+    "unanswered-extension-kept": ("extend-late",),
+    "unanswered-turn-kept": ("block",),
+    "extension-taken-for-nothing": ("beside",),
+    "tracking-lost": ("beside",),
+    "own-turn-given-back": ("scripts",),
 }

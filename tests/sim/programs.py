@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import hiredis
@@ -23,8 +25,12 @@ if TYPE_CHECKING:
 EXPIRE_S = 1
 TIMEOUT_S = 2.0
 WAIT_S = 1.0
+EXTENDS_AFTER_S = EXPIRE_S / 3
+EXTENDED = (0, b"extended")  # the answers of redis_lock's script, and of SafeLock's
 UNLOCK = redis_lock.UNLOCK_SCRIPT.decode()
 UNLOCK_SHA = hashlib.sha1(redis_lock.UNLOCK_SCRIPT, usedforsecurity=False).hexdigest()
+EXTEND = redis_lock.EXTEND_SCRIPT.decode()
+EXTEND_SHA = hashlib.sha1(redis_lock.EXTEND_SCRIPT, usedforsecurity=False).hexdigest()
 
 
 class Talk(asyncio.Protocol):
@@ -117,7 +123,8 @@ class Program:
             if is_last:
                 return
             is_last = not await talk.ask("BLPOP", signal, EXPIRE_S, timeout_s=EXPIRE_S + TIMEOUT_S)
-        await self._hold(name, None, owner, asked_s)
+        extend = partial(talk.run, EXTEND, EXTEND_SHA, (lock, signal), owner, EXPIRE_S)
+        await self._hold(name, None, owner, asked_s, extend)
         ours = await talk.run(UNLOCK, UNLOCK_SHA, (lock, signal), owner, 1000) == 0
         self._tell("released", name, None, still_ours=ours, handed_over=False)
 
@@ -143,19 +150,36 @@ class Program:
                 wait_s = max(0.001, round(min(left_s, 1.0, busy_ms[0] / 1000 + 0.01 if busy_ms[0] >= 0 else 1.0), 3))
                 await talk.ask("BLPOP", keys.signal, wait_s, timeout_s=wait_s + TIMEOUT_S)
         self._seen_fence = int(fence)
-        await self._hold(name, int(fence), owner, asked_s)
+        script = sync_store._EXTEND
+        extend = partial(talk.run, script.source, script.sha, own_keys, owner, 1000 * EXPIRE_S, int(fence))
+        await self._hold(name, int(fence), owner, asked_s, extend)
         script = sync_store._RELEASE
         arguments = (owner, self._random.randbytes(6).hex(), QueueLimits().signal_ms, int(fence))
         reply = await talk.run(script.source, script.sha, own_keys, *arguments)
         self._tell("released", name, int(fence), still_ours=reply == b"released", handed_over=False)
 
-    async def _hold(self, name: str, fence: int | None, owner: str, asked_s: float) -> None:
-        ends_s = self.process.true_s(asked_s + EXPIRE_S - margin_s(EXPIRE_S))
+    async def _hold(
+        self, name: str, fence: int | None, owner: str, asked_s: float, extend: Callable[[], Awaitable[Any]]
+    ) -> None:
+        ends_s = self._ends_s(asked_s)
         self._tell("acquired", name, fence, until=ns(ends_s), outside=True)
         self.held = [Held(name, fence, fence, owner, ends_s)]
-        await asyncio.sleep(self._random.uniform(0.002, 0.02))
-        self.held = []
-        self._tell("releasing", name, fence)
+        try:
+            for _ in range(self._simulation.circumstances.extensions):
+                await asyncio.sleep(EXTENDS_AFTER_S)
+                asked_s = self._clock.monotonic_s()
+                if await extend() not in EXTENDED:
+                    return
+                ends_s = self._ends_s(asked_s)
+                self._tell("extended", name, fence, until=ns(ends_s))
+                self.held = [Held(name, fence, fence, owner, ends_s)]
+            await asyncio.sleep(self._random.uniform(0.002, 0.02))
+        finally:
+            self.held = []
+            self._tell("releasing", name, fence)
+
+    def _ends_s(self, asked_s: float) -> float:
+        return self.process.true_s(asked_s + EXPIRE_S - margin_s(EXPIRE_S))
 
     def _invokes(self, name: str) -> None:
         self._simulation.recording.point(self.process, "invoked", name=name)

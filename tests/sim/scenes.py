@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from locks import LeaseLost, LockStoreDown
+from tests.sim.acts import (
+    LASTING_S,
+    LEASE_S,
+    LOCK,
+    LONG_S,
+    SHORT_S,
+    Act,
+    Stage,
+    acquires_and_releases,
+    asks_again,
+    blocks,
+    chooses,
+    extends,
+    finishes,
+    forgets,
+    gives_up,
+    hands_over,
+    hangs_up,
+    holds,
+    lapses,
+    lends,
+    stops_asking,
+    strikes,
+    takes_over,
+    takes_over_late,
+    tries,
+    uses_up,
+)
 from tests.sim.circumstances import Circumstances
-from tests.sim.clients import Client
 from tests.sim.network import Weather
 from tests.sim.shelf import Shelf
 from tests.sim.workload import REFUSALS, stray
@@ -18,8 +43,6 @@ from tests.sim.workload import REFUSALS, stray
 if TYPE_CHECKING:
     from tests.sim.simulation import Place, Simulation
 
-LOCK = "n:0"
-LEASE_S, SHORT_S, LONG_S = 0.5, 0.1, 12.0
 LAST_TRY_S = 1.3
 LASTS_S = 3.0
 BEGINS_S = 0.05  # by then every process has greeted the server
@@ -28,24 +51,10 @@ CIRCUMSTANCES = {
     "short": replace(IN_SCENES, weather=Weather(slow_share=0.06, slowest_s=0.9)),
     "adopt-late": replace(IN_SCENES, weather=Weather(slow_share=0.04, slowest_s=1.2)),
     "lapse": replace(IN_SCENES, pauses=0.01),
+    "extend-once": replace(IN_SCENES, weather=Weather(slow_share=0.3, slowest_s=0.2)),
+    "extend-late": replace(IN_SCENES, weather=Weather(slow_share=0.1, slowest_s=1.0)),
+    "beside": replace(IN_SCENES, programs=2, names=(LOCK,), extensions=1),
 }
-
-Act = Callable[["Stage"], Awaitable[None]]
-
-
-class Stage:
-    """What an act has to do with: its process, the Locker there, and what others have left for it."""
-
-    def __init__(self, scene: Scene, simulation: Simulation, place: Place) -> None:
-        self.simulation, self.place = simulation, place
-        self.locker = place.locker
-        self.texts = scene.texts
-
-    async def hold(self, held_s: float, *, lease_s: float = LEASE_S, wait_s: float | None = None) -> None:
-        """The lock for so long."""
-        self.place.invokes(LOCK)
-        async with self.locker.hold(LOCK, lease_ttl_s=lease_s, wait_s=wait_s):
-            await asyncio.sleep(held_s)
 
 
 class Scene:
@@ -63,9 +72,9 @@ class Scene:
         """The acts of one process, and a last try whether all is well; one that was born again has none of them."""
         if place.process.life > len(self._acts):
             return []
-        stage = Stage(self, simulation, place)
+        stage = Stage(simulation, place, self.texts)
         # The last one is no task of tasks_of().
-        acts = (*self._acts[place.index], (LAST_TRY_S + 0.05 * place.index, _tries))
+        acts = (*self._acts[place.index], (LAST_TRY_S + 0.05 * place.index, tries))
         return [self._play(simulation, place, stage, after_s, act) for after_s, act in acts]
 
     async def _play(self, simulation: Simulation, place: Place, stage: Stage, after_s: float, act: Act) -> None:
@@ -85,182 +94,62 @@ def tasks_of(place: Place) -> list[asyncio.Task[Any]]:
     return place.tasks[:-1]
 
 
-def _holds(held_s: float, *, lease_s: float = LEASE_S, wait_s: float | None = None) -> Act:
-    async def act(stage: Stage) -> None:
-        await stage.hold(held_s, lease_s=lease_s, wait_s=wait_s)
-
-    return act
-
-
-async def _acquires_and_releases(stage: Stage) -> None:
-    stage.place.invokes(LOCK)
-    lease = await stage.locker.acquire(LOCK, lease_ttl_s=LEASE_S)
-    await asyncio.sleep(0.01)
-    await lease.release()
-
-
-async def _tries(stage: Stage) -> None:
-    stage.place.invokes(LOCK)
-    lease = await stage.locker.acquire(LOCK, lease_ttl_s=LEASE_S, wait_s=0)
-    await asyncio.sleep(0.01)
-    await lease.release()
-
-
-async def _extends(stage: Stage) -> None:
-    stage.place.invokes(LOCK)
-    lease = await stage.locker.acquire(LOCK, lease_ttl_s=LEASE_S)
-    for _ in range(2):
-        await asyncio.sleep(0.02)
-        await lease.extend(LEASE_S)
-    await lease.release()
-
-
-async def _lapses(stage: Stage) -> None:
-    """Has it to the end of its lease, and does not give it back, four times."""
-    for _ in range(4):
-        stage.place.invokes(LOCK)
-        await stage.locker.acquire(LOCK, lease_ttl_s=SHORT_S, keep_extended=False)
-        await asyncio.sleep(SHORT_S)
-
-
-async def _finishes(stage: Stage) -> None:
-    stage.place.invokes(LOCK)
-    async with stage.locker.hold(LOCK, lease_ttl_s=LEASE_S) as lease:
-        await asyncio.sleep(0.03)
-        lease.finish()
-
-
-def _gives_up(after_s: float = 0.02, *, lease_s: float = LEASE_S) -> Act:
-    """Is cancelled while it waits."""
-
-    async def act(stage: Stage) -> None:
-        task = asyncio.create_task(stage.hold(0.01, lease_s=lease_s))
-        await asyncio.sleep(after_s)
-        task.cancel()
-        await asyncio.wait([task])
-
-    return act
-
-
-def _hands_over(lease_s: float = LEASE_S) -> Act:
-    async def act(stage: Stage) -> None:
-        stage.place.invokes(LOCK)
-        lease = await stage.locker.acquire(LOCK, lease_ttl_s=lease_s)
-        await asyncio.sleep(0.01)
-        stage.texts.leave(stage.place.process, lease.export())
-
-    return act
-
-
-async def _takes_over(stage: Stage) -> None:
-    for text in stage.texts.seen_by(stage.place.process):
-        lease = await stage.locker.adopt(text)
-        await asyncio.sleep(0.01)
-        await lease.release()
-
-
-async def _takes_over_late(stage: Stage) -> None:
-    """Tries again and again, however often it is told that the lease is over."""
-    for _ in range(30):
-        with contextlib.suppress(LeaseLost):
-            await _takes_over(stage)
-        await asyncio.sleep(0.03)
-
-
-async def _lends(stage: Stage) -> None:
-    client = await Client.lent(stage.simulation, stage.place, LOCK, lease_ttl_s=LEASE_S, wait_s=1.0)
-    await asyncio.sleep(0.01)
-    await client.extend(stage.place)
-    await client.release(stage.place)
-
-
-def _chooses(lease_id: str) -> Act:
-    """A client that asks again where it is told that nobody knows whether it has the lock."""
-
-    async def act(stage: Stage) -> None:
-        for _ in range(10):
-            with contextlib.suppress(LockStoreDown):
-                client = await Client.lent_as(
-                    stage.simulation, stage.place, LOCK, lease_id, lease_ttl_s=LEASE_S, wait_s=0.1
-                )
-                break
-            await asyncio.sleep(0.01)
-        else:
-            return
-        await asyncio.sleep(0.01)
-        await client.release(stage.place)
-
-    return act
-
-
-def _chooses_twice(lease_id: str) -> Act:
-    """A client that hangs up while it is being given the lock, and asks again."""
-
-    async def act(stage: Stage) -> None:
-        def asking() -> Coroutine[Any, Any, Client]:
-            return Client.lent_as(stage.simulation, stage.place, LOCK, lease_id, lease_ttl_s=LEASE_S, wait_s=1.0)
-
-        task = asyncio.create_task(asking())
-        while not task.done() and not stage.place.held:  # noqa: ASYNC110  # a simulated loop waits for free
-            await asyncio.sleep(0.0002)
-        await asyncio.sleep(0.001 * stage.simulation.world.random(lease_id).random())
-        task.cancel()
-        await asyncio.wait([task])
-        client = await asking() if task.cancelled() else task.result()
-        await asyncio.sleep(0.01)
-        await client.release(stage.place)
-
-    return act
-
-
 SCENES: dict[str, Callable[[], Scene]] = {
     # Nobody is there before.
-    "acquire": lambda: Scene([[(0.0, _acquires_and_releases)], [(0.0, _tries)], []]),
+    "acquire": lambda: Scene([[(0.0, acquires_and_releases)], [(0.0, tries)], []]),
     # Two ask at once, and each has its turn.
-    "release": lambda: Scene([[(0.0, _acquires_and_releases)], [(0.0, _acquires_and_releases)], []]),
+    "release": lambda: Scene([[(0.0, acquires_and_releases)], [(0.0, acquires_and_releases)], []]),
     # A crowd: two who wait in each of two processes, so that there are handoffs, claims and runs.
     "handoff": lambda: Scene(
         [
-            [(0.0, _holds(0.06)), (0.02, _holds(0.005))],
-            [(0.01, _holds(0.01)), (0.012, _holds(0.2))],
-            [(0.02, _holds(0.0)), (0.021, _holds(0.02))],
+            [(0.0, holds(0.06)), (0.02, holds(0.005))],
+            [(0.01, holds(0.01)), (0.012, holds(0.2))],
+            [(0.02, holds(0.0)), (0.021, holds(0.02))],
         ]
     ),
     # Longer than a lease, so that it is extended; whoever dies, or is cut off, is followed by those who wait.
-    "takeover": lambda: Scene([[(0.0, _holds(0.7))], [(0.02, _holds(0.02))], [(0.04, _holds(0.02))]]),
-    "extend": lambda: Scene([[(0.0, _extends)], [(0.01, _holds(0.01))], [(0.015, _extends)]]),
-    "finish": lambda: Scene([[(0.0, _finishes)], [(0.01, _holds(0.01))], [(0.015, _finishes), (0.02, _holds(0.0))]]),
-    "cancel": lambda: Scene(
-        [[(0.0, _holds(0.04))], [(0.01, _gives_up()), (0.02, _holds(0.0))], [(0.015, _gives_up())]]
-    ),
-    "adopt": lambda: Scene(
-        [[(0.0, _hands_over())], [(0.03, _takes_over), (0.04, _holds(0.0))], [(0.02, _holds(0.01))]]
-    ),
+    "takeover": lambda: Scene([[(0.0, holds(0.7))], [(0.02, holds(0.02))], [(0.04, holds(0.02))]]),
+    "extend": lambda: Scene([[(0.0, extends)], [(0.01, holds(0.01))], [(0.015, extends)]]),
+    "finish": lambda: Scene([[(0.0, finishes)], [(0.01, holds(0.01))], [(0.015, finishes), (0.02, holds(0.0))]]),
+    "cancel": lambda: Scene([[(0.0, holds(0.04))], [(0.01, gives_up()), (0.02, holds(0.0))], [(0.015, gives_up())]]),
+    "adopt": lambda: Scene([[(0.0, hands_over())], [(0.03, takes_over), (0.04, holds(0.0))], [(0.02, holds(0.01))]]),
     # Long after the lease was over, and others have had the lock.
     "adopt-late": lambda: Scene(
         [
-            [(0.0, _holds(0.33, lease_s=0.2)), (0.46, _holds(0.02))],
-            [(0.01, _hands_over(SHORT_S))],
-            [(0.5, _takes_over_late), (0.45, _holds(0.0))],
+            [(0.0, holds(0.33, lease_s=0.2)), (0.46, holds(0.02))],
+            [(0.01, hands_over(SHORT_S))],
+            [(0.5, takes_over_late), (0.45, holds(0.0))],
         ]
     ),
-    "lend": lambda: Scene([[(0.0, _lends)], [(0.005, _lends)], [(0.01, _holds(0.01))]]),
+    # The same; and the connection ends on which the lease was asked for first, which so is done late.
+    "adopt-nobodys": lambda: Scene(
+        [
+            [(0.0, holds(0.1)), (0.23, holds(0.02))],
+            [(0.01, hands_over(SHORT_S)), (0.01, strikes("late"))],
+            [(0.26, takes_over_late), (0.22, holds(0.0))],
+        ]
+    ),
+    "lend": lambda: Scene([[(0.0, lends)], [(0.005, lends)], [(0.01, holds(0.01))]]),
     "choose": lambda: Scene(
         [
-            [(0.0, _holds(0.03))],
-            [(0.01, _chooses("a" * 32)), (0.012, _holds(0.2)), (0.013, _holds(0.0))],
-            [(0.015, _chooses("b" * 32))],
+            [(0.0, holds(0.03))],
+            [(0.01, chooses("a" * 32)), (0.012, holds(0.2)), (0.013, holds(0.0))],
+            [(0.015, chooses("b" * 32))],
         ]
     ),
-    "choose-twice": lambda: Scene(
-        [[(0.0, _holds(0.03))], [(0.01, _chooses_twice("c" * 32)), (0.0101, _holds(0.2)), (0.0102, _holds(0.0))], []]
+    "hang-up": lambda: Scene(
+        [
+            [(0.0, holds(0.03)), (0.01, hangs_up("c" * 32)), (0.013, holds(0.2)), (0.014, holds(0.0))],
+            [(0.03, asks_again)],
+            [],
+        ]
     ),
     # What is left of a long lease is given back, or everybody waits for long.
     "long": lambda: Scene(
         [
-            [(0.0, _holds(0.04, lease_s=LONG_S)), (0.1, _gives_up(0.002, lease_s=LONG_S))],
-            [(0.01, _gives_up(0.03, lease_s=LONG_S)), (0.02, _holds(0.01, lease_s=LONG_S))],
-            [(0.015, _gives_up(0.02, lease_s=LONG_S)), (0.05, _holds(0.0, lease_s=LONG_S))],
+            [(0.0, holds(0.04, lease_s=LONG_S)), (0.1, gives_up(0.002, lease_s=LONG_S))],
+            [(0.01, gives_up(0.03, lease_s=LONG_S)), (0.02, holds(0.01, lease_s=LONG_S))],
+            [(0.015, gives_up(0.02, lease_s=LONG_S)), (0.05, holds(0.0, lease_s=LONG_S))],
         ],
         lease_s=LONG_S,
     ),
@@ -268,20 +157,77 @@ SCENES: dict[str, Callable[[], Scene]] = {
     "short": lambda: Scene(
         [
             [
-                (0.4 * index, _holds(0.03)),
-                (0.4 * index + 0.005, _holds(0.35)),
-                *((0.4 * other + 0.002 + 0.001 * index, _holds(0.01, lease_s=SHORT_S)) for other in others),
+                (0.4 * index, holds(0.03)),
+                (0.4 * index + 0.005, holds(0.35)),
+                *((0.4 * other + 0.002 + 0.001 * index, holds(0.01, lease_s=SHORT_S)) for other in others),
             ]
             for index, others in enumerate(((1, 2), (0, 2), (0, 1)))
         ]
     ),
     # Leases that run out, in processes that stand still now and then.
-    "lapse": lambda: Scene([[(0.0, _lapses), (0.01, _lapses)], [(0.005, _lapses)], [(0.008, _lapses)]]),
+    "lapse": lambda: Scene([[(0.0, lapses), (0.01, lapses)], [(0.005, lapses)], [(0.008, lapses)]]),
+    # Whoever stands first dies, or sleeps, while the lock is held; and it is given back, or not.
+    "forget": lambda: Scene([[(0.0, forgets)], [(0.01, holds(0.02)), (0.2, strikes("kill"))], [(0.02, holds(0.02))]]),
+    "dead-head": lambda: Scene(
+        [[(0.0, holds(0.4))], [(0.01, holds(0.02)), (0.2, strikes("kill"))], [(0.02, holds(0.02))]]
+    ),
+    "deaf-head": lambda: Scene(
+        [[(0.0, holds(1.15))], [(0.01, holds(0.02)), (0.05, strikes("suspend"))], [(0.02, holds(0.02))]]
+    ),
+    # Bodies that begin as soon as they hear of it, and then keep their loops from hearing more until their claim is over.
+    "block": lambda: Scene(
+        [
+            [(0.0, holds(0.03, lease_s=LASTING_S))],
+            [(0.01, blocks(0.4, lease_s=LASTING_S))],
+            [(0.02, blocks(0.4, lease_s=LASTING_S))],
+        ],
+        lease_s=LASTING_S,
+    ),
+    # More time is asked for, once, and the answer is slow.
+    "extend-once": lambda: Scene([[(0.01 * who, uses_up(LEASE_S, asks_after_s=0.2))] for who in range(3)]),
+    # The same when little is left of a lease that is long enough to be missed.
+    "extend-late": lambda: Scene(
+        [[(0.01 * who, uses_up(LASTING_S, asks_after_s=0.95 * LASTING_S))] for who in range(3)], lease_s=LASTING_S
+    ),
+    # Programs with python-redis-lock, and SafeLock, which ask for more time and then give the lock back.
+    "beside": lambda: Scene([[(0.3 * i + 0.01 * who, holds(0.01)) for i in range(4)] for who in range(3)]),
+    # Callers who give up one after another, so that their process looks again and again, and hears late.
+    "impatient": lambda: Scene(
+        [
+            [(0.0, holds(0.03))],
+            [
+                *((0.01, holds(0.01, lease_s=SHORT_S, wait_s=0.15 + 0.03 * number)) for number in range(16)),
+                (0.028, strikes("stall")),
+            ],
+            [(0.02, holds(0.6))],
+        ]
+    ),
+    # The server forgets its scripts just before a long lease is handed to somebody who is about to leave.
+    "scripts-long": lambda: Scene(
+        [
+            [(0.1 * number, holds(0.04, lease_s=LONG_S)) for number in range(6)],
+            [(0.1 * number + 0.01, stops_asking(0.0305 + 0.0005 * number, lease_s=LONG_S)) for number in range(6)],
+            [(0.1 * number + 0.03, strikes("script-flush")) for number in range(6)],
+        ],
+        lease_s=LONG_S,
+    ),
+    # The server forgets its scripts just before a run.
+    "scripts": lambda: Scene(
+        [
+            [
+                *((at_s, holds(0.08)) for at_s in (0.0, 0.3, 0.6)),
+                *((at_s + 0.01, holds(0.0)) for at_s in (0.0, 0.3, 0.6)),
+                *((at_s + 0.011, acquires_and_releases) for at_s in (0.0, 0.3, 0.6)),
+            ],
+            [(at_s + 0.03, holds(0.02)) for at_s in (0.0, 0.3, 0.6)],
+            [(at_s + 0.07, strikes("script-flush")) for at_s in (0.0, 0.3, 0.6)],
+        ]
+    ),
     "crowd": lambda: Scene(
         [
-            [(0.0, _holds(0.10)), (0.04, _holds(0.01)), (0.2, _holds(0.01))],
-            [(0.03, _holds(0.02)), (0.032, _holds(0.6)), (0.25, _holds(0.0))],
-            [(0.05, _holds(0.01)), (0.051, _holds(0.03)), (0.26, _holds(0.0))],
+            [(0.0, holds(0.10)), (0.04, holds(0.01)), (0.2, holds(0.01))],
+            [(0.03, holds(0.02)), (0.032, holds(0.6)), (0.25, holds(0.0))],
+            [(0.05, holds(0.01)), (0.051, holds(0.03)), (0.26, holds(0.0))],
         ]
     ),
 }

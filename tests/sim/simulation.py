@@ -32,7 +32,7 @@ LEASES_ARE_KEPT_S = 20.0  # after its end a grant is remembered for so long
 
 @dataclass(slots=True)
 class Place:
-    """One life of a process: its Locker, and what runs there. `index`: 0 for p0."""
+    """One life of a process: its Locker, and what runs there. `index`: 0 for p0. `greets`: no task has begun yet."""
 
     index: int
     process: Process
@@ -40,6 +40,7 @@ class Place:
     ears: Ears
     recording: Recording
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
+    greets: bool = True
     is_closing: bool = False
     chosen_ids: set[str] = field(default_factory=set)  # that clients have chosen for what it lends them
 
@@ -305,7 +306,7 @@ class Simulation:
 
     @staticmethod
     def _is_at_work(place: Place) -> bool:
-        return not place.process.is_dead and any(not task.done() for task in place.tasks)
+        return not place.process.is_dead and (place.greets or any(not task.done() for task in place.tasks))
 
     def _rate(self) -> float:
         spread = self.circumstances.rate_spread
@@ -329,6 +330,7 @@ class Simulation:
         await place.locker.open()
         await place.locker.up_within(UP_WITHIN_S)
         place.tasks = [place.process.start(work) for work in self.plan.work(self, place)]
+        place.greets = False
 
     async def _closing(self, place: Place, waits_s: float) -> None:
         process = place.process

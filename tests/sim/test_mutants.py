@@ -7,42 +7,29 @@ import itertools
 import pytest
 
 from tests.chaos.checks import PROPERTIES
-from tests.sim.mutants import SHOWS_IN, SIM_MUTANTS, UNTOLD
+from tests.sim.mutants import SHOWS_IN, SIM_MUTANTS
 from tests.sim.scenes import SCENES
 from tests.sim.search.hunting import hunts, mixed
 from tests.sim.search.running import judged
 
 CPU_S = 60.0
-# What takes a search too long for here: see `python -m tests.sim hunt`. Two of them have tests on a real server:
-# tests/integration/test_lock_runs.py and test_lending_runs.py.
-SELDOM = frozenset(
-    {
-        "wake-head-keeps-dead",
-        "extended-from-the-answer",
-        "extension-taken-for-nothing",
-        "grant-by-id-alone",
-        "old-messages-believed",
-        "own-turn-given-back",
-        "turns-after-lending",
-    }
-)
 WHOLE_RUNS = 60
 
 
-@pytest.mark.parametrize("mutant", sorted({*SIM_MUTANTS, *UNTOLD}))
+@pytest.mark.parametrize("mutant", sorted(SIM_MUTANTS))
 def test_what_a_mutant_replaces_is_in_the_product(mutant: str) -> None:
-    for edit in {**SIM_MUTANTS, **UNTOLD}[mutant].edits:
+    for edit in SIM_MUTANTS[mutant].edits:
         edit.check()
 
 
 def test_mutants_name_properties_and_scenes_that_there_are() -> None:
     assert {name for mutant in SIM_MUTANTS.values() for name in mutant.caught_by} <= set(PROPERTIES)
     assert {scene for scenes in SHOWS_IN.values() for scene in scenes} <= set(SCENES)
-    assert {*SHOWS_IN, *SELDOM} <= set(SIM_MUTANTS)
+    assert set(SHOWS_IN) <= set(SIM_MUTANTS)
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("mutant", sorted(set(SIM_MUTANTS) - SELDOM))
+@pytest.mark.parametrize("mutant", sorted(SIM_MUTANTS))
 def test_a_mutant_is_found_by_what_it_breaks(mutant: str) -> None:
     [found] = hunts(mutant, [0], cpu_s=CPU_S)
     assert found.by, f"not within {found.runs} runs"

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from tests.sim.faults import KINDS
-from tests.sim.scenes import BEGINS_S, IN_SCENES, SCENES, tasks_of
+from tests.sim.scenes import BEGINS_S, IN_SCENES, LASTS_S, SCENES, tasks_of
 from tests.sim.search import trials
 from tests.sim.search.states import history_of, is_over
 from tests.sim.trial import Trial
@@ -36,7 +36,7 @@ def test_nothing_is_seen_between_the_events_of_a_scene(scene: str) -> None:
     begins, history = simulation.world.events, history_of(simulation)
     changed = [begins]
     while not is_over(simulation):
-        simulation.world.run(until_s=10.0, events=simulation.world.events + 1)
+        simulation.world.run(until_s=LASTS_S, events=simulation.world.events + 1)
         if history_of(simulation) != history and not is_over(simulation):
             changed.append(simulation.world.events)
         history = history_of(simulation)
