@@ -85,17 +85,6 @@ async def forgets(stage: Stage) -> None:
     await lease.lost.wait()
 
 
-def blocks(for_s: float, *, lease_s: float) -> Act:
-    """Has the lock, and keeps its event loop from doing anything else for so long."""
-
-    async def act(stage: Stage) -> None:
-        stage.place.invokes(LOCK)
-        async with stage.locker.hold(LOCK, lease_ttl_s=lease_s):
-            stage.place.process.block(for_s)
-
-    return act
-
-
 def strikes(kind: str) -> Act:
     """A fault of this kind, at the process itself or at the server."""
 

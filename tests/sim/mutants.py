@@ -339,19 +339,6 @@ _OWN = (
             ),
         ),
     ),
-    Mutant(
-        name="unanswered-turn-kept",
-        does="Leaves a lock to its lease that was lost while the server was being told whose turn it is.",
-        caught_by=(*_IDLE, "nobodys_lock_is_given_back"),
-        edits=(
-            Python(
-                "locks.turns:_Telling.send",
-                """
-                -        self._lease.unanswered += 1
-                """,
-            ),
-        ),
-    ),
 )
 
 SIM_MUTANTS = {mutant.name: mutant for mutant in (*LOCKING, *UNSEEN, *_OWN) if mutant.name not in ELSEWHERE}
@@ -371,7 +358,6 @@ SHOWS_IN: dict[str, tuple[str, ...]] = {
     "frozen-stay-in-line": ("deaf-head",),
     "extended-from-the-answer": ("extend-once",),
     "unanswered-extension-kept": ("extend-late",),
-    "unanswered-turn-kept": ("block",),
     "extension-taken-for-nothing": ("beside",),
     "tracking-lost": ("beside",),
     "own-turn-given-back": ("scripts",),

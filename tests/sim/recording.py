@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from locks import events as locks
@@ -134,8 +135,10 @@ class Recording:
 class Ears:
     """The listener of one life of one process' Locker."""
 
-    def __init__(self, recording: Recording, process: Process) -> None:
+    def __init__(self, recording: Recording, process: Process, lock_ends_s: Callable[[str, str], float]) -> None:
+        """`lock_ends_s`: when a lock that is held under an id is over at the server, by true time."""
         self._recording = recording
+        self._lock_ends_s = lock_ends_s
         self._process = process
         self._locker: Locker | None = None
         self._leases: dict[tuple[str, int], Lease] = {}
@@ -239,7 +242,10 @@ class Ears:
         if lease is None:
             return kind in (locks.Forced, locks.Unknown), {}
         facts = {"until": ns(self._process.true_s(lease.deadline_s))}
-        if kind is locks.Exported and (lease.is_unconfirmed or lease.unanswered):
-            # What was asked for and is not answered yet gives it as much at the server.
-            facts["kept_until"] = ns(self._process.now_s + lease.lease_ttl_s + LONGEST_RUN_S)
+        if kind is locks.Exported:
+            kept_until_s = self._lock_ends_s(name, lease.known_as)
+            if lease.is_unconfirmed or lease.unanswered:
+                # What was asked for and is not answered yet gives it as much at the server.
+                kept_until_s = max(kept_until_s, self._process.now_s + lease.lease_ttl_s + LONGEST_RUN_S)
+            facts["kept_until"] = ns(kept_until_s)
         return True, facts

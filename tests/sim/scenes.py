@@ -17,7 +17,6 @@ from tests.sim.acts import (
     Stage,
     acquires_and_releases,
     asks_again,
-    blocks,
     chooses,
     extends,
     finishes,
@@ -173,15 +172,6 @@ SCENES: dict[str, Callable[[], Scene]] = {
     ),
     "deaf-head": lambda: Scene(
         [[(0.0, holds(1.15))], [(0.01, holds(0.02)), (0.05, strikes("suspend"))], [(0.02, holds(0.02))]]
-    ),
-    # Bodies that begin as soon as they hear of it, and then keep their loops from hearing more until their claim is over.
-    "block": lambda: Scene(
-        [
-            [(0.0, holds(0.03, lease_s=LASTING_S))],
-            [(0.01, blocks(0.4, lease_s=LASTING_S))],
-            [(0.02, blocks(0.4, lease_s=LASTING_S))],
-        ],
-        lease_s=LASTING_S,
     ),
     # More time is asked for, once, and the answer is slow.
     "extend-once": lambda: Scene([[(0.01 * who, uses_up(LEASE_S, asks_after_s=0.2))] for who in range(3)]),

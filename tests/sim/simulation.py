@@ -155,7 +155,7 @@ class Simulation:
             self.programs[index] = program = Program(self, process, is_safe=index % 2 == 0)
             process.start(program.run())
             return
-        ears = Ears(self.recording, process)
+        ears = Ears(self.recording, process, self.server.lock_ends_s)
         locker = Locker(URL, instance_id=process.name, listener=ears.hear, clock=process.clock())
         ears.belong_to(locker)
         place = self.places[index] = Place(index, process, locker, ears, self.recording)

@@ -259,6 +259,15 @@ TOKEN_CASES = (
         "exact: it had asked before it had the larger token, and stood still",
         stands_still(forgotten(6, 5), "p0", from_ms=100, to_ms=210),
     ),
+    Case(
+        "exact: it had asked just before it had the larger token, and then stood still",
+        stands_still(forgotten(6, 5), "p0", from_ms=111, to_ms=210.9),
+    ),
+    Case(
+        "exact: it had asked just after it had the larger token, and then stood still",
+        stands_still(forgotten(6, 5), "p0", from_ms=113, to_ms=210.9),
+        {FENCES},
+    ),
     Case("exact: what it adopts has an older token", forgotten(6, 5, p="adopted")),
     Case("exact: a client outside has seen no token", forgotten(6, 5, outside=True)),
     Case("exact: released as its own, though the store was emptied", released_late(), {RELEASE}),

@@ -111,9 +111,13 @@ def _seen(evidence: Evidence) -> Iterator[tuple[int, Hold]]:
 
 def _asked_after(hold: Hold, evidence: Evidence) -> int:
     """The earliest moment at which it can have been asked for: its process may have stood still before it said so."""
-    asked = hold.began - round(hold.waited_ns * (1 + CLOCK_RATES)) - evidence.slack.delay_ns
     stood_still = evidence.standstills_of(hold.i)
-    return stood_still.begin_before(asked - stood_still.within(asked, hold.began), slack=0)
+    awake_ns = round(hold.waited_ns * (1 + CLOCK_RATES)) + evidence.slack.delay_ns
+    asked, later = hold.began - awake_ns, hold.began
+    while asked < later:
+        later = asked
+        asked = stood_still.begin_before(hold.began - awake_ns - stood_still.within(later, hold.began), slack=0)
+    return asked
 
 
 def is_excused(before: Hold, after: Hold, evidence: Evidence) -> bool:
