@@ -280,6 +280,7 @@ class Lending:
         An extension alone would not say that it knows the id that the client is told: it finds a turn by its token.
         """
         asked_at_s = self._clock.monotonic_s()
+        lease.known_as = lease.lease_id  # for all that is sent behind
         try:
             await self._store.run(
                 lease.name, lambda node: turn_command(self._store, node, lease, before=lease.granted_as)

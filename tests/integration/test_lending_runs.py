@@ -8,7 +8,7 @@ import pytest
 
 from locks import LockStoreDown
 from locks.events import Acquired, LockEvent
-from tests.harness import OwnRedis
+from tests.harness import PATIENCE_S, OwnRedis, wait_until_async
 from tests.integration.test_lock_runs import LONG_S, in_line, process
 from tests.integration.test_locker import Heard, own_keys
 from tests.proxy import Proxy, Way
@@ -67,4 +67,31 @@ async def test_nobody_is_lent_a_turn_under_an_id_that_the_server_does_not_know(o
             with pytest.raises(LockStoreDown):
                 await borrower
             keys.client.config_set("maxmemory", 0)
+            await keys.gone()
+
+
+async def test_a_turn_that_begins_without_a_connection_is_lent_under_the_id_that_the_server_gets(
+    proxy: Proxy, own_redis: OwnRedis, name: str
+) -> None:
+    heard = Heard()
+    with own_keys(own_redis, name) as keys:
+        async with process(f"redis://127.0.0.1:{proxy.port}/0", "api-1", heard) as locker:
+            holder = await locker.acquire(name, lease_ttl_s=LONG_S)
+            [first] = await in_line(heard, [lambda: asyncio.create_task(locker.acquire(name, lease_ttl_s=LONG_S))])
+            lending = locker.lending.lend(name, lease_ttl_s=LONG_S, wait_s=LONG_S, request_id="lent")
+            [borrower] = await in_line(heard, [lambda: asyncio.create_task(lending)])
+            await holder.release()
+            lease = await first
+
+            async def is_down() -> bool:
+                return not locker.is_up
+
+            proxy.go_away()
+            await wait_until_async(is_down, what="the end of the connection")
+            await lease.release()
+            proxy.come_back()
+            loan = await asyncio.wait_for(borrower, PATIENCE_S)
+            assert keys.holder() == loan.lease_id
+            await locker.lending.extend(name, loan.lease_id, lease_ttl_s=LONG_S)
+            await locker.lending.release(name, loan.lease_id)
             await keys.gone()
