@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -100,16 +101,18 @@ def _seconds(text: str) -> float:
 
 def _all_arguments(of: argparse.ArgumentParser) -> None:
     of.add_argument("--seconds", type=_seconds, default=180.0, help="how long (%(default)g)")
-    of.add_argument("--seed", type=int, default=1, help="where the drawn ones begin (%(default)s)")
+    of.add_argument("--seed", type=int, help="where the drawn ones begin (others each second)")
 
 
 def _all(arguments: argparse.Namespace) -> int:
+    seed = int(time.time()) if arguments.seed is None else arguments.seed
+    print(f"from seed {seed}", flush=True)
     report = Report(arguments, seconds=arguments.seconds)
     for scene in orders.SMALL:
         report.search(orders.trials(scene, deviations=1))
-    report.search(trials.at_random(arguments.seed, None, lasts_s=LASTS_S), until=SEEDS_UNTIL)
-    report.search(trials.pairs(arguments.seed, None), until=PAIRS_UNTIL)
-    report.search(trials.at_some_events(arguments.seed))
+    report.search(trials.at_random(seed, None, lasts_s=LASTS_S), until=SEEDS_UNTIL)
+    report.search(trials.pairs(seed, None), until=PAIRS_UNTIL)
+    report.search(trials.at_some_events(seed))
     return report.end()
 
 
