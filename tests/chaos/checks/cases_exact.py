@@ -268,6 +268,13 @@ TOKEN_CASES = (
         stands_still(forgotten(6, 5), "p0", from_ms=113, to_ms=210.9),
         {FENCES},
     ),
+    Case(
+        "exact: a token that came again, and was released as its own",
+        second(loses("p0", 5, from_ms=10, until_ms=603, lost_ms=200), from_ms=190, to_ms=300)
+        .point("forced", "p2", at_ms=185, name=JOB, fence=5)
+        .leased("p0", JOB, 5, from_ms=700, to_ms=710, until_ms=1290),
+        {FENCES},
+    ),
     Case("exact: what it adopts has an older token", forgotten(6, 5, p="adopted")),
     Case("exact: a client outside has seen no token", forgotten(6, 5, outside=True)),
     Case("exact: released as its own, though the store was emptied", released_late(), {RELEASE}),

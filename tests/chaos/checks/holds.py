@@ -138,6 +138,8 @@ class _Reading:
         hold.first_until, hold.is_adopted = until, event["p"] == "adopted"
         hold.is_outside, hold.was_queued = bool(event.get("outside")), bool(event.get("queued"))
         self._holds.append(hold)
+        # Had it one with this token before, what is told of a release is told of this one.
+        self._unanswered[_process(event)].pop(_lease(event), None)
         self._open[_process(event)].setdefault(_lease(event), []).append(hold)
 
     def _extended(self, event: Event) -> None:
