@@ -135,7 +135,9 @@ BROKEN_EXACT = (
     Broken("exact: idle, everybody asks for more", "idle_exact._asks_for_more", fixed(True)),
     Broken("exact: takeovers, whoever ends holds up", "takeover._holds_up", fixed(True)),
     Broken("exact: takeovers, whoever ends holds up nobody", "takeover._holds_up", fixed(False)),
-    Broken("exact: idle, links come back at once", "idle_exact.LINK_RECOVERED_NS", -A_YEAR_NS),
+    Broken(
+        "exact: idle, links come back at once", "idle_exact.link_recovered_at", lambda _, ended, __: ended - A_YEAR_NS
+    ),
     Broken("exact: idle, the store comes back at once", "idle_exact.STORE_RECOVERED_NS", 0),
     Broken("exact: idle, a new process is there at once", "quiet.BORN_NS", 0),
     Broken("exact: idle, whoever wakes is there at once", "idle_exact.AWAKE_NS", 0),

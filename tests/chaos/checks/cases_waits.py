@@ -128,6 +128,15 @@ IDLE_CASES = (
     Case("exact: one who stands still for long", stopped("p2", got_ms=1722, to_ms=2900)),
     Case("exact: the waiter's connection was cut", fault(released(2867), "link:p1:redis")),
     Case("exact: the waiter's connection had been cut long ago", fault(released(2867.1), "link:p1:redis"), {IDLE}),
+    Case(
+        "exact: the waiter's connection was cut, and it stood still before it could find out",
+        stands_still(fault(released(3057), "link:p1:redis"), "p1", from_ms=AT + 40, to_ms=AT + 240),
+    ),
+    Case(
+        "exact: the waiter's connection had been cut long ago, though it stood still",
+        stands_still(fault(released(3057.1), "link:p1:redis"), "p1", from_ms=AT + 40, to_ms=AT + 240),
+        {IDLE},
+    ),
     Case("exact: its connection to elsewhere was cut", fault(released(2000), "link:p1:database"), {IDLE}),
     Case("exact: the connection of one who knows it was cut", fault(knows(released(2000), "p2"), "link:p2:redis")),
     Case("exact: the connection of a stranger was cut", fault(released(2000), "link:p2:redis"), {IDLE}),

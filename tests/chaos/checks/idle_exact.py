@@ -16,10 +16,10 @@ from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.promises import ALIVE_MS, CLAIM_MS, CLOCK_RATES, MARGIN_MS, MS, SLOT_MS, TAKEOVER_MS, YIELD_MS
 from tests.chaos.checks.quiet import (
     AWAKE_NS,
-    LINK_RECOVERED_NS,
     STORE_RECOVERED_NS,
     around_ns_of,
     concerned_of,
+    link_recovered_at,
     newborn_of,
 )
 from tests.chaos.checks.spans import NO_SPANS, Fault, Spans
@@ -184,7 +184,7 @@ class _Excuses:
         for who, newborn in newborn_of(evidence).items():
             self._of_waiters[who] += newborn
         for fault in evidence.faults:
-            self._read_fault(fault)
+            self._read_fault(fault, evidence)
         for stall in evidence.by_kind["stall"]:
             self._stands_still(str(stall["i"]), stall["from"], stall["to"])
         for kind in ("died", "closing"):
@@ -204,7 +204,7 @@ class _Excuses:
             self._spans[key] = Spans(self._of_waiters.get(key, ()))
         return self._spans[key]
 
-    def _read_fault(self, fault: Fault) -> None:
+    def _read_fault(self, fault: Fault, evidence: Evidence) -> None:
         kind, _, of = fault.scope.partition(":")
         instance, _, link = of.partition(":")
         began = fault.began - self._around_ns
@@ -213,7 +213,7 @@ class _Excuses:
         elif kind == "link":
             # What it had asked for is carried out late, for nobody.
             if link == "redis":
-                window = _Window(began, fault.ended + LINK_RECOVERED_NS, self._unheard_ns)
+                window = _Window(began, link_recovered_at(instance, fault.ended, evidence), self._unheard_ns)
                 self._of_others[instance].append(window)
         elif kind == "clock" and of != "redis":
             self._stands_still(of.rpartition(":")[2], fault.began, fault.ended)

@@ -30,7 +30,7 @@ def disturbances_of(evidence: Evidence) -> dict[str, Spans]:
             found[instance].append((fault.began, fault.ended + AWAKE_NS))
         elif kind == "link":
             if link == "redis":
-                found[instance].append((fault.began, fault.ended + LINK_RECOVERED_NS))
+                found[instance].append((fault.began, link_recovered_at(instance, fault.ended, evidence)))
         elif kind == "clock" and of != "redis":
             found[of.rpartition(":")[2]].append((fault.began, fault.ended + AWAKE_NS))
         else:
@@ -38,6 +38,11 @@ def disturbances_of(evidence: Evidence) -> dict[str, Spans]:
     for stall in evidence.by_kind["stall"]:
         found[str(stall["i"])].append((stall["from"], stall["to"] + AWAKE_NS))
     return {who: Spans(spans) for who, spans in found.items()}
+
+
+def link_recovered_at(instance: int | str, ended: int, evidence: Evidence) -> int:
+    """When a process, whose connection a fault had until then, has found out that it is dead, and has a new one."""
+    return evidence.standstills_of(instance).passed(ended, LINK_RECOVERED_NS)
 
 
 @lru_cache(maxsize=1)

@@ -56,6 +56,16 @@ class Spans:
         """Whether any of them has a moment in common with begin..end, both included."""
         return bisect_left(self._ends, begin) < bisect_right(self._begins, end)
 
+    def passed(self, t: int, outside_ns: int) -> int:
+        """When so much time outside of them has passed since `t`."""
+        for k in range(bisect_right(self._ends, t), len(self._begins)):
+            until_next = max(0, self._begins[k] - t)
+            if outside_ns < until_next:
+                break
+            outside_ns -= until_next
+            t = self._ends[k]
+        return t + outside_ns
+
     def begin_before(self, t: int, *, slack: int) -> int:
         """The beginning of the span that `t` lies in, or that ended up to `slack` before; else `t`."""
         place = bisect_right(self._begins, t) - 1
