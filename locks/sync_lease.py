@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from locks import suspension
 from locks.clock import SYSTEM
 from locks.errors import LeaseLost, LocksError, LockStoreDown, LossReason
-from locks.lease import margin_s
+from locks.lease import is_over, margin_s
 from locks.sync_store import EXTENDED, UNEXPIRING, SyncStore
 
 if TYPE_CHECKING:
@@ -120,13 +120,15 @@ class SyncLease:
                 with KEEPER.changing:
                     self._ends_at_s = min(self._ends_at_s, sent_at_s + expire_s - margin_s(expire_s))
                 raise
-            self._asked -= 1
             with KEEPER.changing:
                 self._raise_if_lost()
+                self._asked -= 1
                 if outcome not in (EXTENDED, UNEXPIRING):
                     if not self.closed:
                         self.lose(LossReason(outcome))
                         raise self.loss()
+                elif is_over(expire_s, after_s=SYSTEM.monotonic_s() - sent_at_s):
+                    pass  # a shorter lease is heard of too late to begin: the old end stands
                 elif outcome == EXTENDED or self._ends_at_s < math.inf:
                     self._count_from(sent_at_s, expire_s)
         KEEPER.look_again()

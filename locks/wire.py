@@ -169,6 +169,7 @@ class Wire(asyncio.BufferedProtocol):
         self.ended.set_result(None)
         self._ended_by = reason
         self._transport = None
+        self._on_message = None  # TLS may read on while it is being closed
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None

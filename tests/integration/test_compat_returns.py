@@ -13,6 +13,7 @@ from locks.clock import SYSTEM
 from locks.compat import SafeLock
 from locks.compat import client as stated_client
 from locks.returns import SLACK_S
+from locks.sync_lease import KEEPER
 from tests.harness import PATIENCE_S, wait_until
 from tests.integration.compat_helpers import SOON_S, program, says
 from tests.integration.refusing import EVERY, MISCONF, Refusal
@@ -182,6 +183,43 @@ def test_a_lease_that_is_lost_while_its_extension_is_on_its_way_is_given_back(se
         assert SYSTEM.monotonic_s() < lost_at_s + expire_s / 2, "it was not given back, but over"
         with pytest.raises(LeaseLost):
             lock.release()
+
+
+def test_an_extension_that_is_heard_of_when_the_lease_is_over_is_given_back(server: RedisServer, name: str) -> None:
+    """By a thread that is faster than the one that looks at every lease."""
+    expire_s = 3.0
+    with (
+        Proxy("127.0.0.1", server.port) as proxy,
+        closing(stated_client(f"redis://127.0.0.1:{proxy.port}/0")) as through,
+    ):
+        lock = SafeLock(through, name, expire=expire_s)
+        assert lock.acquire()
+        lock.extend()  # so that the server has the script
+        assert lock._lease is not None
+        KEEPER.forget(lock._lease)
+        wait_until(lambda: lock.remaining_s() < 0.2 * expire_s, what="the last part of its lease")
+        proxy.delay(Way.REPLIES, delay_s=0.3 * expire_s)
+        with pytest.raises(LeaseLost):
+            lock.extend()
+        lost_at_s = SYSTEM.monotonic_s()
+        assert not free(server, name), "no extension was carried out"
+        proxy.delay(Way.REPLIES, delay_s=0.0)
+        wait_until(lambda: free(server, name), what="a lock that is given back")
+        assert SYSTEM.monotonic_s() < lost_at_s + expire_s / 2, "it was not given back, but over"
+
+
+def test_a_shorter_lease_that_is_heard_of_too_late_takes_nothing_away(server: RedisServer, name: str) -> None:
+    with (
+        Proxy("127.0.0.1", server.port) as proxy,
+        closing(stated_client(f"redis://127.0.0.1:{proxy.port}/0")) as through,
+    ):
+        lock = SafeLock(through, name, expire=600)
+        assert lock.acquire()
+        proxy.delay(Way.REPLIES, delay_s=0.4)
+        lock.extend(0.2)
+        proxy.delay(Way.REPLIES, delay_s=0.0)
+        assert not lock.lost.is_set()
+        lock.release()
 
 
 def test_a_lease_that_redis_keeps_for_longer_than_its_holder_counts_is_given_back_at_its_end(

@@ -162,7 +162,7 @@ class Program:
         self, name: str, fence: int | None, owner: str, asked_s: float, extend: Callable[[], Awaitable[Any]]
     ) -> None:
         ends_s = self._ends_s(asked_s)
-        self._tell("acquired", name, fence, until=ns(ends_s), outside=True)
+        self._tell("acquired", name, fence, until=ns(ends_s), outside=True, lease_s=EXPIRE_S)
         self.held = [Held(name, fence, fence, owner, ends_s)]
         try:
             for _ in range(self._simulation.circumstances.extensions):

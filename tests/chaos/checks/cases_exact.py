@@ -86,6 +86,16 @@ def released_late(**fault: Any) -> HandWritten:
     return second(history, to_ms=300).fault(1, **{**FLUSH, **fault})
 
 
+def heard_late_outside(**lease: Any) -> HandWritten:
+    """A program hears at 1500 of the lock that it was given before a flush at 100; p0 has had it from 700 on."""
+    history = exact().fault(1, **{**FLUSH, "from_ms": 100, "to_ms": 100})
+    history.leased("p0", JOB, 6, from_ms=700, to_ms=800, until_ms=1290)
+    facts: dict[str, Any] = {"name": JOB, "fence": 5, "until": 2000 * MS, "outside": True}
+    return history.point("acquired", "p1", at_ms=1500, **facts, **lease).point(
+        "releasing", "p1", at_ms=1510, name=JOB, fence=5
+    )
+
+
 def passed_on(i: str = "p0", fence: int = 6, *, from_ms: float = 200.1, **fault: Any) -> HandWritten:
     """p0 passes its lock on at 200 within its process, which it has till 210; p1 has had it from 60 on, until 300."""
     history = exact().leased("p0", JOB, 5, from_ms=10, to_ms=200, until_ms=603)
@@ -276,6 +286,8 @@ TOKEN_CASES = (
         {FENCES},
     ),
     Case("exact: what it adopts has an older token", forgotten(6, 5, p="adopted")),
+    Case("exact: a program heard late, and its lease is longer than others'", heard_late_outside(lease_s=2.0)),
+    Case("exact: a program heard late of a lease that it cannot have had so long", heard_late_outside(), {FENCES}),
     Case("exact: a client outside has seen no token", forgotten(6, 5, outside=True)),
     Case("exact: released as its own, though the store was emptied", released_late(), {RELEASE}),
     Case("exact: a server came back that knew an older state", released_late(kind="failover")),

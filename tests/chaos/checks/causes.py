@@ -93,7 +93,8 @@ def granted_after(hold: Hold, evidence: Evidence) -> int:
     if not evidence.slack.is_exact:
         return _told_before(hold, hold.began, evidence) - evidence.slack.unseen_ns
     # A turn of a run begins so much later than the run was granted, under a lease that is longer by as much.
-    told = min(hold.began, hold.first_until or hold.began) - evidence.lease_ttl_ns - RUN_MS * MS
+    lease_ns = hold.lease_ns or evidence.lease_ttl_ns
+    told = min(hold.began, hold.first_until or hold.began) - lease_ns - RUN_MS * MS
     if not hold.waited_ns:
         return told
     stood_still_ns = evidence.standstills_of(hold.i).within(told, hold.began)

@@ -24,6 +24,7 @@ class Hold:
     it; `first_until`: as it was granted. None: the history does not tell. `is_adopted`: another had it before.
     `was_queued`: it had waited, so that another may have handed the lock over.
     `is_outside`: its holder is a client or a program that counts by itself: nobody is to tell it.
+    `lease_ns`: how long its lease is, where that is not known of the run.
     `kept_until`: when the lease that was exported is over at the server at the latest.
     `left`: when its holder came to its end, which is later than `ended` where its lease was over before; None: never.
     `lost_after`: when it was told of a loss although it had given it back.
@@ -45,6 +46,7 @@ class Hold:
     first_until: int | None = None
     is_adopted: bool = False
     is_outside: bool = False
+    lease_ns: int | None = None
     kept_until: int | None = None
     was_queued: bool = False
     left: int | None = None
@@ -136,6 +138,8 @@ class _Reading:
         until = event.get("until")
         hold = Hold(name, event.get("fence"), i, event.get("life", 0), event["t"], waited_ns, until)
         hold.first_until, hold.is_adopted = until, event["p"] == "adopted"
+        if "lease_s" in event:
+            hold.lease_ns = round(event["lease_s"] * 1e9)
         hold.is_outside, hold.was_queued = bool(event.get("outside")), bool(event.get("queued"))
         self._holds.append(hold)
         # Had it one with this token before, what is told of a release is told of this one.

@@ -34,7 +34,7 @@ def _released_what_was_anothers(evidence: Evidence) -> Iterator[Example]:
     """A later token had been granted before the release was sent, and yet it was answered with "still yours"."""
     for overlap in evidence.overlaps:
         stale, holder = overlap.earlier, overlap.later
-        if not stale.still_ours or stale.fence is None or holder.fence is None or holder.fence < stale.fence:
+        if not stale.still_ours or stale.fence is None or holder.fence is None or holder.fence <= stale.fence:
             continue
         if not _may_be_holder_again(stale, evidence) and not _was_passed_on(stale, holder, evidence):
             yield Example(f"{stale} was released as still its own, but {holder} had begun before", stale.ended)
