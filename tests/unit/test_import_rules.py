@@ -35,8 +35,8 @@ KEPT_IN = {
 
 # What a process cannot compute, locks/ has from a Locker's clock, so that a simulation can stand in for it.
 CLOCK = "locks/clock.py"
-CLOCKS_MODULES = {"time", "datetime", "random", "secrets", "uuid"}
-CLOCKS_NAMES = {"getpid", "getppid", "urandom", "getrandom"}
+CLOCKS_MODULES = {"time", "datetime", "random", "_random", "secrets", "uuid"}
+CLOCKS_NAMES = {"getpid", "getppid", "urandom", "getrandom", "RAND_bytes"}
 # Who may go by this machine's clock: a Locker, its listener, which is made before it, and who has none.
 NAMES_SYSTEM = (
     "locks/locker.py",
