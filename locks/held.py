@@ -51,11 +51,6 @@ class HeldLeases:
         ids = () if lease is None else (lease.lease_id, lease.known_as, lease.granted_as)
         return lease if lease_id in ids else None
 
-    def has_turn_of(self, name: str, grant_fence: int) -> bool:
-        """Whether the lease of this process on a lock is a turn of the grant with this token, whatever its id."""
-        lease = self._by_name.get(name)
-        return lease is not None and lease.grant_fence == grant_fence
-
     def knows(self, name: str, lease_id: str) -> bool:
         """Whether a lease of this process goes by this id, or was exported with it."""
         return lease_id in self._exported or self.known_as(name, lease_id) is not None

@@ -184,8 +184,6 @@ class Lines:
         if lease_id in self._by_lease_id:
             return
         grant_fence, lease = fencing_token + turns - 1, self.held.known_as(name, lease_id)
-        if self.held.has_turn_of(name, grant_fence):
-            return  # which goes by its own id already, though the server may not have heard so yet
         known_fence = self.held.exported_fence(lease_id) if lease is None else lease.grant_fence
         if known_fence is not None and grant_fence <= known_fence:
             return

@@ -289,10 +289,10 @@ _OWN = (
         caught_by=(*_OVERLAP, "leases_end_at_the_holder_first"),
         edits=(
             Python(
-                "locks.held:HeldLeases.has_turn_of",
+                "locks.held:HeldLeases.known_as",
                 """
-                -        return lease is not None and lease.grant_fence == grant_fence
-                +        return False
+                -        ids = () if lease is None else (lease.lease_id, lease.known_as, lease.granted_as)
+                +        ids = () if lease is None else (lease.lease_id, lease.known_as)
                 """,
             ),
         ),
