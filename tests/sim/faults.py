@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from locks.line import QUIET_S
 from tests.sim.network import Connection
 from tests.sim.process import Process
 from tests.sim.redis import Data, Refusal
@@ -223,6 +224,7 @@ def _script_flush(simulation: Simulation, process: Process, numbers: random.Rand
 @kind("tracking-flush", of_server=True)
 def _tracking_flush(simulation: Simulation, process: Process, numbers: random.Random) -> None:
     """Its table of watched keys is full, and it drops them."""
+    simulation.recording.fault("tracking-flush", "tracking:redis", lasts_s=QUIET_S, forgets=False)
     simulation.server.model.forgets_tracking()
 
 

@@ -140,6 +140,8 @@ IDLE_CASES = (
     Case("exact: its connection to elsewhere was cut", fault(released(2000), "link:p1:database"), {IDLE}),
     Case("exact: the connection of one who knows it was cut", fault(knows(released(2000), "p2"), "link:p2:redis")),
     Case("exact: the connection of a stranger was cut", fault(released(2000), "link:p2:redis"), {IDLE}),
+    Case("exact: the server had dropped what it tracks", fault(released(421), "tracking:redis", to_ms=305)),
+    Case("exact: it had dropped that long ago", fault(released(422.1), "tracking:redis", to_ms=305), {IDLE}),
     Case("exact: the server paused", fault(released(2267), "redis")),
     Case("exact: the server had paused long ago", fault(released(2267.1), "redis"), {IDLE}),
     Case("exact: the server's clock was moved", fault(released(2976), "clock:redis")),

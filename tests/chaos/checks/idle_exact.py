@@ -215,6 +215,9 @@ class _Excuses:
             if link == "redis":
                 window = _Window(began, link_recovered_at(instance, fault.ended, evidence), self._unheard_ns)
                 self._of_others[instance].append(window)
+        elif kind == "tracking":
+            # What is no change is not looked at again at once, so that a change behind it is heard of later.
+            self._of_store.append(_Window(began, fault.ended + self._around_ns, 0))
         elif kind == "clock" and of != "redis":
             self._stands_still(of.rpartition(":")[2], fault.began, fault.ended)
         else:

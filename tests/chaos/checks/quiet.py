@@ -31,6 +31,8 @@ def disturbances_of(evidence: Evidence) -> dict[str, Spans]:
         elif kind == "link":
             if link == "redis":
                 found[instance].append((fault.began, link_recovered_at(instance, fault.ended, evidence)))
+        elif kind == "tracking":
+            found[STORE].append((fault.began, fault.ended + around_ns_of(evidence)))
         elif kind == "clock" and of != "redis":
             found[of.rpartition(":")[2]].append((fault.began, fault.ended + AWAKE_NS))
         else:
