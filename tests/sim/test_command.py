@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.harness import wait_until
+from tests.servers.kinds import KINDS
 from tests.sim.__main__ import COMMANDS, main
 from tests.sim.conformance import __main__ as conformance
 from tests.sim.redis import DIALECTS
@@ -225,6 +227,35 @@ def test_the_conformance_says_what_it_does_and_refuses_what_means_nothing(capsys
             conformance.main(words)
         assert end.value.code == 2
         assert "--commands" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ci", ["true", "false"])
+def test_the_conformance_refuses_a_server_that_is_not_here(
+    ci: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KINDS, "redis-7", replace(KINDS["redis-7"], find=lambda: None))
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(SystemExit) as end:
+        conformance.main(["--kind", "redis-7"])
+    assert end.value.code == 2
+    assert "--kind: redis-7 is not installed" in capsys.readouterr().err
+
+
+def test_a_signal_ends_the_conformance_its_server_and_its_folder(tmp_path: Path) -> None:
+    search = subprocess.Popen(
+        [sys.executable, "-m", "tests.sim.conformance"],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_until(lambda: len(group_of(search)) > 1 and list(tmp_path.glob("*/server-*/*.log")), what="its server")
+    search.send_signal(signal.SIGTERM)
+    _, told = search.communicate(timeout=60)
+    assert (search.returncode, told) == (128 + signal.SIGTERM, "")
+    assert list(tmp_path.iterdir()) == []
+    wait_until(lambda: not group_of(search), what="the end of its server")
 
 
 def test_a_terminal_hears_how_it_goes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def main(words: list[str]) -> int:
     arguments = parser.parse_args(words)
     try:
         return _compared(arguments)
-    except pytest.skip.Exception as error:  # no such server here
+    except (pytest.skip.Exception, pytest.fail.Exception) as error:  # no such server here
         parser.error(f"--kind: {error}")
 
 
