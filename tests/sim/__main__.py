@@ -1,35 +1,37 @@
 """locks/ in virtual time: looks for runs that break what the locks promise. See docs/simulation.md.
 
-Exit status 0: nothing is broken; 1: something is; 2: the arguments are not understood; 130: interrupted.
+Exit status 0: nothing is broken; 1: something is; 2: it could not be told: the arguments mean nothing, or what came of
+them could not be written; 128 + n: ended by signal n, as 130 by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import NoReturn
 
-from tests.chaos.checks import PROPERTIES
+from tests.chaos.checks.judging import LOCK_CHECKERS
 from tests.chaos.history import Event
 from tests.sim import again
+from tests.sim import arguments as values
+from tests.sim.ending import deaf_to_terminal, leave, on_signals, status_of
 from tests.sim.faults import KINDS
 from tests.sim.mutants import SIM_MUTANTS
 from tests.sim.scenes import SCENES
 from tests.sim.search import hunting, orders, trials
 from tests.sim.search.finding import Finding
-from tests.sim.search.reporting import Report
-from tests.sim.search.running import stop
+from tests.sim.search.reporting import ALL_IS_WELL, Report
+from tests.sim.search.running import side_by_side
 from tests.sim.search.shrinking import shrunk
-from tests.sim.trial import LASTS_S, Trial
+from tests.sim.trial import LASTS_S, PROGRAM, Trial
 
-INTERRUPTED = 130
 # What `all` does, and at which part of its time it goes on to the next.
 SEEDS_UNTIL, PAIRS_UNTIL = 0.5, 0.8
 
@@ -43,27 +45,17 @@ def main(words: list[str]) -> int:
         sys.stdout.flush()
     except ValueError as error:
         parser.error(str(error))
-    except KeyboardInterrupt:
-        _leave(INTERRUPTED)
     except BrokenPipeError:  # whoever reads has enough
-        _leave(1)
+        leave(status_of(signal.SIGPIPE))
+    except (OSError, BrokenProcessPool) as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr, flush=True)
+        leave(2)
     return status
-
-
-def _leave(status: int) -> NoReturn:
-    """At once: what a run was in the middle of would complain of its end."""
-    stop()
-    os._exit(status)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.sim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--processes", type=_count, default=cores, help="that search side by side (%(default)s)")
-    parser.add_argument(
-        "--only", choices=PROPERTIES, metavar="PROPERTY", action="append", help="tells only of this one's breaches"
+        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="WHAT")
     for command in COMMANDS:
@@ -83,24 +75,21 @@ class Command:
     work: Callable[[argparse.Namespace], int]
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
-    return int(text)
+def _processes_argument(of: argparse.ArgumentParser) -> None:
+    cores = len(os.sched_getaffinity(0))
+    of.add_argument("--processes", type=values.count, default=cores, help="that search side by side (%(default)s)")
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return seconds
+def _search_arguments(of: argparse.ArgumentParser) -> None:
+    _processes_argument(of)
+    asked = [checker.__name__ for checker in LOCK_CHECKERS]
+    only = f"tells only of this one's breaches: {', '.join(asked)}"
+    of.add_argument("--only", choices=asked, metavar="PROPERTY", action="append", help=only)
 
 
 def _all_arguments(of: argparse.ArgumentParser) -> None:
-    of.add_argument("--seconds", type=_seconds, default=180.0, help="how long (%(default)g)")
+    _search_arguments(of)
+    of.add_argument("--seconds", type=values.seconds, default=180.0, help="how long (%(default)g)")
     of.add_argument("--seed", type=int, help="where the drawn ones begin (others each second)")
 
 
@@ -117,13 +106,14 @@ def _all(arguments: argparse.Namespace) -> int:
 
 
 def _drawn_arguments(of: argparse.ArgumentParser) -> None:
+    _search_arguments(of)
     of.add_argument("--first", type=int, default=1, metavar="SEED", help="the first seed (%(default)s)")
-    of.add_argument("--count", type=_count, default=100, help="how many seeds (%(default)s)")
+    of.add_argument("--count", type=values.count, default=100, help="how many seeds (%(default)s)")
 
 
 def _seeds_arguments(of: argparse.ArgumentParser) -> None:
     _drawn_arguments(of)
-    of.add_argument("--lasts-s", type=_seconds, default=LASTS_S, help="simulated seconds of each (%(default)g)")
+    of.add_argument("--lasts-s", type=values.seconds, default=LASTS_S, help="simulated seconds of each (%(default)g)")
 
 
 def _seeds(arguments: argparse.Namespace) -> int:
@@ -144,6 +134,7 @@ def _each_arguments(of: argparse.ArgumentParser) -> None:
 
 
 def _scene_arguments(of: argparse.ArgumentParser) -> None:
+    _search_arguments(of)
     of.add_argument("--scene", choices=sorted(SCENES), metavar="SCENE", action="append", help=", ".join(sorted(SCENES)))
 
 
@@ -156,7 +147,7 @@ def _each(arguments: argparse.Namespace) -> int:
 
 def _orders_arguments(of: argparse.ArgumentParser) -> None:
     _scene_arguments(of)
-    of.add_argument("--deviations", type=_count, default=2, help="from first come, first served (%(default)s)")
+    of.add_argument("--deviations", type=values.count, default=2, help="from first come, first served (%(default)s)")
 
 
 def _orders(arguments: argparse.Namespace) -> int:
@@ -167,9 +158,10 @@ def _orders(arguments: argparse.Namespace) -> int:
 
 
 def _hunt_arguments(of: argparse.ArgumentParser) -> None:
+    _processes_argument(of)
     of.add_argument("--mutant", choices=sorted(SIM_MUTANTS), metavar="MUTANT", action="append", help="only this one")
-    of.add_argument("--searches", type=_count, default=100, help="for each, all of them different (%(default)s)")
-    of.add_argument("--cpu-s", type=_seconds, default=60.0, help="that a search may take (%(default)s)")
+    of.add_argument("--searches", type=values.count, default=100, help="for each, all of them different (%(default)s)")
+    of.add_argument("--cpu-s", type=values.seconds, default=60.0, help="that a search may take (%(default)s)")
 
 
 def _hunt(arguments: argparse.Namespace) -> int:
@@ -177,8 +169,10 @@ def _hunt(arguments: argparse.Namespace) -> int:
     names = arguments.mutant or list(SIM_MUTANTS)
     print(hunting.HEADINGS)
     worst = 0
-    with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as lanes:
-        hunts = [lanes.submit(hunting.hunted, name, range(arguments.searches), arguments.cpu_s) for name in names]
+    with side_by_side(arguments.processes) as lanes:
+        searches = range(arguments.searches)
+        with deaf_to_terminal():
+            hunts = [lanes.submit(hunting.hunted, name, searches, arguments.cpu_s) for name in names]
         for done in as_completed(hunts):
             found = done.result()
             print(hunting.row(found), flush=True)
@@ -203,7 +197,12 @@ def _again(arguments: argparse.Namespace) -> int:
         _write_trace(arguments.trace, outcome.history)
     print(Finding(trial, tuple(outcome.violations)))
     print(f"checksum {outcome.checksum}, {outcome.events:,} events, {outcome.lasted_s:.0f} simulated s")
-    return 1 if outcome.violations else 0
+    if outcome.violations:
+        return 1
+    if outcome.missed:
+        raise ValueError(f"--fault, --delay: event {outcome.missed[0]} is never reached, so this run says nothing")
+    print(ALL_IS_WELL)
+    return 0
 
 
 def _write_trace(path: str, history: list[Event]) -> None:
@@ -231,4 +230,5 @@ COMMANDS = (
 )
 
 if __name__ == "__main__":
+    on_signals(lambda number: leave(status_of(number)))
     sys.exit(main(sys.argv[1:]))

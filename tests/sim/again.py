@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import shlex
 
+from tests.sim import arguments as values
 from tests.sim.faults import KINDS, Fault
 from tests.sim.scenes import SCENES
-from tests.sim.trial import COMMAND, LASTS_S, SIZES, Trial
+from tests.sim.trial import LASTS_S, SIZES, Trial
 
-FAULT, SIZE = "KIND:WHO:EVENT:NUMBER", "NAME=COUNT"
+FAULT, SIZE, MOST = "KIND:WHO:EVENT:NUMBER", "NAME=COUNT", 99
+BEGINS_WITH = "-m tests.sim again"  # behind whichever Python
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=1, help="of callers at random under faults, or of the scene (%(default)s)"
     )
-    parser.add_argument("--lasts-s", type=float, help=f"how long callers at random go on ({LASTS_S:g})")
+    parser.add_argument("--lasts-s", type=values.seconds, help=f"how long callers at random go on ({LASTS_S:g})")
     parser.add_argument(
         "--with",
         action="append",
@@ -39,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="EVENT",
-        type=int,
+        type=values.event,
         help="in the scene: comes behind its next rival",
     )
 
@@ -50,6 +53,7 @@ def trial_of(arguments: argparse.Namespace) -> Trial:
     if arguments.scene is not None:
         if given := [name for name, value in at_random.items() if value is not None]:
             raise ValueError(f"{given[0]}: not for a scene")
+        _check_scene(arguments)
         return Trial.of_scene(arguments.scene, *arguments.fault, seed=arguments.seed, delays=tuple(arguments.delay))
     if arguments.fault or arguments.delay:
         raise ValueError(f"{'--fault' if arguments.fault else '--delay'}: only with --scene")
@@ -62,14 +66,26 @@ def trial_of(arguments: argparse.Namespace) -> Trial:
     return trial.with_sizes(dict(arguments.sizes))
 
 
+def _check_scene(arguments: argparse.Namespace) -> None:
+    circumstances = Trial.of_scene(arguments.scene).circumstances
+    processes = circumstances.processes + circumstances.programs
+    for fault in arguments.fault:
+        if fault.who >= processes:
+            raise ValueError(f"--fault: {arguments.scene} has no process {fault.who}, only 0 to {processes - 1}")
+    for before, delay in itertools.pairwise(arguments.delay):
+        if delay < before:
+            raise ValueError(f"--delay: {delay} comes before {before}")
+
+
 def parsed(command: str) -> Trial:
     """The trial whose command it is. Raises ValueError."""
-    if not command.startswith(COMMAND):
-        raise ValueError(f"{command!r} does not begin with {COMMAND!r}")
+    _, found, words = command.partition(BEGINS_WITH)
+    if not found:
+        raise ValueError(f"{command!r} is no command {BEGINS_WITH!r}")
     parser = argparse.ArgumentParser(exit_on_error=False)
     add_arguments(parser)
     try:
-        arguments, unknown = parser.parse_known_args(shlex.split(command.removeprefix(COMMAND)))
+        arguments, unknown = parser.parse_known_args(shlex.split(words))
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
     if unknown:
@@ -91,6 +107,8 @@ def _size(text: str) -> tuple[str, int]:
     name, _, count = text.partition("=")
     if name not in SIZES or not count.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not {SIZE} with one of {', '.join(SIZES)}")
+    if not SIZES[name] <= int(count) <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not from {SIZES[name]} to {MOST}")
     return name, int(count)
 
 

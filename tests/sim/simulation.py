@@ -75,6 +75,7 @@ class Outcome:
     events: int
     commands: int
     history: list[Event]
+    missed: tuple[int, ...]  # the events of faults and delays that it did not come to
 
     @property
     def violations(self) -> list[tuple[str, str]]:
@@ -116,6 +117,7 @@ class Simulation:
             + SOON_S * len(delays),
         )
         self._faults = faults
+        self._missed: list[int] = []
         self._random = self.world.random("simulation")
         self.server = Server(self.world, rate=self._rate())
         self.truth = Truth(self)
@@ -133,7 +135,13 @@ class Simulation:
             self.clean_up()
         events = self.recording.events
         return Outcome(
-            judge_locks(events), self.world.checksum, self.world.now_s, self.world.events, self.server.commands, events
+            judge_locks(events),
+            self.world.checksum,
+            self.world.now_s,
+            self.world.events,
+            self.server.commands,
+            events,
+            missed=(*self._missed, *self.world.delays),
         )
 
     def begin(self) -> None:
@@ -265,6 +273,8 @@ class Simulation:
         counted = [(fault.at_event, fault) for fault in self._faults if fault.at_event is not None]
         for at_event, fault in sorted(counted, key=lambda pair: pair[0]):
             self.world.run(until_s=self.plan.lasts_s, events=at_event)
+            if self.world.events < at_event:  # it strikes at the end
+                self._missed.append(at_event)
             fault_kinds.strike(self, fault)
         self.world.run(until_s=self.plan.lasts_s)
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.harness import wait_until
+from tests.servers.kinds import KINDS
 from tests.sim.__main__ import COMMANDS, main
+from tests.sim.conformance import __main__ as conformance
+from tests.sim.redis import DIALECTS
 from tests.sim.search import reporting
 from tests.sim.search.mutated import in_mutant
 from tests.sim.search.trials import at_random, pairs
+from tests.sim.trial import PROGRAM
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "tests.sim"]
@@ -32,14 +42,21 @@ def refused(words: str, capsys: pytest.CaptureFixture[str]) -> str:
     [
         ("", "WHAT"),
         ("everything", "everything"),
-        ("--processes 0 seeds", "--processes"),
-        ("--only luck seeds", "--only"),
+        ("seeds --processes 0", "--processes"),
+        ("hunt --processes 0", "--processes"),
+        ("seeds --only luck", "--only"),
+        ("seeds --only charged_at_most_once", "--only"),  # nobody is charged here
         ("seeds --count 0", "--count"),
         ("seeds --lasts-s never", "--lasts-s"),
         ("each --scene nowhere", "--scene"),
         ("each --kind weather", "--kind"),
         ("orders --deviations -1", "--deviations"),
         ("all --seconds inf", "--seconds"),
+        ("all --seconds 0.000001 --processes 1", "--seconds: no run began"),
+        ("again --seed 1 --with processes=0", "--with"),
+        ("again --lasts-s nan", "--lasts-s"),
+        ("again --scene acquire --fault kill:0:999999:1", "--fault, --delay: event 999999 is never reached"),
+        ("again --scene acquire --delay 99999", "--fault, --delay: event 99999 is never reached"),
         ("again --scene choose --fault stall:1", "--fault"),
         ("again --seed 1 --faults 99999", "--faults"),
         ("again --scene acquire --trace /nowhere/at/all", "--trace"),
@@ -59,14 +76,27 @@ def test_everything_has_a_help_text(name: str, capsys: pytest.CaptureFixture[str
 
 
 def test_nothing_found_is_0_and_says_how_much_it_was(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--processes", "1", "orders", "--scene", "acquire", "--deviations", "1"]) == 0
-    assert capsys.readouterr().out.startswith("acquire: ")
+    assert main(["orders", "--scene", "acquire", "--deviations", "1", "--processes", "1"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("acquire: ")
+    assert told[-1] == "nothing is broken"
+
+
+def test_nothing_found_of_one_property_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["orders", "--scene", "acquire", "--deviations", "1", "--processes", "1", "--only", "fences_rise"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing is broken of fences_rise"
+
+
+def test_a_run_that_breaks_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["again", "--scene", "acquire"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing is broken"
 
 
 def test_something_found_is_1_and_told_as_a_command_that_finds_it_again() -> None:
-    status, told = in_mutant("foreign-release", told_by, "--processes 1 orders --scene handoff --deviations 1")
+    status, told = in_mutant("foreign-release", told_by, "orders --scene handoff --deviations 1 --processes 1")
     assert status == 1
-    words = told.splitlines()[0].removeprefix("python -m tests.sim ")
+    python, _, words = told.splitlines()[0].partition(" -m tests.sim ")
+    assert (ROOT / python).samefile(sys.executable)
     assert words.startswith("again --scene handoff --delay")
     status, told = in_mutant("foreign-release", told_by, f"{words} --shrink")
     assert status == 1
@@ -75,9 +105,6 @@ def test_something_found_is_1_and_told_as_a_command_that_finds_it_again() -> Non
 
 def told_by(words: str) -> tuple[int, str]:
     """The exit status, and what is written."""
-    import contextlib
-    import io
-
     with contextlib.redirect_stdout(io.StringIO()) as out:
         return main(words.split()), out.getvalue()
 
@@ -92,38 +119,143 @@ def test_a_trace_has_a_line_for_each_event(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().out.splitlines()[: len(lines)] == lines
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_ctrl_c_ends_it_without_a_traceback(processes: str) -> None:
+# What each of them writes first, so that it is in the middle of its work then.
+SEARCHES = ["orders --deviations 3 --processes 1", "orders --deviations 3 --processes 2"]
+HUNT = "hunt --searches 100 --processes 1"
+BEGINS = dict.fromkeys(SEARCHES, "acquire: ") | {HUNT: "mutant | "}
+
+
+@contextlib.contextmanager
+def searching(words: str) -> Iterator[subprocess.Popen[str]]:
+    """In the middle of its work; at the end no process of its group is left."""
     search = subprocess.Popen(
-        [*COMMAND, "--processes", processes, "orders", "--deviations", "3"],
+        [*COMMAND, *words.split()],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
-    assert search.stdout is not None
-    assert search.stdout.readline().startswith("acquire: ")  # so that it is in the middle of the next
-    search.send_signal(signal.SIGINT)
+    try:
+        assert search.stdout is not None
+        assert search.stdout.readline().startswith(BEGINS[words])
+        if words != SEARCHES[0]:  # two that search, or one and its broken one; and the tracker of their resources
+            wait_until(lambda: len(group_of(search)) == 4, what="processes that search")
+        yield search
+        wait_until(lambda: not group_of(search), patience_s=20, what="the end of its processes")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(search.pid, signal.SIGKILL)
+        search.communicate()
+
+
+def group_of(leader: subprocess.Popen[str]) -> list[int]:
+    """The processes of its group that have not ended."""
+    found = subprocess.run(["ps", "-A", "-o", "pgid=,pid=,stat="], capture_output=True, text=True, check=True)
+    rows = [line.split() for line in found.stdout.splitlines()]
+    return [int(pid) for group, pid, state in rows if int(group) == leader.pid and not state.startswith("Z")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("words", BEGINS)
+def test_a_signal_ends_it_and_its_processes_without_a_traceback(words: str, number: signal.Signals) -> None:
+    with searching(words) as search:
+        search.send_signal(number)
+        _, told = search.communicate(timeout=60)
+        assert (search.returncode, told) == (128 + number, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_to_all_of_its_processes_ends_them_without_a_traceback(number: signal.Signals) -> None:
+    with searching(SEARCHES[1]) as search:
+        os.killpg(search.pid, number)  # as a terminal and `timeout` do
+        _, told = search.communicate(timeout=60)
+        assert (search.returncode, told) == (128 + number, "")
+
+
+@pytest.mark.parametrize("words", BEGINS)
+def test_its_processes_end_by_themselves_where_it_is_killed(words: str) -> None:
+    with searching(words) as search:
+        search.kill()
+
+
+def test_a_signal_that_its_starter_ignores_is_ignored() -> None:
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    words = [sys.executable, "-c", ignoring, *COMMAND, "orders", "--scene", "acquire", "--scene", "release"]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as search:
+        assert search.stdout is not None
+        assert search.stdout.readline().startswith("acquire: ")
+        search.send_signal(signal.SIGHUP)
+        assert search.stdout.read().endswith("nothing is broken\n")
+    assert search.returncode == 0
+
+
+@pytest.mark.parametrize("words", SEARCHES)
+def test_nobody_reads_any_more_and_it_ends_without_a_traceback(words: str) -> None:
+    with searching(words) as search:
+        assert search.stdout is not None
+        assert search.stderr is not None
+        search.stdout.close()
+        assert search.stderr.read() == ""
+        assert search.wait(timeout=60) == 128 + signal.SIGPIPE
+
+
+def test_what_cannot_be_written_is_said_in_a_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "again", "--scene", "acquire"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [f"{PROGRAM}: error: [Errno 28] No space left on device"]
+
+
+def test_the_conformance_says_what_it_does_and_refuses_what_means_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        conformance.main(["--help"])
+    told = capsys.readouterr().out
+    assert "Holds the model" in told
+    assert all(kind in told for kind in DIALECTS)
+    for words in (["--commands", "-3"], ["--commands", "0"]):
+        with pytest.raises(SystemExit) as end:
+            conformance.main(words)
+        assert end.value.code == 2
+        assert "--commands" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ci", ["true", "false"])
+def test_the_conformance_refuses_a_server_that_is_not_here(
+    ci: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KINDS, "redis-7", replace(KINDS["redis-7"], find=lambda: None))
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(SystemExit) as end:
+        conformance.main(["--kind", "redis-7"])
+    assert end.value.code == 2
+    assert "--kind: redis-7 is not installed" in capsys.readouterr().err
+
+
+def test_a_signal_ends_the_conformance_its_server_and_its_folder(tmp_path: Path) -> None:
+    search = subprocess.Popen(
+        [sys.executable, "-m", "tests.sim.conformance"],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_until(lambda: len(group_of(search)) > 1 and list(tmp_path.glob("*/server-*/*.log")), what="its server")
+    search.send_signal(signal.SIGTERM)
     _, told = search.communicate(timeout=60)
-    assert (search.returncode, told) == (130, "")
-
-
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_nobody_reads_any_more_and_it_ends_without_a_traceback(processes: str) -> None:
-    search = subprocess.Popen(
-        [*COMMAND, "--processes", processes, "orders", "--deviations", "1"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert search.stdout is not None
-    assert search.stdout.readline().startswith("acquire: ")
-    search.stdout.close()
-    assert search.stderr is not None
-    assert search.stderr.read() == ""
-    search.stderr.close()
-    assert search.wait(timeout=60) == 1
+    assert (search.returncode, told) == (128 + signal.SIGTERM, "")
+    assert list(tmp_path.iterdir()) == []
+    wait_until(lambda: not group_of(search), what="the end of its server")
 
 
 def test_a_terminal_hears_how_it_goes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tests.sim import faults
@@ -19,8 +21,12 @@ ONLY_REMEMBERING = 0.6  # of the runs have no fault that loses data or time, so 
 MOST_KINDS = 6
 EVERY_S = (0.15, 0.4, 1.0)
 LASTS_S = 16.0
-COMMAND = "python -m tests.sim again"
-SIZES = ("processes", "workers", "programs")  # of the circumstances, those that a search makes smaller
+ROOT, PYTHON = Path(__file__).parents[2], Path(sys.executable)
+# As it is called from the root of the repository, whichever Python this is.
+PYTHON_COMMAND = str(PYTHON.relative_to(ROOT) if PYTHON.is_relative_to(ROOT) else PYTHON)
+PROGRAM = f"{PYTHON_COMMAND} -m tests.sim"
+# Of the circumstances, those that a search makes smaller, each with the fewest that there can be.
+SIZES = {"processes": 1, "workers": 1, "programs": 0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +93,7 @@ class Trial:
     @property
     def command(self) -> str:
         """What runs it again; `again.parsed` understands it."""
-        words = [COMMAND]
+        words = [f"{PROGRAM} again"]
         if self.scene is not None:
             words.append(f"--scene {self.scene}")
             if self.seed != 1:

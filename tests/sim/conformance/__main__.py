@@ -1,4 +1,8 @@
-"""python -m tests.sim.conformance --kind valkey --commands 100000 --seed 1: exits 1 on a difference."""
+"""Holds the model of the simulation's server against a real one, whose clocks stand still: random commands to both.
+
+Exit status 0: no difference; 1: a difference, told in few steps; 2: the arguments mean nothing, or there is no such
+server here; 128 + n: ended by signal n, as 130 by Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,38 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
+from tests.sim.arguments import count
 from tests.sim.conformance.running import compare, real_server, shortened
+from tests.sim.ending import on_signals, status_of
 from tests.sim.redis import DIALECTS
+from tests.sim.trial import PYTHON_COMMAND
 
 
-def main() -> int:
+def main(words: list[str]) -> int:
     """Prints what was compared, and the first difference."""
-    parser = argparse.ArgumentParser(prog="python -m tests.sim.conformance", description=__doc__)
-    parser.add_argument("--kind", choices=sorted(DIALECTS), default="valkey")
-    parser.add_argument("--commands", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
+    parser = argparse.ArgumentParser(
+        prog=f"{PYTHON_COMMAND} -m tests.sim.conformance",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    kinds = sorted(DIALECTS)
+    parser.add_argument(
+        "--kind", choices=kinds, metavar="KIND", default="valkey", help=f"of server: {', '.join(kinds)} (%(default)s)"
+    )
+    parser.add_argument(
+        "--commands", type=count, default=100_000, metavar="COUNT", help="at least so many (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the commands (%(default)s)")
+    arguments = parser.parse_args(words)
+    try:
+        return _compared(arguments)
+    except (pytest.skip.Exception, pytest.fail.Exception) as error:  # no such server here
+        parser.error(f"--kind: {error}")
+
+
+def _compared(arguments: argparse.Namespace) -> int:
     dialect = DIALECTS[arguments.kind]
     with tempfile.TemporaryDirectory() as folder, real_server(arguments.kind, Path(folder)) as real:
         report = compare(real, dialect, seed=arguments.seed, command_count=arguments.commands)
@@ -32,4 +57,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    on_signals(lambda number: sys.exit(status_of(number)))
+    sys.exit(main(sys.argv[1:]))

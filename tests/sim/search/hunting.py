@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 
+from tests.sim.ending import end_with_parent
 from tests.sim.mutants import SHOWS_IN, SIM_MUTANTS
 from tests.sim.search import trials
 from tests.sim.trial import Trial
@@ -55,12 +56,17 @@ def hunts(mutant: str, seeds: Sequence[int], *, cpu_s: float) -> Iterator[Hunt]:
 
     What a trial breaks here too, where the product is whole, says nothing of the mutant: then the search goes on.
     """
-    with ProcessPoolExecutor(1, get_context("fork"), initializer=SIM_MUTANTS[mutant].patch) as broken:
+    with ProcessPoolExecutor(1, get_context("fork"), initializer=_begin, initargs=(mutant,)) as broken:
         for seed in seeds:
             found = broken.submit(_hunt, mutant, seed, cpu_s).result()
             while found.trial is not None and _broken_by(found.trial) & set(found.by):
                 found = broken.submit(_hunt, mutant, seed, cpu_s, found).result()
             yield found
+
+
+def _begin(mutant: str) -> None:
+    end_with_parent()
+    SIM_MUTANTS[mutant].patch()
 
 
 def hunted(mutant: str, seeds: Sequence[int], cpu_s: float) -> list[Hunt]:

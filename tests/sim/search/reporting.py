@@ -14,6 +14,7 @@ from tests.sim.trial import Trial
 
 SHOWN = 10
 EVERY_S = 10.0
+ALL_IS_WELL = "nothing is broken"
 
 
 class Report:
@@ -43,9 +44,12 @@ class Report:
             print(f"{of}: {own}", flush=True)
 
     def end(self) -> int:
-        """The exit status."""
+        """The exit status. Raises ValueError where the time was too short for a run."""
+        if not self._tally.runs:
+            raise ValueError(f"--seconds: no run began within {self._seconds:g} s")
         print(self._tally)
         if not self._findings:
+            print(f"{ALL_IS_WELL} of {', '.join(sorted(self._only))}" if self._only else ALL_IS_WELL)
             return 0
         counts = ", ".join(f"{name} {count}" for name, count in self._properties.most_common())
         print(f"{self._findings} of them break something: {counts}")

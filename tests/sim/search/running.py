@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
-import signal
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import active_children, get_context
+from multiprocessing import get_context
 
+from tests.sim.ending import deaf_to_terminal, end_with_parent, stop
 from tests.sim.search.finding import Finding, Tally
 from tests.sim.trial import Trial
 
@@ -46,30 +47,29 @@ def search(
     if processes == 1:
         yield from map(judged, chunks)
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_deaf) as pool:
-        running: set[Future[tuple[Tally, list[Finding]]]] = set()
+    running: set[Future[tuple[Tally, list[Finding]]]] = set()
+    with side_by_side(processes) as pool:
+        while True:
+            wanted = 2 * processes - len(running)
+            more = list(itertools.islice(chunks, wanted))
+            with deaf_to_terminal():
+                running |= {pool.submit(judged, chunk) for chunk in more}
+            if not running:
+                return
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for each in done:
+                yield each.result()
+
+
+@contextlib.contextmanager
+def side_by_side(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """So many processes that search; where it is left early they end in the middle of it."""
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=end_with_parent) as pool:
         try:
-            while True:
-                wanted = 2 * processes - len(running)
-                running |= {pool.submit(judged, chunk) for chunk in itertools.islice(chunks, wanted)}
-                if not running:
-                    return
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for each in done:
-                    yield each.result()
+            yield pool
         except BaseException:
             stop()
             raise
-
-
-def stop() -> None:
-    """Ends the processes that search, in the middle of whatever they do."""
-    for process in active_children():
-        process.terminate()
-
-
-def _deaf() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who has started them ends them
 
 
 def _chunks(trials: Iterable[Trial]) -> Iterator[list[Trial]]:

@@ -11,7 +11,6 @@ from tests.sim.trial import SIZES, Trial
 
 T = TypeVar("T")
 
-FEWEST = {"processes": 1, "workers": 1, "programs": 0}
 SHORTEST_S = 1.0
 
 
@@ -61,8 +60,8 @@ def fewest(items: tuple[T, ...], are_enough: Callable[[tuple[T, ...]], bool]) ->
 
 def _smaller(trial: Trial, is_enough: Callable[[Trial], bool]) -> Trial:
     """The smallest in each respect, one after the other, that is enough."""
-    for size in SIZES:
-        for count in range(FEWEST[size], getattr(trial.circumstances, size)):
+    for size, least in SIZES.items():
+        for count in range(least, getattr(trial.circumstances, size)):
             smaller = trial.with_sizes({size: count})
             if is_enough(smaller):
                 trial = smaller
