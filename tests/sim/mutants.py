@@ -339,6 +339,49 @@ _OWN = (
             ),
         ),
     ),
+    Mutant(
+        name="body-not-cancelled",
+        does="Tells whoever asks of a loss, and lets the body run on.",
+        caught_by=("bodies_end_with_their_leases",),
+        edits=(
+            Python(
+                "locks.hold:_Body._cancel",
+                """
+                -        self._task.cancel()
+                +        pass
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="patience-late",
+        does="Lets everybody wait for 3 s longer than he would.",
+        caught_by=("patience_is_kept",),
+        edits=(
+            Python(
+                "locks.line:Line._count_patience",
+                """
+                -            waiter.timer = call_when(self._lines.now_s, waiter.ends_at_s, self._give_up, waiter)
+                +            waiter.timer = call_when(self._lines.now_s, waiter.ends_at_s + 3.0, self._give_up, waiter)
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="patience-short",
+        does="Tells whoever waits that the lock is busy when half of his time is over.",
+        caught_by=("patience_is_kept",),
+        edits=(
+            Python(
+                "locks.line:Line._count_patience",
+                """
+                -            waiter.timer = call_when(self._lines.now_s, waiter.ends_at_s, self._give_up, waiter)
+                +            ends_at_s = (waiter.started_at_s + waiter.ends_at_s) / 2
+                +            waiter.timer = call_when(self._lines.now_s, ends_at_s, self._give_up, waiter)
+                """,
+            ),
+        ),
+    ),
 )
 
 SIM_MUTANTS = {mutant.name: mutant for mutant in (*LOCKING, *UNSEEN, *_OWN) if mutant.name not in ELSEWHERE}

@@ -63,7 +63,7 @@ def _knew_nothing_ns(hold: Hold, end: Event | None, evidence: Evidence) -> int:
         left = min(left, end["t"])
     if left <= until:
         return 0
-    asleep = Spans([*evidence.standstills_of(hold.i), *_resuming(hold.i, evidence)])
+    asleep = Spans([*evidence.standstills_of(hold.i), *resuming(hold.i, evidence)])
     return left - until - asleep.within(until, left)
 
 
@@ -75,7 +75,7 @@ def _had_it(end: Event, hold: Hold) -> bool:
     )
 
 
-def _resuming(instance: int | str, evidence: Evidence) -> Iterator[tuple[int, int]]:
+def resuming(instance: int | str, evidence: Evidence) -> Iterator[tuple[int, int]]:
     """After its machine was suspended timers are late, until a process has looked at its clocks."""
     for fault in evidence.faults_by_scope.get(f"instance:{instance}", ()):
         if SUSPENDED in fault.kind:
