@@ -105,6 +105,23 @@ def uses_up(lease_s: float, *, asks_after_s: float) -> Act:
     return act
 
 
+async def extends_by_more(stage: Stage) -> None:
+    """Asks for more time, which may be carried out late, for it is cut off; then for much more, on a new connection."""
+    lease = await acquired(stage.place, LOCK, lease_ttl_s=LEASE_S)
+    await strikes("late")(stage)
+    with contextlib.suppress(LockStoreDown):
+        await lease.extend(LEASE_S)
+    while lease.lease_ttl_s < LASTING_S:
+        with contextlib.suppress(LockStoreDown):
+            await lease.extend(LASTING_S)
+        await asyncio.sleep(0.01)
+    await lease.lost.wait()
+
+
+async def inspects(stage: Stage) -> None:
+    await stage.locker.inspect(LOCK)
+
+
 async def finishes(stage: Stage) -> None:
     async with Holding(stage.place, LOCK, lease_ttl_s=LEASE_S) as lease:
         await asyncio.sleep(0.03)
