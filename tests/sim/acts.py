@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from locks import LeaseLost, LockStoreDown
+from tests.sim.callers import Holding, acquired
 from tests.sim.clients import Client
 from tests.sim.faults import Fault, strike
 from tests.sim.recording import CHOSEN
@@ -35,8 +36,7 @@ class Stage:
 
     async def hold(self, held_s: float, *, lease_s: float = LEASE_S, wait_s: float | None = None) -> None:
         """The lock for so long."""
-        self.place.invokes(LOCK)
-        async with self.locker.hold(LOCK, lease_ttl_s=lease_s, wait_s=wait_s):
+        async with Holding(self.place, LOCK, lease_ttl_s=lease_s, wait_s=wait_s):
             await asyncio.sleep(held_s)
 
 
@@ -48,22 +48,19 @@ def holds(held_s: float, *, lease_s: float = LEASE_S, wait_s: float | None = Non
 
 
 async def acquires_and_releases(stage: Stage) -> None:
-    stage.place.invokes(LOCK)
-    lease = await stage.locker.acquire(LOCK, lease_ttl_s=LEASE_S)
+    lease = await acquired(stage.place, LOCK, lease_ttl_s=LEASE_S)
     await asyncio.sleep(0.01)
     await lease.release()
 
 
 async def tries(stage: Stage) -> None:
-    stage.place.invokes(LOCK)
-    lease = await stage.locker.acquire(LOCK, lease_ttl_s=LEASE_S, wait_s=0)
+    lease = await acquired(stage.place, LOCK, lease_ttl_s=LEASE_S, wait_s=0)
     await asyncio.sleep(0.01)
     await lease.release()
 
 
 async def extends(stage: Stage) -> None:
-    stage.place.invokes(LOCK)
-    lease = await stage.locker.acquire(LOCK, lease_ttl_s=LEASE_S)
+    lease = await acquired(stage.place, LOCK, lease_ttl_s=LEASE_S)
     for _ in range(2):
         await asyncio.sleep(0.02)
         await lease.extend(LEASE_S)
@@ -73,15 +70,13 @@ async def extends(stage: Stage) -> None:
 async def lapses(stage: Stage) -> None:
     """Has it to the end of its lease, and does not give it back, four times."""
     for _ in range(4):
-        stage.place.invokes(LOCK)
-        await stage.locker.acquire(LOCK, lease_ttl_s=SHORT_S, keep_extended=False)
+        await acquired(stage.place, LOCK, lease_ttl_s=SHORT_S, keep_extended=False)
         await asyncio.sleep(SHORT_S)
 
 
 async def forgets(stage: Stage) -> None:
     """Lets its lease run out."""
-    stage.place.invokes(LOCK)
-    lease = await stage.locker.acquire(LOCK, lease_ttl_s=LEASE_S, keep_extended=False)
+    lease = await acquired(stage.place, LOCK, lease_ttl_s=LEASE_S, keep_extended=False)
     await lease.lost.wait()
 
 
@@ -101,8 +96,7 @@ def uses_up(lease_s: float, *, asks_after_s: float) -> Act:
     """Asks for more time once, and has the lock to the end of what it gets."""
 
     async def act(stage: Stage) -> None:
-        stage.place.invokes(LOCK)
-        lease = await stage.locker.acquire(LOCK, lease_ttl_s=lease_s)
+        lease = await acquired(stage.place, LOCK, lease_ttl_s=lease_s)
         await asyncio.sleep(asks_after_s)
         with contextlib.suppress(LockStoreDown, LeaseLost):
             await lease.extend(lease_s)
@@ -111,9 +105,25 @@ def uses_up(lease_s: float, *, asks_after_s: float) -> Act:
     return act
 
 
+async def extends_by_more(stage: Stage) -> None:
+    """Asks for more time, which may be carried out late, for it is cut off; then for much more, on a new connection."""
+    lease = await acquired(stage.place, LOCK, lease_ttl_s=LEASE_S)
+    await strikes("late")(stage)
+    with contextlib.suppress(LockStoreDown):
+        await lease.extend(LEASE_S)
+    while lease.lease_ttl_s < LASTING_S:
+        with contextlib.suppress(LockStoreDown):
+            await lease.extend(LASTING_S)
+        await asyncio.sleep(0.01)
+    await lease.lost.wait()
+
+
+async def inspects(stage: Stage) -> None:
+    await stage.locker.inspect(LOCK)
+
+
 async def finishes(stage: Stage) -> None:
-    stage.place.invokes(LOCK)
-    async with stage.locker.hold(LOCK, lease_ttl_s=LEASE_S) as lease:
+    async with Holding(stage.place, LOCK, lease_ttl_s=LEASE_S) as lease:
         await asyncio.sleep(0.03)
         lease.finish()
 
@@ -134,8 +144,7 @@ def stops_asking(after_s: float, *, lease_s: float) -> Act:
     """Is cancelled while it asks for a lease, or has just got it, and then gives it back."""
 
     async def act(stage: Stage) -> None:
-        stage.place.invokes(LOCK)
-        task = asyncio.create_task(stage.locker.acquire(LOCK, lease_ttl_s=lease_s))
+        task = asyncio.create_task(acquired(stage.place, LOCK, lease_ttl_s=lease_s))
         await asyncio.sleep(after_s)
         task.cancel()
         await asyncio.wait([task])
@@ -147,8 +156,7 @@ def stops_asking(after_s: float, *, lease_s: float) -> Act:
 
 def hands_over(lease_s: float = LEASE_S) -> Act:
     async def act(stage: Stage) -> None:
-        stage.place.invokes(LOCK)
-        lease = await stage.locker.acquire(LOCK, lease_ttl_s=lease_s)
+        lease = await acquired(stage.place, LOCK, lease_ttl_s=lease_s)
         await asyncio.sleep(0.01)
         stage.texts.leave(stage.place.process, lease.export())
 

@@ -339,6 +339,90 @@ _OWN = (
             ),
         ),
     ),
+    Mutant(
+        name="body-not-cancelled",
+        does="Tells whoever asks of a loss, and lets the body run on.",
+        caught_by=("bodies_end_with_their_leases",),
+        edits=(
+            Python(
+                "locks.hold:_Body._cancel",
+                """
+                -        self._task.cancel()
+                +        pass
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="patience-late",
+        does="Lets everybody wait for 3 s longer than he would.",
+        caught_by=("patience_is_kept",),
+        edits=(
+            Python(
+                "locks.line:Line._count_patience",
+                """
+                -            waiter.timer = call_when(self._lines.now_s, waiter.ends_at_s, self._give_up, waiter)
+                +            waiter.timer = call_when(self._lines.now_s, waiter.ends_at_s + 3.0, self._give_up, waiter)
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="patience-short",
+        does="Tells whoever waits that the lock is busy when half of his time is over.",
+        caught_by=("patience_is_kept",),
+        edits=(
+            Python(
+                "locks.line:Line._count_patience",
+                """
+                -            waiter.timer = call_when(self._lines.now_s, waiter.ends_at_s, self._give_up, waiter)
+                +            ends_at_s = (waiter.started_at_s + waiter.ends_at_s) / 2
+                +            waiter.timer = call_when(self._lines.now_s, ends_at_s, self._give_up, waiter)
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="force-not-told",
+        does="Ends a lease by force, and does not tell its holder.",
+        caught_by=("told_of_loss_in_time",),
+        edits=(
+            Lua(
+                "force.lua",
+                """
+                -  call('PUBLISH', string.match(who, '^[^\\t]*'), 'forced ' .. holder .. ' ' .. string.sub(lock, 7, -2))
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="extension-shortens",
+        does="Gives a lease its time again, though it has more.",
+        caught_by=(*_OVERLAP, "leases_end_at_the_holder_first"),
+        edits=(
+            Lua(
+                "prelude.lua",
+                """
+                -  if remaining_ms > tonumber(held_ms) and remaining_ms <= granted_ms + RUN_MS then
+                +  if false then
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="inspect-drops-head",
+        does="Takes whoever stands first out of the line as it looks at it.",
+        caught_by=("order_of_arrival", *_IDLE),
+        edits=(
+            Lua(
+                "inspect.lua",
+                """
+                   local wanted = heard(order[i])
+                +  if i == 1 then drop(order[1]) end
+                """,
+            ),
+        ),
+    ),
 )
 
 SIM_MUTANTS = {mutant.name: mutant for mutant in (*LOCKING, *UNSEEN, *_OWN) if mutant.name not in ELSEWHERE}
@@ -361,4 +445,6 @@ SHOWS_IN: dict[str, tuple[str, ...]] = {
     "extension-taken-for-nothing": ("beside",),
     "tracking-lost": ("beside",),
     "own-turn-given-back": ("scripts",),
+    "extension-shortens": ("extend-by-more",),
+    "inspect-drops-head": ("inspect",),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from locks import events as locks
@@ -35,6 +37,8 @@ ENDS_HOLD = frozenset({locks.Lost, locks.Releasing, locks.Exported})
 OF_KEEPER = "keeper_"
 CHOSEN = "chosen"  # the request of whoever chooses its lease's id
 LONGEST_RUN_S = 0.06
+# What a caller asks for, by its number: in its own task, and in what that begins.
+ASK: ContextVar[int | None] = ContextVar("ask", default=None)
 
 
 def ns(at_s: float) -> int:
@@ -63,6 +67,7 @@ class Recording:
         self._world = world
         self._events: list[Event] = []
         self._faults = 0
+        self._asks = itertools.count(1)
         self.healed_s = 0.0  # when the last fault so far is over
         self.write("run", 0.0, version=1, exact=True, **run)
 
@@ -76,6 +81,10 @@ class Recording:
         event = {"e": e, "t": ns(at_s), **facts}
         self._events.append(event)
         self._world.note(repr(event))
+
+    def new_ask(self) -> int:
+        """A number for what somebody asks for."""
+        return next(self._asks)
 
     def point(self, process: Process, p: str, at_s: float | None = None, **facts: Any) -> None:
         """Something that a process does; now, or has done some time before."""
@@ -166,6 +175,8 @@ class Ears:
         if isinstance(event, locks.Acquired):
             facts |= {"queued": event.queued, "waited_s": event.waited_s, "wake": event.wake_source.value}
             facts["takeover"] = event.takeover
+        elif isinstance(event, locks.Waiting):
+            facts |= {"ask": ask} if (ask := ASK.get()) is not None else {}
         elif isinstance(event, locks.Released):
             facts |= {"still_ours": event.still_ours, "handed_over": event.handed_over}
         elif isinstance(event, locks.GaveUp):

@@ -19,12 +19,14 @@ from tests.sim.acts import (
     asks_again,
     chooses,
     extends,
+    extends_by_more,
     finishes,
     forgets,
     gives_up,
     hands_over,
     hangs_up,
     holds,
+    inspects,
     lapses,
     lends,
     stops_asking,
@@ -178,6 +180,19 @@ SCENES: dict[str, Callable[[], Scene]] = {
     # The same when little is left of a lease that is long enough to be missed.
     "extend-late": lambda: Scene(
         [[(0.01 * who, uses_up(LASTING_S, asks_after_s=0.95 * LASTING_S))] for who in range(3)], lease_s=LASTING_S
+    ),
+    # Much more time is asked for, and what was asked for before may be carried out after that.
+    "extend-by-more": lambda: Scene([[(0.0, extends_by_more)], [(0.02, holds(0.02))], []], lease_s=LASTING_S),
+    # Somebody looks at the line again and again.
+    "inspect": lambda: Scene(
+        [
+            [(at_s, holds(0.12)) for at_s in (0.0, 0.4, 0.8)],
+            [(at_s + 0.01, holds(0.01)) for at_s in (0.0, 0.4, 0.8)],
+            [
+                *((at_s + 0.05, holds(0.01)) for at_s in (0.0, 0.4, 0.8)),
+                *((at_s + 0.1, inspects) for at_s in (0.0, 0.4, 0.8)),
+            ],
+        ]
     ),
     # Programs with python-redis-lock, and SafeLock, which ask for more time and then give the lock back.
     "beside": lambda: Scene([[(0.3 * i + 0.01 * who, holds(0.01)) for i in range(4)] for who in range(3)]),

@@ -20,6 +20,7 @@ from locks import (
 )
 from locks.lease import Lease
 from locks.lending import LeaseOver
+from tests.sim.callers import Holding, HoldingMany, acquired
 from tests.sim.clients import Client
 from tests.sim.shelf import Shelf
 
@@ -100,26 +101,20 @@ class Caller:
     # What it does.
 
     async def _hold(self, name: str) -> None:
-        self._place.invokes(name)
         max_hold_s = None if self._random.random() < 0.9 else 2 * self._plan.lease_s
-        async with self._locker.hold(
-            name, lease_ttl_s=self._a_lease_s(), wait_s=self._random.choice(WAITS_S), max_hold_s=max_hold_s
-        ) as lease:
+        lease_s, wait_s = self._a_lease_s(), self._random.choice(WAITS_S)
+        async with Holding(self._place, name, lease_ttl_s=lease_s, wait_s=wait_s, max_hold_s=max_hold_s) as lease:
             await self._body()
             if self._random.random() < 0.03:
                 lease.finish()
 
     async def _acquire(self, name: str) -> None:
-        self._place.invokes(name)
-        keeps, lease_s = self._random.random() < 0.5, self._a_lease_s()
-        lease = await self._locker.acquire(
-            name, lease_ttl_s=lease_s, wait_s=self._random.choice(WAITS_S), keep_extended=keeps
-        )
+        keeps, lease_s, wait_s = self._random.random() < 0.5, self._a_lease_s(), self._random.choice(WAITS_S)
+        lease = await acquired(self._place, name, lease_ttl_s=lease_s, wait_s=wait_s, keep_extended=keeps)
         await self._use(lease)
 
     async def _try(self, name: str) -> None:
-        self._place.invokes(name)
-        await self._use(await self._locker.acquire(name, lease_ttl_s=self._a_lease_s(), wait_s=0))
+        await self._use(await acquired(self._place, name, lease_ttl_s=self._a_lease_s(), wait_s=0))
 
     async def _impatient(self, name: str) -> None:
         """Is cancelled in the middle: after a time, or after so many ticks."""
@@ -137,8 +132,8 @@ class Caller:
 
     async def _hold_many(self, name: str) -> None:
         names = self._random.sample(self._circumstances.names, min(2, len(self._circumstances.names)))
-        self._place.invokes(*names)
-        async with self._locker.hold_many(names, lease_ttl_s=self._a_lease_s(), wait_s=self._random.choice(WAITS_S)):
+        lease_s, wait_s = self._a_lease_s(), self._random.choice(WAITS_S)
+        async with HoldingMany(self._place, names, lease_ttl_s=lease_s, wait_s=wait_s):
             await self._body()
 
     async def _adopt(self, name: str) -> None:

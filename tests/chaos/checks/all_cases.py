@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.chaos.checks.cases_bodies import BODY_CASES, PATIENCE_CASES
 from tests.chaos.checks.cases_charges import CHARGE_CASES
 from tests.chaos.checks.cases_early import EARLY_CASES, NOBODYS_CASES
 from tests.chaos.checks.cases_exact import EXACT_CASES
@@ -25,6 +26,8 @@ CASES = (
     *ORDER_CASES,
     *WAIT_CASES,
     *TOLD_CASES,
+    *BODY_CASES,
+    *PATIENCE_CASES,
     *EARLY_CASES,
     *NOBODYS_CASES,
     *STRAY_CASES,

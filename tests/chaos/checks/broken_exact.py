@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tests.chaos.checks import asks, evidence, holds, quiet, stray
+from tests.chaos.checks import asks, evidence, holds, patience, quiet, stray
 from tests.chaos.checks.breaking import A_YEAR_NS, Broken, fixed, nothing
 from tests.chaos.checks.slack import EXACT
 from tests.chaos.checks.spans import NO_SPANS, Spans
@@ -48,6 +48,10 @@ def _by_coming_alone(ask: asks.Ask, grants: Any, it: evidence.Evidence) -> Any:
 
 def _in_no_order(it: evidence.Evidence) -> dict[str, list[asks.Ask]]:
     return {name: [ask for ask in found if ask.fence is not None] for name, found in asks.asks_of(it).items()}
+
+
+def _of_answered(late_ns: Callable[..., int]) -> Callable[..., int]:
+    return lambda ask, stood, answer, *more: 0 if answer is None else late_ns(ask, stood, answer, *more)
 
 
 BROKEN_EXACT = (
@@ -97,6 +101,25 @@ BROKEN_EXACT = (
     Broken("exact: told, of no token", "told._with_one_token_at_once", lambda holds: {id(hold) for hold in holds}),
     Broken("exact: told, whoever dies had it", "told._had_it", fixed(True)),
     Broken("exact: told, whoever dies had it not", "told._had_it", fixed(False)),
+    Broken("exact: told, whoever is forced need not be", "told._ended_by_force", fixed(None)),
+    Broken("exact: told of force, never disturbed", "told.is_disturbed", fixed(False)),
+    Broken("exact: told of force, always disturbed", "told.is_disturbed", fixed(True)),
+    Broken("exact: bodies, end whenever", "bodies.ENDS_WITHIN_NS", A_YEAR_NS),
+    Broken("exact: bodies, end at once", "bodies.ENDS_WITHIN_NS", 0),
+    Broken("exact: bodies, nobody dies", "bodies.ends_of", fixed({})),
+    Broken("exact: bodies, of whichever lease", "bodies.Body.is_clear", property(fixed(True), lambda *_: None)),
+    Broken("exact: patience, answered whenever", "patience.ANSWERED_WITHIN_NS", A_YEAR_NS),
+    Broken("exact: patience, answered at once", "patience.ANSWERED_WITHIN_NS", 0),
+    Broken("exact: patience, told as soon as one likes", "patience._early_ns", fixed(0)),
+    Broken("exact: patience, told by the true time", "patience.SOONER_NS", -A_YEAR_NS),
+    Broken("exact: patience, a millisecond sooner", "patience.SOONER_NS", 2_000_000),
+    Broken("exact: patience, resuming takes no time", "patience.resuming", nothing),
+    Broken("exact: patience, clocks are right", "patience.CLOCK_RATES", 0),
+    Broken("exact: patience, any clock", "patience.CLOCK_RATES", 1),
+    Broken("exact: patience, nobody dies", "patience.ends_of", fixed({})),
+    Broken(
+        "exact: patience, whoever has no answer does not count", "patience._late_ns", _of_answered(patience._late_ns)
+    ),
     Broken("exact: order, by coming alone", "order._overtakers", _by_coming_alone),
     Broken("exact: order, nobody overtakes", "order._overtakers", nothing),
     Broken("exact: order, any number", "order.RUN_TURNS", A_YEAR_NS),

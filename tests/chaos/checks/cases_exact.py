@@ -281,7 +281,7 @@ TOKEN_CASES = (
     Case(
         "exact: a token that came again, and was released as its own",
         second(loses("p0", 5, from_ms=10, until_ms=603, lost_ms=200), from_ms=190, to_ms=300)
-        .point("forced", "p2", at_ms=185, name=JOB, fence=5)
+        .point("forcing", "p2", at_ms=185, name=JOB, fence=5)
         .leased("p0", JOB, 5, from_ms=700, to_ms=710, until_ms=1290),
         {FENCES},
     ),

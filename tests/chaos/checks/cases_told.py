@@ -28,6 +28,11 @@ def again(*, lost_ms: float) -> HandWritten:
     return lapses(lost_ms).leased("p0", JOB, 5, from_ms=650, to_ms=700, until_ms=1240)
 
 
+def forced(lost_ms: float, *, at_ms: float = 100, fence: int = 5, name: str = JOB) -> HandWritten:
+    """Its lease is ended by force at 100, and it is told then."""
+    return lapses(lost_ms).point("forced", "p2", at_ms=at_ms, name=name, fence=fence)
+
+
 TOLD_CASES = (
     Case("told as the lease is over", lapses(603)),
     Case("told before", lapses(250)),
@@ -80,6 +85,30 @@ TOLD_CASES = (
     Case("another one came while it had not told of its end", twice_at_once(6), {TOLD}),
     Case("its token came again when it had told of its end", again(lost_ms=603), {FENCES}),
     Case("its token came again when it had told too late of its end", again(lost_ms=609), {FENCES, TOLD}),
+    Case("told at the last moment of its end by force", forced(106)),
+    Case("told too late of its end by force", forced(106.1), {TOLD}),
+    Case("another lease was ended by force, untold", forced(300, fence=4)),
+    Case("another lock's lease was ended by force, untold", forced(300, name="n:1")),
+    Case("a lease was ended by force before it began", forced(300, at_ms=9)),
+    Case(
+        "not told of its end by force, for it stood still",
+        stands_still(forced(300), "p0", from_ms=101, to_ms=299),
+    ),
+    Case(
+        "not told of its end by force, while another one stood still",
+        stands_still(forced(300), "p1", from_ms=101, to_ms=299),
+        {TOLD},
+    ),
+    Case(
+        "not told of its end by force, for it was cut off",
+        forced(300).fault(1, "cut", "link:p0:redis", from_ms=20, to_ms=30, forgets=False),
+    ),
+    Case(
+        "not told of its end by force, for it died",
+        never_told()
+        .point("forced", "p2", at_ms=100, name=JOB, fence=5)
+        .event("died", at_ms=106, i="p0", life=1, held=[]),
+    ),
     Case(
         "its lease has an end that nobody knows, in a history that is not exact",
         HandWritten()

@@ -30,7 +30,7 @@ class _Run:
         self._rng = Random(seed)
         self._history = HandWritten(exact=True)
         self._now_ms = 10.0
-        self._fault = 0
+        self._fault = self._ask = 0
         self._lives = dict.fromkeys((f"p{number}" for number in range(PROCESSES)), 1)
 
     @property
@@ -58,10 +58,13 @@ class _Run:
             i = self._process()
             has_to_wait = free_ms > each_ms
             got_ms = max(free_ms, each_ms) + rng.uniform(0.2, 1)
+            self._ask += 1
+            waited_s, ask = (got_ms - each_ms) / 1000, {"name": name, "ask": self._ask}
+            self._point("invoked", i, each_ms, wait_s=waited_s + rng.uniform(0, 1), **ask)
             if has_to_wait:
-                self._point("waiting", i, each_ms + 0.1, name=name)
+                self._point("waiting", i, each_ms + 0.1, **ask)
+            self._point("answered", i, got_ms + 0.01, outcome="acquired", waited_s=waited_s, **ask)
             free_ms = got_ms + rng.uniform(1, 60)
-            waited_s = (got_ms - each_ms) / 1000
             self._leased(i, name, got_ms, free_ms, queued=has_to_wait, waited_s=waited_s)
         self._now_ms = free_ms + 20
 
@@ -122,6 +125,8 @@ class _Run:
             "life": self._lives[i],
         }
         self._history.leased(i, name, fence, from_ms=from_ms, to_ms=to_ms, until_ms=until_ms, **facts)
+        self._point("body_began", i, from_ms + 0.02, name=name, fence=fence)
+        self._point("body_ended", i, to_ms - 0.01, name=name, fence=fence)
 
     def _point(self, p: str, i: str, at_ms: float, **facts: Any) -> None:
         self._history.point(p, i, at_ms=at_ms, life=self._lives[i], **facts)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tests.chaos.checks.acknowledged import acknowledged_is_there
 from tests.chaos.checks.balances import balances_conserved
+from tests.chaos.checks.bodies import bodies_end_with_their_leases
 from tests.chaos.checks.charges import charged_at_most_once, refused_not_charged, unknown_is_settled
 from tests.chaos.checks.deadlocks import no_deadlocks
 from tests.chaos.checks.early import leases_end_at_the_holder_first, nobodys_lock_is_given_back
@@ -16,6 +17,7 @@ from tests.chaos.checks.healing import alive_after_healing, nothing_left_behind
 from tests.chaos.checks.idle import no_lock_lies_idle
 from tests.chaos.checks.order import order_of_arrival
 from tests.chaos.checks.overlap import holders_do_not_overlap, overlaps_are_explained
+from tests.chaos.checks.patience import patience_is_kept
 from tests.chaos.checks.register import consume_once_linearizable
 from tests.chaos.checks.releases import no_foreign_release
 from tests.chaos.checks.stray import no_stray_cancellation
@@ -43,6 +45,8 @@ CHECKERS = (
     no_lock_lies_idle,
     order_of_arrival,
     told_of_loss_in_time,
+    bodies_end_with_their_leases,
+    patience_is_kept,
     leases_end_at_the_holder_first,
     nobodys_lock_is_given_back,
     no_stray_cancellation,
@@ -61,6 +65,8 @@ LOCK_CHECKERS = (
     no_lock_lies_idle,
     order_of_arrival,
     told_of_loss_in_time,
+    bodies_end_with_their_leases,
+    patience_is_kept,
     leases_end_at_the_holder_first,
     nobodys_lock_is_given_back,
     no_stray_cancellation,

@@ -12,11 +12,13 @@ from tests.chaos.checks.healing import HEALED_WITHIN_LEASES
 from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.idle import EVERYBODY, excuses_of
 from tests.chaos.checks.lies_exact import (
+    body_went_on,
     cancelled_by_nobody,
     kept_by_nobody,
     overtaken,
     taken_early,
     told_late,
+    waited_on,
 )
 from tests.chaos.checks.spans import Spans
 from tests.chaos.checks.takeover import takeovers_of
@@ -251,6 +253,8 @@ LIES: tuple[tuple[Lie, str], ...] = (
     (lock_forgotten, "no_lock_lies_idle"),
     (overtaken, "order_of_arrival"),
     (told_late, "told_of_loss_in_time"),
+    (body_went_on, "bodies_end_with_their_leases"),
+    (waited_on, "patience_is_kept"),
     (taken_early, "leases_end_at_the_holder_first"),
     (kept_by_nobody, "nobodys_lock_is_given_back"),
     (cancelled_by_nobody, "no_stray_cancellation"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.chaos.checks.asks import asks_of
+from tests.chaos.checks.bodies import bodies_of
 from tests.chaos.checks.causes import taken_away
 from tests.chaos.checks.draft import CannotPlant, Draft
 from tests.chaos.checks.evidence import FOREVER
@@ -41,6 +42,38 @@ def told_late(draft: Draft) -> None:
     awake = [it for it in holds if not evidence.standstills_of(it.i).touch((it.left or 0) - LATE_NS, it.left or 0)]
     hold = draft.one_of(awake)
     draft.change_hold(hold, until=(hold.left or 0) - LATE_NS)
+
+
+def body_went_on(draft: Draft) -> None:
+    """A body was told of a loss, and went on."""
+    evidence = draft.evidence
+    if not evidence.slack.is_exact:
+        raise CannotPlant
+    bodies = [
+        body
+        for body in bodies_of(evidence)
+        if body.ended < FOREVER and body.is_clear and body.ended - LATE_NS > body.began
+        if not evidence.standstills_of(body.key[0]).touch(body.ended - LATE_NS, body.ended)
+    ]
+    body = draft.one_of(bodies)
+    i, life, name, fence = body.key
+    draft.add("point", body.ended - LATE_NS, p="lost", i=i, life=life, name=name, fence=fence)
+
+
+def waited_on(draft: Draft) -> None:
+    """Somebody would have waited for less long than he stood in line."""
+    evidence = draft.evidence
+    stood = {event["ask"]: event["t"] for event in evidence.points.get("waiting", ()) if "ask" in event}
+    answers = {event["ask"]: event for event in evidence.points.get("answered", ())}
+    asked = [
+        ask
+        for ask in evidence.points.get("invoked", ())
+        if ask.get("wait_s") and ask["ask"] in stood and ask["ask"] in answers
+        if answers[ask["ask"]]["t"] > stood[ask["ask"]] + LATE_NS
+        if not evidence.standstills_of(ask["i"]).touch(ask["t"], answers[ask["ask"]]["t"])
+    ]
+    ask = draft.one_of(asked)
+    draft.replace(ask, wait_s=answers[ask["ask"]]["waited_s"] - LATE_NS / 1e9)
 
 
 def taken_early(draft: Draft) -> None:

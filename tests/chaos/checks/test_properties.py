@@ -21,6 +21,8 @@ from tests.chaos.checks.histories import HandWritten
 OF_EXACT_HISTORIES = {
     "order_of_arrival",
     "told_of_loss_in_time",
+    "bodies_end_with_their_leases",
+    "patience_is_kept",
     "leases_end_at_the_holder_first",
     "nobodys_lock_is_given_back",
     "no_stray_cancellation",

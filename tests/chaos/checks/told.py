@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import lru_cache
 
-from tests.chaos.checks.evidence import Event, Evidence
+from tests.chaos.checks.evidence import FOREVER, Event, Evidence
 from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.promises import MS, RESUMED_MS, SLOT_MS
+from tests.chaos.checks.quiet import is_disturbed
 from tests.chaos.checks.spans import Spans
 from tests.chaos.checks.verdict import Counts, Example, Verdict, found
 
@@ -30,6 +33,9 @@ def told_of_loss_in_time(evidence: Evidence) -> Verdict:
         if awake_ns > TOLD_WITHIN_NS:
             late_ms = awake_ns / 1e6
             violations.append(Example(f"{hold}: its lease had been over for {late_ms:.1f} ms, untold", hold.until))
+        forced = _ended_by_force(hold, ends.get((hold.i, hold.life)), evidence)
+        if forced is not None:
+            violations.append(Example(f"{hold}: ended by force, and not told", forced))
         if hold.lost_after is not None:
             violations.append(Example(f"{hold}: told of its loss after it had left it", hold.lost_after))
     counts: Counts = {"lost": sum(hold.until == hold.ended for hold in holds), "longest_ms": longest_ns / 1e6}
@@ -63,8 +69,30 @@ def _knew_nothing_ns(hold: Hold, end: Event | None, evidence: Evidence) -> int:
         left = min(left, end["t"])
     if left <= until:
         return 0
-    asleep = Spans([*evidence.standstills_of(hold.i), *_resuming(hold.i, evidence)])
+    asleep = Spans([*evidence.standstills_of(hold.i), *resuming(hold.i, evidence)])
     return left - until - asleep.within(until, left)
+
+
+def _ended_by_force(hold: Hold, end: Event | None, evidence: Evidence) -> int | None:
+    """When its lease was ended by force, of which it has not heard within the messages' time; None: it has, or was not.
+
+    Asked only where nothing befell it or the store, from before the force was used until it was to have heard.
+    """
+    left = min(evidence.last_t if hold.left is None else hold.left, FOREVER if end is None else end["t"])
+    for t in _forced_of(evidence).get((hold.name, hold.fence), ()):
+        told = t + evidence.slack.delay_ns + TOLD_WITHIN_NS
+        if hold.began <= t and told < left and not is_disturbed(evidence, hold.i, hold.began, told):
+            return t
+    return None
+
+
+@lru_cache(maxsize=1)
+def _forced_of(evidence: Evidence) -> dict[tuple[str, int | None], list[int]]:
+    """By lock and token, when somebody was told that he has ended this lease by force."""
+    found: dict[tuple[str, int | None], list[int]] = defaultdict(list)
+    for point in evidence.points.get("forced", ()):
+        found[point["name"], point["fence"]].append(point["t"])
+    return found
 
 
 def _had_it(end: Event, hold: Hold) -> bool:
@@ -75,7 +103,7 @@ def _had_it(end: Event, hold: Hold) -> bool:
     )
 
 
-def _resuming(instance: int | str, evidence: Evidence) -> Iterator[tuple[int, int]]:
+def resuming(instance: int | str, evidence: Evidence) -> Iterator[tuple[int, int]]:
     """After its machine was suspended timers are late, until a process has looked at its clocks."""
     for fault in evidence.faults_by_scope.get(f"instance:{instance}", ()):
         if SUSPENDED in fault.kind:

@@ -24,6 +24,8 @@ PROPERTIES = (
     "no_lock_lies_idle",
     "order_of_arrival",
     "told_of_loss_in_time",
+    "bodies_end_with_their_leases",
+    "patience_is_kept",
     "leases_end_at_the_holder_first",
     "nobodys_lock_is_given_back",
     "no_stray_cancellation",
@@ -42,6 +44,8 @@ ASKED = frozenset(PROPERTIES) - {
     # Of a simulation's exact times only.
     "order_of_arrival",
     "told_of_loss_in_time",
+    "bodies_end_with_their_leases",
+    "patience_is_kept",
     "leases_end_at_the_holder_first",
     "nobodys_lock_is_given_back",
     "no_stray_cancellation",
