@@ -116,7 +116,8 @@ class ClusterServers:
         endings = [node.end() for node in (*self._nodes.values(), *self._retired.values())]
         for task in (*self._tasks, *self._retired):
             task.cancel()
-        await asyncio.gather(*self._tasks, *[ending() for ending in endings], return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*[ending() for ending in endings])
 
     def _unknown_for_s(self) -> float:
         return asyncio.get_running_loop().time() - self._opened_at_s

@@ -38,6 +38,11 @@ class Timed(Heard):
         return self.all(Acquired)[-1].wake_source
 
 
+def url_of(proxy: Proxy) -> str:
+    """The Redis behind a proxy."""
+    return f"redis://127.0.0.1:{proxy.port}/0"
+
+
 @contextmanager
 def keys_at(url: str, name: str) -> Iterator[Keys]:
     """The lock's keys on any server."""

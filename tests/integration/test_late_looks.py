@@ -13,7 +13,7 @@ from locks.clock import SYSTEM
 from locks.events import StoreLost, WakeSource
 from locks.request import Request
 from tests.harness import PATIENCE_S, wait_until_async
-from tests.integration.lock_faults import LONG_MS, keys_at, lease_end_s, stand_and_listen
+from tests.integration.lock_faults import LONG_MS, keys_at, lease_end_s, stand_and_listen, url_of
 from tests.integration.test_locker import Heard, Keys, locking
 from tests.proxy import Proxy, Way
 from tests.servers.redis_server import RedisServer
@@ -33,10 +33,6 @@ def keys(redis_server: RedisServer, name: str) -> Iterator[Keys]:
 def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
     with Proxy("127.0.0.1", redis_server.port) as proxy:
         yield proxy
-
-
-def url_of(proxy: Proxy) -> str:
-    return f"redis://127.0.0.1:{proxy.port}/0"
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

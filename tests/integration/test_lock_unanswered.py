@@ -9,7 +9,7 @@ import pytest
 
 from locks import LockBusy, LockStoreDown
 from locks.events import GaveUp
-from tests.integration.lock_faults import SOON_S, keys_at, stand
+from tests.integration.lock_faults import SOON_S, keys_at, stand, url_of
 from tests.integration.test_locker import Heard, Keys, locking
 from tests.proxy import Proxy, Way
 from tests.servers.redis_server import RedisServer
@@ -27,10 +27,6 @@ def keys(redis_server: RedisServer, name: str) -> Iterator[Keys]:
 def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
     with Proxy("127.0.0.1", redis_server.port) as proxy:
         yield proxy
-
-
-def url_of(proxy: Proxy) -> str:
-    return f"redis://127.0.0.1:{proxy.port}/0"
 
 
 async def test_a_waiter_whose_looks_were_never_answered_is_told_that_the_store_is_down(
