@@ -10,13 +10,23 @@ import pytest
 import redis
 
 from tests.harness import OwnRedis
+from tests.integration.lock_faults import keys_at
+from tests.integration.test_locker import Keys
 from tests.proxy import Proxy, postgres_proxy
+from tests.servers.redis_server import RedisServer
 
 
 @pytest.fixture
 def name() -> str:
     """A lock's name that no other test uses."""
     return f"test:{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def keys(redis_server: RedisServer, name: str) -> Iterator[Keys]:
+    """The test's lock on a server of its own; a module of tests on the shared one has its own."""
+    with keys_at(redis_server.url, name) as keys:
+        yield keys
 
 
 @pytest.fixture

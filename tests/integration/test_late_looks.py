@@ -13,7 +13,7 @@ from locks.clock import SYSTEM
 from locks.events import StoreLost, WakeSource
 from locks.request import Request
 from tests.harness import PATIENCE_S, wait_until_async
-from tests.integration.lock_faults import LONG_MS, keys_at, lease_end_s, stand_and_listen, url_of
+from tests.integration.lock_faults import LONG_MS, lease_end_s, stand_and_listen, url_of
 from tests.integration.test_locker import Heard, Keys, locking
 from tests.proxy import Proxy, Way
 from tests.servers.redis_server import RedisServer
@@ -21,12 +21,6 @@ from tests.servers.redis_server import RedisServer
 LEASE_S = 600.0
 LAPSES_S = 5.0
 CLAIM_MS = 3000  # of a handoff: how long a body lasts whose lease nobody confirms
-
-
-@pytest.fixture
-def keys(redis_server: RedisServer, name: str) -> Iterator[Keys]:
-    with keys_at(redis_server.url, name) as keys:
-        yield keys
 
 
 @pytest.fixture

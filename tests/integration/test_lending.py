@@ -17,16 +17,10 @@ from locks.for_whom import text_for_client
 from locks.lending import LeaseOver
 from locks.loan import Loan
 from tests.harness import PATIENCE_S, wait_until_async
-from tests.integration.lock_faults import LONG_MS, SILENT_S, keys_at, locking_through
+from tests.integration.lock_faults import LONG_MS, SILENT_S, locking_through
 from tests.integration.test_locker import Heard, Keys, locking
 from tests.proxy import Cut, Proxy
 from tests.servers.redis_server import RedisServer
-
-
-@pytest.fixture
-def keys(redis_server: RedisServer, name: str) -> Iterator[Keys]:
-    with keys_at(redis_server.url, name) as keys:
-        yield keys
 
 
 @pytest.fixture

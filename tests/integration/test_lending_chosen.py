@@ -14,19 +14,13 @@ from locks.events import Lost, Released
 from locks.lending import LeaseOver
 from locks.loan import Loan
 from tests.harness import PATIENCE_S, wait_until_async
-from tests.integration.lock_faults import keys_at, locking_through
+from tests.integration.lock_faults import locking_through
 from tests.integration.test_lending import held_by_books
 from tests.integration.test_locker import Heard, Keys, locking
 from tests.proxy import Cut, Proxy
 from tests.servers.redis_server import RedisServer
 
 KEEP_S = 10  # for how long a lease is remembered after its end
-
-
-@pytest.fixture
-def keys(redis_server: RedisServer, name: str) -> Iterator[Keys]:
-    with keys_at(redis_server.url, name) as keys:
-        yield keys
 
 
 @pytest.fixture

@@ -14,16 +14,10 @@ from locks.events import Acquired, Extended, Lost, WakeSource
 from locks.link import LONGEST_BACKOFF_S
 from tests.conftest import ReportFigures
 from tests.harness import PATIENCE_S, wait_until_async
-from tests.integration.lock_faults import LONG_MS, SOON_S, Timed, keys_at, locking_through, stand
+from tests.integration.lock_faults import LONG_MS, SOON_S, Timed, locking_through, stand
 from tests.integration.test_locker import Heard, Keys, locking
 from tests.proxy import Cut, Proxy
 from tests.servers.redis_server import RedisServer
-
-
-@pytest.fixture
-def keys(redis_server: RedisServer, name: str) -> Iterator[Keys]:
-    with keys_at(redis_server.url, name) as keys:
-        yield keys
 
 
 @pytest.fixture

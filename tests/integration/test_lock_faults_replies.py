@@ -37,12 +37,6 @@ both_ways = pytest.mark.parametrize("lose_reply", [swallow_reply, cut_before_rep
 
 
 @pytest.fixture
-def keys(redis_server: RedisServer, name: str) -> Iterator[Keys]:
-    with keys_at(redis_server.url, name) as keys:
-        yield keys
-
-
-@pytest.fixture
 async def onlooker(redis_server: RedisServer) -> AsyncIterator[Locker]:
     """A locker on a connection of its own, which nothing happens to."""
     async with locking(redis_server.url) as locker:

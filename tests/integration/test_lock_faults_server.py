@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -20,12 +20,6 @@ from tests.servers.fixtures import StartLockProcess, StartRedis
 from tests.servers.redis_server import RedisServer
 
 SILENT_S = 0.3  # the command timeout of those who are to find out
-
-
-@pytest.fixture
-def keys(redis_server: RedisServer, name: str) -> Iterator[Keys]:
-    with keys_at(redis_server.url, name) as keys:
-        yield keys
 
 
 # A server that freezes

@@ -9,18 +9,12 @@ import pytest
 
 from locks import LockBusy, LockStoreDown
 from locks.events import GaveUp
-from tests.integration.lock_faults import SOON_S, keys_at, stand, url_of
+from tests.integration.lock_faults import SOON_S, stand, url_of
 from tests.integration.test_locker import Heard, Keys, locking
 from tests.proxy import Proxy, Way
 from tests.servers.redis_server import RedisServer
 
 HEARTBEAT_MS = 300
-
-
-@pytest.fixture
-def keys(redis_server: RedisServer, name: str) -> Iterator[Keys]:
-    with keys_at(redis_server.url, name) as keys:
-        yield keys
 
 
 @pytest.fixture
