@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # The keeper looks a moment after the end that it knows of; and again, where Redis could not say.
 LOOK_SLACK_S, LOOK_AGAIN_S = 0.01, 1.0
-# How long the end of a lease goes unnoticed that has longer than the keeper knows of, or was made to last for ever.
+# How long it goes unnoticed that a lease has ended sooner than its keeper knows of: Redis' data lost, its clock moved.
 LOOK_AT_LEAST_EVERY_S = 10.0
 
 
@@ -57,7 +57,10 @@ class LeaseOver(LocksError):
 
 @dataclass(slots=True, eq=False)
 class LentLease:
-    """A lease in its keeper's books. Times are seconds of Clock.monotonic_s; at `deadline_s` the keeper asks Redis."""
+    """A lease in its keeper's books. Times are seconds of Clock.monotonic_s.
+
+    It is over at `deadline_s` as far as the keeper knows, who asks Redis at `look_due_s`.
+    """
 
     name: str
     lease_id: str = field(repr=False)
@@ -67,6 +70,7 @@ class LentLease:
     for_whom: str
     clock: Clock = field(repr=False)
     borrower: Borrower = None
+    look_due_s: float = 0.0
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
     @property
@@ -219,9 +223,9 @@ class Lending:
         self._owe(loan.name, loan.lease_id, self._release_command(loan.name, loan.lease_id))
 
     def count_anew(self) -> None:
-        """Timers are late: the end of every lease is counted by the clock."""
+        """Timers are late: when every lease is looked at is counted by the clock."""
         for kept in self.all:
-            self._look_in(kept, max(0.0, kept.deadline_s - self._clock.monotonic_s()) + LOOK_SLACK_S)
+            self._look_in(kept, max(0.0, kept.look_due_s - self._clock.monotonic_s()))
 
     def leave(self) -> None:
         """Closes the books: the clients hold on, and whichever process they ask next becomes the keeper."""
@@ -339,14 +343,15 @@ class Lending:
         self._count(borrower, 1)
         self._moved(kept, loan.lease_ttl_s)
 
-    def _moved(self, kept: LentLease, lease_ttl_s: float) -> None:
+    def _moved(self, kept: LentLease, left_s: float) -> None:
         """Its end is at most so far away: counted from now, which is after the server did."""
-        kept.deadline_s = self._clock.monotonic_s() + lease_ttl_s
-        self._look_in(kept, lease_ttl_s + LOOK_SLACK_S)
+        kept.deadline_s = self._clock.monotonic_s() + left_s
+        self._look_in(kept, min(left_s, LOOK_AT_LEAST_EVERY_S) + LOOK_SLACK_S)
 
     def _look_in(self, kept: LentLease, wait_s: float) -> None:
         if kept.timer is not None:
             kept.timer.cancel()
+        kept.look_due_s = self._clock.monotonic_s() + wait_s
         kept.timer = asyncio.get_running_loop().call_later(wait_s, self._begin_to_look, kept)
 
     def _begin_to_look(self, kept: LentLease) -> None:
@@ -372,10 +377,7 @@ class Lending:
         elif not reply[1]:
             self._exported(kept)
         else:
-            # By Redis' clock, which may be wrong, and be put right: the key is gone then, and nobody tells us.
-            left_s = reply[0] / 1000 if reply[0] >= 0 else LOOK_AT_LEAST_EVERY_S
-            kept.deadline_s = self._clock.monotonic_s() + left_s
-            self._look_in(kept, min(left_s, LOOK_AT_LEAST_EVERY_S) + LOOK_SLACK_S)
+            self._moved(kept, reply[0] / 1000 if reply[0] >= 0 else LOOK_AT_LEAST_EVERY_S)
 
     def over(self, name: str, lease_id: str, reason: str) -> LeaseOver:
         """What to tell whoever asked; what is kept here knows more than a server that has forgotten."""

@@ -33,7 +33,8 @@ LOOK_AGAIN_S = 0.1
 LONGEST_LEASE_MS = 1000 * LONGEST_LEASE_S
 # A look that is not answered for longer than this is no sign that another holds the lock.
 UNANSWERED_S = 0.1
-# After news of a change that was none, the next one is looked at so much later at the soonest.
+# After news of changes that were none, twice running, the next one is looked at so much later at the soonest. Once is
+# nothing: it may have been on its way since before the key was read.
 QUIET_S = 0.3
 # An extension moves the holder's end by a third of a lease, and what tells us of the end is less exact.
 MOVED_S = 0.01
@@ -51,6 +52,7 @@ class Line:
     _watched = False
     _watched_holder: bytes | None = None
     _watched_end_s: float | None = None  # of the holder's lease, when the key was read last
+    _unchanged = 0  # how often running the key was read again, and nothing had changed
     _quiet_until_s = 0.0  # until when the news that the lock's key has changed is no reason to look
     _run: Run | None = None
     _stood_at_s = 0.0  # the last time at which we certainly still stood in line
@@ -317,6 +319,9 @@ class Line:
             waiter.timer = call_when(self._lines.now_s, waiter.ends_at_s, self._give_up, waiter)
 
     def _give_up(self, waiter: Waiter) -> None:
+        if waiter.ends_at_s is not None and self._lines.now_s() < waiter.ends_at_s:
+            self._count_patience(waiter)  # the timer was early
+            return
         is_unheard, waited_s = self._is_unheard_by(waiter), waiter.waited_s(self._lines.now_s())
         self.leave(waiter)
         if is_unheard:
@@ -440,8 +445,10 @@ class Line:
         def watching(request: Request, holder: bytes | None) -> None:
             end_s, before_s = self._lapses_at_s, self._watched_end_s
             is_extended = end_s is not None and before_s is not None and end_s > before_s + MOVED_S
-            if holder is not None and holder == self._watched_holder and not is_extended:
-                # Nothing has changed: the server tracks too many keys, and has dropped this one.
+            is_changed = holder is None or holder != self._watched_holder or is_extended
+            self._unchanged = 0 if is_changed else self._unchanged + 1
+            if self._unchanged > 1:
+                # The server tracks too many keys, and has dropped this one.
                 self._quiet_until_s = self._lines.now_s() + QUIET_S
             self._watched_holder, self._watched_end_s = holder, end_s
             if holder is None and self.waiters and not is_free:

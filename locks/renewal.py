@@ -125,6 +125,8 @@ class Renewal:
     async def _renew(self, lease: Lease, lease_ttl_s: float) -> None:
         is_last = lease_ttl_s < lease.lease_ttl_s  # up to max_hold_s
         try:
+            if lease.ended:  # since this was begun
+                return
             sent_at_s, outcome = await extend(self._store, lease, lease_ttl_s)
         except LockStoreDown:
             # Redis did not answer. Unknown is not extended, so the old deadline stands.

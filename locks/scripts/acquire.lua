@@ -81,6 +81,8 @@ if not age_us then return {remaining_ms, -1, 0, by_sync_program and 1 or 0, told
 stand_in_line(channel, {
   age_us = age_us, later = later, waiter_count = waiter_count, lease_ms = lease_ms, lease_id = lease_id, who = who,
 })
+-- Whoever is first now must know: only the first watches the lock. Our first waiter has left, or took a little less time to be heard.
+if head == channel and call('ZRANK', queue, channel) > 0 then wake_head() end
 local place = call('ZRANK', queue, channel)
 if place == 0 then
   if by_sync_program then count_sync_turn(holder, remaining_ms) end

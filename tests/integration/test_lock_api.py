@@ -309,6 +309,18 @@ async def test_a_text_is_adopted_once_by_whomever(redis_url: str, name: str, key
             await there.adopt(text)
 
 
+async def test_a_lease_that_is_exported_as_its_renewal_begins_is_not_extended_any_more(
+    redis_url: str, name: str, keys: Keys
+) -> None:
+    async with process(redis_url, "a") as locker:
+        lease = await locker.acquire(name, lease_ttl_s=LONG_S, keep_extended=True)
+        keys.client.pexpire(keys.lock, int(500 * LONG_S))
+        locker._renewal._start(lease)
+        lease.export()
+        assert await locker.inspect(name) is not None  # behind whatever was sent
+        assert 0 < int(keys.client.pttl(keys.lock)) <= 500 * LONG_S
+
+
 async def test_a_released_lease_cannot_be_extended(redis_url: str, name: str) -> None:
     heard = Heard()
     async with process(redis_url, "a", heard) as locker:

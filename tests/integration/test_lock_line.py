@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.client import PubSub
 
 from locks.keys import keys_of
 from locks.store import QueueLimits, Scripts
@@ -59,13 +60,13 @@ def test_everybody_in_line_looks_soon_after_the_lease_since_all_before_may_have_
 
 
 @contextmanager
-def hearing(server: Server, *processes: int) -> Iterator[None]:
+def hearing(server: Server, *processes: int) -> Iterator[PubSub]:
     """These hear what is said to them; others are found to be dead."""
     with closing(server.client.pubsub()) as messages:  # type: ignore[no-untyped-call]
         messages.subscribe(*[f"channel-{process}" for process in processes])
         for _ in processes:
             assert messages.get_message(timeout=5) is not None
-        yield
+        yield messages
 
 
 def test_two_whose_ages_are_told_differently_each_time_do_not_wait_for_each_other(server: Server) -> None:
@@ -101,3 +102,15 @@ def test_a_free_lock_is_kept_for_whoever_came_first(server: Server) -> None:
 
         assert server.acquire(2, WANTED_MS, age_us=0)[1] == 1
         assert server.acquire(1, WANTED_MS, age_us=900_000) > 0
+
+
+def test_whoever_is_first_because_the_one_before_has_moved_behind_is_told(server: Server) -> None:
+    """Its first waiter has left, and the next one came later. Only the first in line watches the lock."""
+    with hearing(server, 1, 2) as messages:
+        server.acquire(0, HELD_MS)
+        assert [server.acquire(process, WANTED_MS, age_us=900_000)[1] for process in (1, 2)] == [0, 1]
+
+        assert server.acquire(1, WANTED_MS, age_us=0)[1] == 1
+        message = messages.get_message(timeout=5)
+        assert message is not None
+        assert (message["channel"], message["data"]) == (b"channel-2", f"look {2:032}".encode())

@@ -46,6 +46,7 @@ class Circumstances:
             processes=numbers.choice((2, 3, 5, 5)),
             workers=numbers.choice((1, 2, 4, 4)),
             programs=numbers.choice((0, 0, 1, 2)),
+            extensions=numbers.choice((0, 0, 1, 3)),
             names=("n:0", "n:1", "n:2")[: numbers.choice((1, 3, 3))],
             leases_s=numbers.choice(((0.3,), (0.3,), (1.0,), (0.3, 1.0, 2.0))),
             think_s=numbers.choice((0.002, 0.02, 0.2, 1.0)),

@@ -73,6 +73,20 @@ _OWN = (
         ),
     ),
     Mutant(
+        name="new-head-untold",
+        does="Does not tell whoever stands first from now on, because the one before has moved behind.",
+        caught_by=_IDLE,
+        edits=(
+            Lua(
+                "acquire.lua",
+                """
+                -if head == channel and call('ZRANK', queue, channel) > 0 then wake_head() end
+                +
+                """,
+            ),
+        ),
+    ),
+    Mutant(
         name="claims-for-the-dead",
         does="Hands the lock over whether or not anybody hears of it; the claim has its end all the same.",
         caught_by=_IDLE,
@@ -277,8 +291,8 @@ _OWN = (
             Python(
                 "locks.line:Line._watch",
                 """
-                -            if holder is not None and holder == self._watched_holder and not is_extended:
-                +            if holder is not None and holder == self._watched_holder:
+                -            is_changed = holder is None or holder != self._watched_holder or is_extended
+                +            is_changed = holder is None or holder != self._watched_holder
                 """,
             ),
         ),
@@ -354,6 +368,36 @@ _OWN = (
         ),
     ),
     Mutant(
+        name="renewed-once",
+        does="Asks for more time once a lease, and takes it that this was enough.",
+        caught_by=("losses_have_a_cause",),
+        edits=(
+            Python(
+                "locks.renewal:Renewal._renew",
+                """
+                -        if is_last:
+                +        if True:
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="renewed-at-the-end",
+        does="Asks for more time when so little is left that no answer can come in time.",
+        caught_by=("losses_have_a_cause",),
+        edits=(
+            Python(
+                "locks.renewal:Renewal._attend",
+                """
+                -        elif ahead_s < _renewal_due_s(lease):
+                -            self._look_at(lease, _renewal_due_s(lease))
+                +        elif ahead_s < lease.deadline_s - 2 * SLOT_S:
+                +            self._look_at(lease, lease.deadline_s - 2 * SLOT_S)
+                """,
+            ),
+        ),
+    ),
+    Mutant(
         name="patience-late",
         does="Lets everybody wait for 3 s longer than he would.",
         caught_by=("patience_is_kept",),
@@ -373,11 +417,24 @@ _OWN = (
         caught_by=("patience_is_kept",),
         edits=(
             Python(
-                "locks.line:Line._count_patience",
+                "locks.waiter:Waiter.__init__",
                 """
-                -            waiter.timer = call_when(self._lines.now_s, waiter.ends_at_s, self._give_up, waiter)
-                +            ends_at_s = (waiter.started_at_s + waiter.ends_at_s) / 2
-                +            waiter.timer = call_when(self._lines.now_s, ends_at_s, self._give_up, waiter)
+                -        self.ends_at_s = None if wait_s is None else started_at_s + wait_s
+                +        self.ends_at_s = None if wait_s is None else started_at_s + wait_s / 2
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="early-timers-believed",
+        does="Takes it that the time of whoever waits is over as soon as its timer fires.",
+        caught_by=("patience_is_kept",),
+        edits=(
+            Python(
+                "locks.line:Line._give_up",
+                """
+                -        if waiter.ends_at_s is not None and self._lines.now_s() < waiter.ends_at_s:
+                +        if False:
                 """,
             ),
         ),
@@ -434,6 +491,7 @@ SHOWS_IN: dict[str, tuple[str, ...]] = {
     "grant-by-id-alone": ("adopt-nobodys",),
     "late-adoption-used": ("adopt-late",),
     "timers-armed-late": ("lapse",),
+    "early-timers-believed": ("give-up",),
     "owed-forgotten": ("long",),
     "late-answer-kept": ("scripts-long",),
     "cancelled-not-given-back": ("long",),
@@ -443,6 +501,7 @@ SHOWS_IN: dict[str, tuple[str, ...]] = {
     "extended-from-the-answer": ("extend-once",),
     "unanswered-extension-kept": ("extend-late",),
     "extension-taken-for-nothing": ("beside",),
+    "new-head-untold": ("beside-impatient",),
     "tracking-lost": ("beside",),
     "own-turn-given-back": ("scripts",),
     "extension-shortens": ("extend-by-more",),

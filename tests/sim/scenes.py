@@ -52,9 +52,11 @@ CIRCUMSTANCES = {
     "short": replace(IN_SCENES, weather=Weather(slow_share=0.06, slowest_s=0.9)),
     "adopt-late": replace(IN_SCENES, weather=Weather(slow_share=0.04, slowest_s=1.2)),
     "lapse": replace(IN_SCENES, pauses=0.01),
+    "give-up": replace(IN_SCENES, pauses=0.01),
     "extend-once": replace(IN_SCENES, weather=Weather(slow_share=0.3, slowest_s=0.2)),
     "extend-late": replace(IN_SCENES, weather=Weather(slow_share=0.1, slowest_s=1.0)),
-    "beside": replace(IN_SCENES, programs=2, names=(LOCK,), extensions=1),
+    "beside": replace(IN_SCENES, programs=2, names=(LOCK,), extensions=2),
+    "beside-impatient": replace(IN_SCENES, programs=1, names=(LOCK,), extensions=1),
 }
 
 
@@ -167,6 +169,8 @@ SCENES: dict[str, Callable[[], Scene]] = {
     ),
     # Leases that run out, in processes that stand still now and then.
     "lapse": lambda: Scene([[(0.0, lapses), (0.01, lapses)], [(0.005, lapses)], [(0.008, lapses)]]),
+    # Callers whose time is over as their process stands still now and then.
+    "give-up": lambda: Scene([[(0.0, holds(0.5))], [(0.01, holds(0.01, wait_s=0.2))] * 16]),
     # Whoever stands first dies, or sleeps, while the lock is held; and it is given back, or not.
     "forget": lambda: Scene([[(0.0, forgets)], [(0.01, holds(0.02)), (0.2, strikes("kill"))], [(0.02, holds(0.02))]]),
     "dead-head": lambda: Scene(
@@ -196,6 +200,17 @@ SCENES: dict[str, Callable[[], Scene]] = {
     ),
     # Programs with python-redis-lock, and SafeLock, which ask for more time and then give the lock back.
     "beside": lambda: Scene([[(0.3 * i + 0.01 * who, holds(0.01)) for i in range(4)] for who in range(3)]),
+    # Whoever stands first leaves, so another process is first from then on, while a program holds the lock.
+    "beside-impatient": lambda: Scene(
+        [
+            [
+                (0.4 * i + at_s, holds(0.01, wait_s=wait_s))
+                for i in range(6)
+                for at_s, wait_s in ((0.0, 0.05), (0.01, 2.0))
+            ],
+            [(0.4 * i + 0.005, holds(0.01)) for i in range(6)],
+        ]
+    ),
     # Callers who give up one after another, so that their process looks again and again, and hears late.
     "impatient": lambda: Scene(
         [

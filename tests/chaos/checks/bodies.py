@@ -19,6 +19,7 @@ class Body:
     """What ran under a lease, from `began` to `ended`; `lost`: when its process was told that the lease is lost (ns).
 
     `is_clear`: its process got no other lease with this token meanwhile, of which the loss may be.
+    `kept_ns`: how long its lease is, which is extended for as long as the body lasts; None: not for so long.
     """
 
     key: Key
@@ -26,6 +27,7 @@ class Body:
     lost: int | None = None
     ended: int = FOREVER
     is_clear: bool = True
+    kept_ns: int | None = None
 
     def __str__(self) -> str:
         i, life, name, fence = self.key
@@ -66,8 +68,10 @@ def bodies_of(evidence: Evidence) -> list[Body]:
                 if key in running:
                     running[key].lost = event["t"]
             case "body_began":
-                running[key] = Body(key, event["t"], lost.get(key))
-                bodies.append(running[key])
+                kept_s = event.get("kept_s")
+                body = Body(key, event["t"], lost.get(key), kept_ns=None if kept_s is None else round(kept_s * 1e9))
+                running[key] = body
+                bodies.append(body)
             case "body_ended" if key in running:
                 running.pop(key).ended = event["t"]
     ends = ends_of(evidence)

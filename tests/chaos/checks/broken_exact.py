@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tests.chaos.checks import asks, evidence, holds, patience, quiet, stray
+from tests.chaos.checks import asks, bodies, evidence, holds, patience, quiet, stray
 from tests.chaos.checks.breaking import A_YEAR_NS, Broken, fixed, nothing
 from tests.chaos.checks.slack import EXACT
 from tests.chaos.checks.spans import NO_SPANS, Spans
@@ -50,6 +50,14 @@ def _in_no_order(it: evidence.Evidence) -> dict[str, list[asks.Ask]]:
     return {name: [ask for ask in found if ask.fence is not None] for name, found in asks.asks_of(it).items()}
 
 
+def _forgiving(late_ns: Callable[..., int]) -> Callable[..., int]:
+    return lambda ask, *more: 0 if more[-1].standstills_of(ask["i"]).touch(0, A_YEAR_NS) else late_ns(ask, *more)
+
+
+def _all_clear(it: evidence.Evidence) -> list[bodies.Body]:
+    return [replace(body, is_clear=True) for body in bodies.bodies_of(it)]
+
+
 def _of_answered(late_ns: Callable[..., int]) -> Callable[..., int]:
     return lambda ask, stood, answer, *more: 0 if answer is None else late_ns(ask, stood, answer, *more)
 
@@ -64,7 +72,7 @@ BROKEN_EXACT = (
     Broken("exact: no clock", "evidence.Evidence.clock_moved", fixed(False)),
     Broken("exact: granted as it was heard of", "causes.granted_after", lambda hold, _: hold.began),
     Broken("exact: granted at any time", "causes.granted_after", fixed(0)),
-    Broken("exact: forced, whichever", "causes._was_forced", lambda _, __, ___, it: "forcing" in it.points),
+    Broken("exact: forced, whichever", "causes.was_forced", lambda *of: "forcing" in of[-1].points),
     Broken("exact: whoever was first has lost it", "causes._stale_holds", lambda overlap: (overlap.earlier,)),
     Broken("exact: forced, one token a run", "slack.EXACT", replace(EXACT, turns=1)),
     Broken("exact: forced, any older token", "slack.EXACT", replace(EXACT, turns=A_YEAR_NS)),
@@ -108,14 +116,24 @@ BROKEN_EXACT = (
     Broken("exact: bodies, end at once", "bodies.ENDS_WITHIN_NS", 0),
     Broken("exact: bodies, nobody dies", "bodies.ends_of", fixed({})),
     Broken("exact: bodies, of whichever lease", "bodies.Body.is_clear", property(fixed(True), lambda *_: None)),
+    Broken("exact: losses, never disturbed", "losses.is_disturbed", fixed(False)),
+    Broken("exact: losses, always disturbed", "losses.is_disturbed", fixed(True)),
+    Broken("exact: losses, disturbed by anything ever", "losses.is_disturbed", _ever_disturbed),
+    Broken("exact: losses, disturbed by anybody", "losses.is_disturbed", _disturbed_by_anybody),
+    Broken("exact: losses, nobody uses force", "losses.was_forced", fixed(False)),
+    Broken("exact: losses, forced, whichever", "losses.was_forced", lambda *of: "forced" in of[-1].points),
+    Broken("exact: losses, of whichever lease", "losses.bodies_of", _all_clear),
     Broken("exact: patience, answered whenever", "patience.ANSWERED_WITHIN_NS", A_YEAR_NS),
     Broken("exact: patience, answered at once", "patience.ANSWERED_WITHIN_NS", 0),
-    Broken("exact: patience, told as soon as one likes", "patience._early_ns", fixed(0)),
-    Broken("exact: patience, told by the true time", "patience.SOONER_NS", -A_YEAR_NS),
-    Broken("exact: patience, a millisecond sooner", "patience.SOONER_NS", 2_000_000),
+    Broken("exact: patience, told as soon as one likes", "patience.SOONER_S", 1e9),
+    Broken("exact: patience, told later than he would wait", "patience.SOONER_S", -1e9),
+    Broken("exact: patience, some milliseconds sooner", "patience.SOONER_S", 0.002),
     Broken("exact: patience, resuming takes no time", "patience.resuming", nothing),
     Broken("exact: patience, clocks are right", "patience.CLOCK_RATES", 0),
     Broken("exact: patience, any clock", "patience.CLOCK_RATES", 1),
+    Broken(
+        "exact: patience, whoever sleeps is forgiven everything", "patience._late_ns", _forgiving(patience._late_ns)
+    ),
     Broken("exact: patience, nobody dies", "patience.ends_of", fixed({})),
     Broken(
         "exact: patience, whoever has no answer does not count", "patience._late_ns", _of_answered(patience._late_ns)
@@ -154,6 +172,9 @@ BROKEN_EXACT = (
     Broken("exact: idle, the dead stand in line for ever", "idle_exact.ALIVE_MS", A_YEAR_NS),
     Broken("exact: idle, the dead stand in no line", "idle_exact.ALIVE_MS", 0),
     Broken("exact: idle, nothing is on its way", "idle_exact.around_ns_of", fixed(0)),
+    Broken("exact: idle, nothing is evicted", "idle_exact.EVICTED", "nothing"),
+    Broken("exact: idle, everything is evicted", "idle_exact.EVICTED", "amiss"),
+    Broken("exact: idle, free when it is certain to be", "idle_exact._longer_ns", fixed(0)),
     Broken("exact: idle, nobody asks for more", "idle_exact._asks_for_more", fixed(False)),
     Broken("exact: idle, everybody asks for more", "idle_exact._asks_for_more", fixed(True)),
     Broken("exact: takeovers, whoever ends holds up", "takeover._holds_up", fixed(True)),

@@ -6,8 +6,10 @@ from typing import Any
 
 from tests.chaos.checks.cases import Case
 from tests.chaos.checks.cases_exact import JOB, exact, loses, stands_still
-from tests.chaos.checks.cases_locks import BODIES, FENCES, LOCK, PATIENCE
-from tests.chaos.checks.histories import HandWritten
+from tests.chaos.checks.cases_locks import BODIES, FENCES, LOCK, LOSSES, PATIENCE, TOLD
+from tests.chaos.checks.histories import MS, HandWritten
+
+AT = 20_000.0  # when nothing can still be of what was before
 
 
 def runs_on(to_ms: float | None, *, from_ms: float = 10.1, i: str = "p0", fence: int = 5) -> HandWritten:
@@ -43,6 +45,26 @@ def waits(
     gave_up: dict[str, Any] = {"outcome": "busy", "queued": stood_ms is not None, "waited_s": waited_s}
     history.point("gave_up", "p1", at_ms=answered_ms - 0.01, name=JOB, **gave_up)
     return history.point("answered", "p1", at_ms=answered_ms, name=JOB, ask=1, outcome=outcome, waited_s=waited_s)
+
+
+def kept(*, kept_s: float | None = 0.6, **run: Any) -> HandWritten:
+    """p0 is told at AT + 900 that the lease is lost under which a body has begun, and was to be kept."""
+    history = HandWritten(exact=True, **run).event("end", at_ms=AT + 5000, why="time")
+    facts: dict[str, Any] = {"name": JOB, "fence": 5, "until": round((AT + 1203) * MS)}
+    history.point("acquired", "p0", at_ms=AT + 10, queued=False, waited_s=0.001, **facts)
+    history.point("lost", "p0", at_ms=AT + 900, reason="expired", **facts)
+    history.point("body_began", "p0", at_ms=AT + 10.1, name=JOB, fence=5, kept_s=kept_s)
+    return history.point("body_ended", "p0", at_ms=AT + 900.1, name=JOB, fence=5)
+
+
+def amiss(scope: str, *, to_ms: float) -> HandWritten:
+    """The same, and something was amiss until so many ms before."""
+    return kept().fault(1, "amiss", scope, from_ms=AT - 9000, to_ms=AT + 900 - to_ms, forgets=False)
+
+
+def forced(*, before_ms: float, name: str = JOB, fence: int = 5) -> HandWritten:
+    """The same, and a lease was ended by force so many ms before."""
+    return kept().point("forced", "p2", at_ms=AT + 900 - before_ms, name=name, fence=fence)
 
 
 def ends(history: HandWritten, kind: str, at_ms: float, i: str = "p1") -> HandWritten:
@@ -94,6 +116,28 @@ BODY_CASES = (
     ),
 )
 
+LOSS_CASES = (
+    Case("a lease is lost, and nothing is the cause", kept(), {LOSSES}),
+    Case("a lease is lost that is not kept for as long as its body lasts", kept(kept_s=None)),
+    Case("a lease is lost that is shorter than an answer takes", kept(longest_delay_s=0.15)),
+    Case("a lease is lost on a slow network that is not as slow as that", kept(longest_delay_s=0.149), {LOSSES}),
+    Case("a lease is lost, and the server has just paused", amiss("redis", to_ms=1900)),
+    Case("a lease is lost, and the server had paused long ago", amiss("redis", to_ms=2001), {LOSSES}),
+    Case("a lease is lost, and its process has just gone on", amiss("instance:p0", to_ms=799)),
+    Case("a lease is lost, and its process had stood still long ago", amiss("instance:p0", to_ms=801), {LOSSES}),
+    Case("a lease is lost, and another process has just gone on", amiss("instance:p1", to_ms=100), {LOSSES}),
+    Case("a lease is lost, and somebody has ended it by force", forced(before_ms=1)),
+    Case("a lease is lost, and an earlier turn of its run was ended by force", forced(before_ms=1, fence=4)),
+    Case("a lease is lost, and a later one was ended by force", forced(before_ms=1, fence=6), {LOSSES}),
+    Case("a lease is lost, and another lock's was ended by force", forced(before_ms=1, name="n:1"), {LOSSES}),
+    Case("a lease is lost that was ended by force long before", forced(before_ms=601), {LOSSES, TOLD}),
+    Case(
+        "a lease is lost where the token has come again: the loss may be the other's",
+        kept().leased("p0", JOB, 5, from_ms=AT + 250, to_ms=AT + 950, until_ms=AT + 1300),
+        {FENCES, "holders_do_not_overlap", "overlaps_are_explained"},
+    ),
+)
+
 PATIENCE_CASES = (
     Case("told that it is busy when the time is over", waits(210)),
     Case("told that it is busy at the last moment", waits(215)),
@@ -111,6 +155,15 @@ PATIENCE_CASES = (
     Case("told too late after the first answer", waits(301.1, stood_ms=296), {PATIENCE}),
     Case("never stood in line", waits(400, stood_ms=None)),
     Case("it stood still as its time was over", stands_still(waits(400), "p1", from_ms=100, to_ms=399)),
+    Case(
+        "it stood still as its time was over, by a fast clock",
+        stands_still(waits(2400, waited_s=2.3998), "p1", from_ms=208, to_ms=2399),
+    ),
+    Case(
+        "it stood still, and waited on, by a slow clock",
+        stands_still(waits(2400, waited_s=2.3802), "p1", from_ms=200, to_ms=2383),
+        {PATIENCE},
+    ),
     Case("it stood still and then waited on", stands_still(waits(400), "p1", from_ms=100, to_ms=284.9), {PATIENCE}),
     Case(
         "another one stood still as its time was over",
@@ -130,11 +183,9 @@ PATIENCE_CASES = (
         {PATIENCE},
     ),
     Case(
-        "told too soon, as it stood still while it set its timer",
+        "told too soon, though it stood still while it set its timer",
         stands_still(waits(180), "p1", from_ms=11, to_ms=41.5),
-    ),
-    Case(
-        "told too soon, and had stood still for less", stands_still(waits(180), "p1", from_ms=11, to_ms=30), {PATIENCE}
+        {PATIENCE},
     ),
     Case("never answered", waits(None), {PATIENCE}),
     Case("never answered, and waits for ever", waits(None, wait_s=None)),

@@ -62,6 +62,17 @@ def ends(history: HandWritten, who: str, *, e: str = "died", at_ms: float = 5, *
     return history.event(e, at_ms=AT + at_ms, i=who, life=1, held=[], **more)
 
 
+def clock_right(history: HandWritten, *, at_ms: float) -> HandWritten:
+    """The store's clock is set back as the lock is released, and put right then."""
+    fault(history, "clock:redis")
+    return history.fault(3, "amiss", "clock:redis", from_ms=AT + at_ms, to_ms=AT + at_ms, forgets=True)
+
+
+def lapsed_beside(*, died_ms: float) -> HandWritten:
+    """A lease is over at 500, or up to 15 ms later; p2, which knows the lock, dies then, and p1 has it at 900."""
+    return ends(knows(lapsed(900), "p2"), "p2", at_ms=died_ms)
+
+
 def asked_and_died(*, got_ms: float) -> HandWritten:
     """p2 asks for the free lock, and dies at -200; p1 comes at 0."""
     history = HandWritten(exact=True).event("end", at_ms=AT + 4000, why="time")
@@ -146,6 +157,13 @@ IDLE_CASES = (
     Case("exact: the server had paused long ago", fault(released(2267.1), "redis"), {IDLE}),
     Case("exact: the server's clock was moved", fault(released(2976), "clock:redis")),
     Case("exact: the server's clock had been moved long ago", fault(released(2976.1), "clock:redis"), {IDLE}),
+    Case(
+        "exact: the server's clock was moved, a key dropped, and the clock put right",
+        clock_right(released(3950), at_ms=3900).fault(2, "evict", "redis", from_ms=AT - 9000, to_ms=AT - 9000),
+    ),
+    Case("exact: the server's clock was moved, and put right", clock_right(released(3950), at_ms=3900), {IDLE}),
+    Case("exact: one who knows it died as the lease may have been over", lapsed_beside(died_ms=505)),
+    Case("exact: one who knows it died before the lease was over", lapsed_beside(died_ms=490), {IDLE}),
     Case("exact: one who knows it died", ends(knows(released(831), "p2"), "p2")),
     Case(
         "exact: one who knows it died, and somebody should have it by now",

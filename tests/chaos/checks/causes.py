@@ -81,7 +81,7 @@ def _told_before(stale: Hold, t: int, evidence: Evidence) -> int:
 def taken_away(stale: Hold, t: int, evidence: Evidence) -> str | None:
     """Its lease did not lapse, but was taken away between its grant and `t`."""
     granted = granted_after(stale, evidence)
-    if _was_forced(stale, granted, t + evidence.slack.unseen_ns, evidence):
+    if was_forced(stale.name, stale.fence, granted, t + evidence.slack.unseen_ns, evidence):
         return "forced"
     if evidence.store_forgot(granted, t):
         return "store"
@@ -102,14 +102,14 @@ def granted_after(hold: Hold, evidence: Evidence) -> int:
     return max(told, asked)
 
 
-def _was_forced(stale: Hold, begin: int, end: int, evidence: Evidence) -> bool:
-    """Whether it was ended by force: of a run the server may know an earlier turn's token."""
+def was_forced(name: str, fence: int | None, begin: int, end: int, evidence: Evidence) -> bool:
+    """Whether this lease was ended by force: of a run the server may know an earlier turn's token."""
     turns = evidence.slack.turns
     return any(
-        point["name"] == stale.name
+        point["name"] == name
         and point["t"] <= end
         and begin <= point["t"]
-        and (point["fence"] == stale.fence or 0 <= (stale.fence or 0) - point["fence"] < turns)
+        and (point["fence"] == fence or 0 <= (fence or 0) - point["fence"] < turns)
         for kind in ("forcing", "forced")
         for point in evidence.points.get(kind, ())
     )

@@ -125,7 +125,7 @@ class _Run:
             "life": self._lives[i],
         }
         self._history.leased(i, name, fence, from_ms=from_ms, to_ms=to_ms, until_ms=until_ms, **facts)
-        self._point("body_began", i, from_ms + 0.02, name=name, fence=fence)
+        self._point("body_began", i, from_ms + 0.02, name=name, fence=fence, kept_s=TTL_MS / 1000)
         self._point("body_ended", i, to_ms - 0.01, name=name, fence=fence)
 
     def _point(self, p: str, i: str, at_ms: float, **facts: Any) -> None:

@@ -31,6 +31,8 @@ PROMPT_MS = 10
 HEARTBEAT_NS = ALIVE_MS * MS // 3
 LAZY_MS = 50  # whoever waits behind a lease that its process had looks for it again
 
+EVICTED, CLOCK_OF_STORE = "evict", "clock:redis"
+
 Span = tuple[int, int]
 
 
@@ -55,9 +57,15 @@ def idle_spans_of(evidence: Evidence) -> Iterator[IdleSpan]:
         prompt_ns, slow_ns = _bounds_ns(holds, evidence)
         unheard = _unheard_heads(name, holds, evidence)
         windows = list(excuses.windows(name))
-        # Whoever comes may find a lock that was given to nobody before he came.
+        # Whoever comes may find a lock that was given to nobody before he came; and it may have been free before it is
+        # certain to be.
         free = occupied.uncovered(evidence.first_t, evidence.last_t)
-        excused = [span for idle in free if idle[1] - idle[0] > prompt_ns for span in _excused(*idle, windows)]
+        excused = [
+            span
+            for began, ended in free
+            if ended - began > prompt_ns
+            for span in _excused(began - _longer_ns(evidence), ended, windows)
+        ]
         covered = Spans([*occupied, *excused])
         for wait in waits:
             for span in covered.uncovered(wait.began, min(wait.ended, evidence.last_t)):
@@ -84,7 +92,7 @@ def _bounds_ns(holds: list[Hold], evidence: Evidence) -> tuple[int, int]:
 
 def _occupied(holds: list[Hold], evidence: Evidence) -> Iterator[Span]:
     """When somebody held it, or his lease was not over at the server."""
-    longer_ns = round(2 * CLOCK_RATES * evidence.lease_ttl_ns) + MARGIN_MS * MS + evidence.slack.delay_ns
+    longer_ns = _longer_ns(evidence)
     left_of = {
         (death["i"], death["life"], lock["name"], lock.get("fence")): death["t"] + round(lock["left_ms"] * MS)
         for death in evidence.by_kind["died"]
@@ -108,6 +116,11 @@ def _occupied(holds: list[Hold], evidence: Evidence) -> Iterator[Span]:
             ended = (hold.until or ended) + longer_ns
         ended = max(ended, left_of.get((hold.i, hold.life, hold.name, hold.fence), 0))
         yield hold.began, ended
+
+
+def _longer_ns(evidence: Evidence) -> int:
+    """For how much longer a lease may last at the server than by its holder's clock."""
+    return round(2 * CLOCK_RATES * evidence.lease_ttl_ns) + MARGIN_MS * MS + evidence.slack.delay_ns
 
 
 def _lent_unheard(name: str, evidence: Evidence) -> Iterator[Span]:
@@ -149,6 +162,11 @@ def _unheard_heads(name: str, holds: list[Hold], evidence: Evidence) -> Spans:
     for who in waiting:
         found += [*evidence.standstills_of(who), *evidence.spans_of(f"link:{who}:redis")]
     return Spans((began - evidence.slack.delay_ns, ended + ALIVE_MS * MS) for began, ended in found)
+
+
+def _last_moved(evidence: Evidence) -> int:
+    """When the store's clock was moved for the last time, which puts it right."""
+    return max(fault.ended for fault in evidence.faults if fault.scope == CLOCK_OF_STORE)
 
 
 class _Window(NamedTuple):
@@ -221,9 +239,14 @@ class _Excuses:
         elif kind == "clock" and of != "redis":
             self._stands_still(of.rpartition(":")[2], fault.began, fault.ended)
         else:
-            # A lease lasts for longer by what the clock was set back, until somebody cuts it to a lease.
-            leases = 2 if kind == "clock" else 1
-            self._of_store.append(_Window(began, fault.ended + STORE_RECOVERED_NS, leases * self._unheard_ns))
+            # A lease lasts for longer by what the clock was set back, until somebody cuts it to a lease; but where the
+            # server has forgotten the grant only, nobody can, and it lasts until the clock is put right.
+            lasts_ns = self._unheard_ns
+            if kind == "clock":
+                lasts_ns = 2 * self._unheard_ns
+                if any(other.kind == EVICTED for other in evidence.faults):
+                    lasts_ns = max(lasts_ns, _last_moved(evidence) - fault.ended)
+            self._of_store.append(_Window(began, fault.ended + STORE_RECOVERED_NS, lasts_ns))
 
     def _ends(self, end: Event, *, is_known: bool) -> None:
         """The server drops a process from a line when it knows of its end, or has heard nothing of it for long."""

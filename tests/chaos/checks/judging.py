@@ -15,6 +15,7 @@ from tests.chaos.checks.evidence import Event, Evidence
 from tests.chaos.checks.fences import fences_rise, row_fence_rises
 from tests.chaos.checks.healing import alive_after_healing, nothing_left_behind
 from tests.chaos.checks.idle import no_lock_lies_idle
+from tests.chaos.checks.losses import losses_have_a_cause
 from tests.chaos.checks.order import order_of_arrival
 from tests.chaos.checks.overlap import holders_do_not_overlap, overlaps_are_explained
 from tests.chaos.checks.patience import patience_is_kept
@@ -46,6 +47,7 @@ CHECKERS = (
     order_of_arrival,
     told_of_loss_in_time,
     bodies_end_with_their_leases,
+    losses_have_a_cause,
     patience_is_kept,
     leases_end_at_the_holder_first,
     nobodys_lock_is_given_back,
@@ -66,6 +68,7 @@ LOCK_CHECKERS = (
     order_of_arrival,
     told_of_loss_in_time,
     bodies_end_with_their_leases,
+    losses_have_a_cause,
     patience_is_kept,
     leases_end_at_the_holder_first,
     nobodys_lock_is_given_back,

@@ -7,6 +7,7 @@ from tests.chaos.checks.bodies import bodies_of
 from tests.chaos.checks.causes import taken_away
 from tests.chaos.checks.draft import CannotPlant, Draft
 from tests.chaos.checks.evidence import FOREVER
+from tests.chaos.checks.losses import DELAYS
 from tests.chaos.checks.order import slack_ns_of, unsettled_of
 from tests.chaos.checks.promises import MS
 from tests.chaos.checks.quiet import is_disturbed
@@ -58,6 +59,20 @@ def body_went_on(draft: Draft) -> None:
     body = draft.one_of(bodies)
     i, life, name, fence = body.key
     draft.add("point", body.ended - LATE_NS, p="lost", i=i, life=life, name=name, fence=fence)
+
+
+def lost_for_nothing(draft: Draft) -> None:
+    """A lease that was kept was lost, of which nobody can say why."""
+    evidence = draft.evidence
+    healthy = [
+        body
+        for body in bodies_of(evidence)
+        if body.kept_ns is not None and body.kept_ns > DELAYS * evidence.slack.delay_ns and body.ended < FOREVER
+        if body.is_clear and not is_disturbed(evidence, body.key[0], body.ended - body.kept_ns, body.ended)
+    ]
+    body = draft.one_of(healthy)
+    i, life, name, fence = body.key
+    draft.add("point", max(body.began, body.ended - MS), p="lost", i=i, life=life, name=name, fence=fence)
 
 
 def waited_on(draft: Draft) -> None:

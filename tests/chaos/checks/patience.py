@@ -13,7 +13,7 @@ from tests.chaos.checks.verdict import Counts, Example, Verdict, found
 
 NAME = "patience_is_kept"
 ANSWERED_WITHIN_NS = 5 * MS  # a timer is up to 1 ms late, and what it does takes some ticks
-SOONER_NS = MS // 10
+SOONER_S = 1e-6
 BUSY = "LockBusy"
 
 
@@ -33,7 +33,7 @@ def patience_is_kept(evidence: Evidence) -> Verdict:
         who = f"{ask['i']} (life {ask['life']}), who would wait for {ask['name']} for {wait_s} s"
         if answer is not None and answer["outcome"] == BUSY:
             counts["busy"] += 1
-            if _early_ns(ask, answer, evidence) > SOONER_NS:
+            if wait_s - answer["waited_s"] > SOONER_S:
                 violations.append(Example(f"{who}: told after {answer['waited_s']:.4f} s that it is busy", answer["t"]))
         if ask["ask"] in waiting:
             late_ns = _late_ns(ask, waiting[ask["ask"]], answer, ends, evidence)
@@ -41,12 +41,6 @@ def patience_is_kept(evidence: Evidence) -> Verdict:
                 violations.append(Example(f"{who}: waited for {late_ns / 1e6:.1f} ms more", ask["t"]))
     missing = None if asked else "nobody waited for so long and no longer"
     return found(NAME, violations, checked=len(asked), counts=counts, missing=missing)
-
-
-def _early_ns(ask: Event, answer: Event, evidence: Evidence) -> int:
-    """How much of his time was left; a process that stands still as it sets its timer may count that twice."""
-    left_ns: int = round(1e9 * (ask["wait_s"] - answer["waited_s"]))
-    return left_ns - (evidence.standstills_of(ask["i"]).within(ask["t"], answer["t"]) if left_ns > SOONER_NS else 0)
 
 
 def _late_ns(
@@ -66,4 +60,6 @@ def _late_ns(
     if late_ns <= ANSWERED_WITHIN_NS:
         return late_ns
     asleep = Spans([*evidence.standstills_of(ask["i"]), *resuming(ask["i"], evidence)])
-    return min(waited_ns - wait_ns - asleep.within(came, ended), ended - stood - asleep.within(stood, ended))
+    clock_rate = waited_ns / (ended - came)
+    slept_ns = round(asleep.within(came, ended) * clock_rate)
+    return min(waited_ns - wait_ns - slept_ns, ended - stood - asleep.within(stood, ended))

@@ -41,6 +41,7 @@ def test_every_lie_that_is_planted_is_caught() -> None:
         "overtaken",
         "told_late",
         "body_went_on",
+        "lost_for_nothing",
         "waited_on",
         "taken_early",
         "kept_by_nobody",

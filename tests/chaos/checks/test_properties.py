@@ -22,6 +22,7 @@ OF_EXACT_HISTORIES = {
     "order_of_arrival",
     "told_of_loss_in_time",
     "bodies_end_with_their_leases",
+    "losses_have_a_cause",
     "patience_is_kept",
     "leases_end_at_the_holder_first",
     "nobodys_lock_is_given_back",

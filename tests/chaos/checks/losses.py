@@ -1,0 +1,36 @@
+"""A lease that is kept extended is lost only where something has befallen its process, the store, or the lease."""
+
+from __future__ import annotations
+
+from tests.chaos.checks.bodies import Body, bodies_of
+from tests.chaos.checks.causes import was_forced
+from tests.chaos.checks.evidence import Evidence
+from tests.chaos.checks.quiet import is_disturbed
+from tests.chaos.checks.verdict import Example, Verdict, found
+
+NAME = "losses_have_a_cause"
+DELAYS = 4  # a shorter lease may be over before an answer is there: its two last thirds are less than three delays
+
+
+def losses_have_a_cause(evidence: Evidence) -> Verdict:
+    """No body of a hold was told of a loss if nobody had used force, and nothing was amiss for as long as a lease."""
+    if not evidence.slack.is_exact:
+        return found(NAME, [], checked=0, missing="the history does not tell of bodies")
+    least_ns = DELAYS * evidence.slack.delay_ns
+    bodies = [body for body in bodies_of(evidence) if body.kept_ns is not None and body.kept_ns > least_ns]
+    lost = [body for body in bodies if body.lost is not None and body.is_clear]
+    violations = [
+        Example(f"{body} was told of a loss that has no cause", body.lost)
+        for body in lost
+        if not _has_cause(body, evidence)
+    ]
+    missing = None if bodies else "the history has no body of a hold that is kept"
+    return found(NAME, violations, checked=len(bodies), counts={"lost": len(lost)}, missing=missing)
+
+
+def _has_cause(body: Body, evidence: Evidence) -> bool:
+    i, _, name, fence = body.key
+    assert body.lost is not None
+    assert body.kept_ns is not None
+    since = body.lost - body.kept_ns
+    return is_disturbed(evidence, i, since, body.lost) or was_forced(name, fence, since, body.lost, evidence)
