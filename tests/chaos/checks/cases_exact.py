@@ -96,6 +96,13 @@ def heard_late_outside(**lease: Any) -> HandWritten:
     )
 
 
+def robbed_outside(**lease: Any) -> HandWritten:
+    """A program has the lock from 10 to 1500, and a flush at 50 has given it to p1, which has it from 60 on."""
+    history = exact().fault(1, **FLUSH).leased("p1", JOB, 6, from_ms=60, to_ms=1600, until_ms=1990)
+    facts: dict[str, Any] = {"name": JOB, "until": 1990 * MS, "outside": True}
+    return history.point("acquired", "p0", at_ms=10, **facts, **lease).point("releasing", "p0", at_ms=1500, name=JOB)
+
+
 def passed_on(i: str = "p0", fence: int = 6, *, from_ms: float = 200.1, **fault: Any) -> HandWritten:
     """p0 passes its lock on at 200 within its process, which it has till 210; p1 has had it from 60 on, until 300."""
     history = exact().leased("p0", JOB, 5, from_ms=10, to_ms=200, until_ms=603)
@@ -286,6 +293,8 @@ TOKEN_CASES = (
         {FENCES},
     ),
     Case("exact: what it adopts has an older token", forgotten(6, 5, p="adopted")),
+    Case("exact: a program was robbed, and its lease is longer than others'", robbed_outside(lease_s=2.0)),
+    Case("exact: a program was robbed, and goes on for longer than a lease", robbed_outside(), OVERLAP),
     Case("exact: a program heard late, and its lease is longer than others'", heard_late_outside(lease_s=2.0)),
     Case("exact: a program heard late of a lease that it cannot have had so long", heard_late_outside(), {FENCES}),
     Case("exact: a client outside has seen no token", forgotten(6, 5, outside=True)),

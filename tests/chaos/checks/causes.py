@@ -42,7 +42,7 @@ def _cause(stale: Hold, overlap: Overlap, evidence: Evidence) -> str | None:
         )
         if cause is not None:
             return cause
-    if awake_ns <= evidence.lease_ttl_ns + evidence.slack.unseen_ns:
+    if awake_ns <= (stale.lease_ns or evidence.lease_ttl_ns) + evidence.slack.unseen_ns:
         return taken_away(stale, overlap.began, evidence)
     return None
 
