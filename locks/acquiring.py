@@ -267,7 +267,8 @@ class Acquiring:
         takeover: bool = False,
         handoff_s: float | None = None,
     ) -> Lease:
-        self._held.keep(lease)
+        if (before := self._held.keep(lease)) is not None:
+            self._renewal.lose(before, LossReason.TAKEN)
         self._renewal.watch(lease)
         if self._emit is not ignore:
             token = lease.fencing_token

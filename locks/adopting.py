@@ -89,7 +89,8 @@ class Adopting:
             raise lease.loss()
         if keep_extended:
             lease.task = asyncio.current_task()
-        self._held.keep(lease)
+        if (before := self._held.keep(lease)) is not None:
+            self._renewal.lose(before, LossReason.TAKEN)
         self._renewal.watch(lease)
         self._emit(Adopted(name, lease.fencing_token))
         return lease

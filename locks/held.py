@@ -59,11 +59,13 @@ class HeldLeases:
         """The grant's fence of the lease that was exported with this id; None where none was."""
         return self._exported.get(lease_id)
 
-    def keep(self, lease: Lease) -> None:
-        """It has been granted."""
+    def keep(self, lease: Lease) -> Lease | None:
+        """It has been granted; returns the one that was held before, which is over although nobody has told us."""
+        before = self.holder_of(lease.name)
         if lease.fencing_token > self.seen_fence:
             self.seen_fence = lease.fencing_token
         self._by_id[lease.lease_id] = self._by_name[lease.name] = lease
+        return before
 
     def exported(self, lease: Lease) -> None:
         """It is somebody else's from now on."""

@@ -360,6 +360,25 @@ async def test_a_lease_that_nobody_adopts_runs_out_by_itself(redis_url: str, nam
         assert not lease.lost.is_set()
 
 
+@pytest.mark.parametrize("adopts", [False, True], ids=["acquires", "adopts"])
+async def test_whoever_gets_a_lock_that_its_process_has_tells_the_one_that_had_it(
+    redis_url: str, name: str, keys: Keys, adopts: bool
+) -> None:
+    """Its lease was over at the server, and no renewal has said so."""
+    heard = Heard()
+    async with process(redis_url, "a", heard) as here, process(redis_url, "b") as there:
+        first = await here.acquire(name, lease_ttl_s=LONG_S)
+        keys.client.delete(keys.lock)
+        if adopts:
+            second = await here.adopt((await there.acquire(name, lease_ttl_s=LONG_S)).export())
+        else:
+            second = await here.acquire(name, lease_ttl_s=LONG_S, wait_s=0)
+        assert (first.lost.is_set(), first.loss_reason) == (True, LossReason.TAKEN)
+        assert [lost.fencing_token for lost in heard.all(Lost)] == [first.fencing_token]
+        assert here.held == [second]
+        assert await second.release()
+
+
 @pytest.mark.parametrize("reason", [LossReason.DELETED, LossReason.TAKEN, LossReason.FORCED])
 async def test_what_has_ended_meanwhile_is_not_adopted(
     redis_url: str, name: str, keys: Keys, reason: LossReason

@@ -465,7 +465,11 @@ class LockModel(RuleBasedStateMachine):
         return holder
 
     def _granted(self, lock: Lock, process: int, lease: Lease) -> None:
-        """A lease has come out of the library."""
+        """A lease has come out of the library. Whoever had the lock in this process knows by now that it is over."""
+        for holder in [holder for holder in self._stale if holder.process == process]:
+            if holder.lease is not None and holder.lease.name == lock.name:
+                assert holder.lease.loss_reason is LossReason.TAKEN
+                self._stale.remove(holder)
         assert lock.holder is None, f"two have {lock} at a time"
         assert lease.fencing_token > lock.token, f"the token of {lock} does not rise"
         lock.token = lease.fencing_token

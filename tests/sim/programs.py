@@ -145,6 +145,8 @@ class Program:
             if fence is not None and not is_over(EXPIRE_S, after_s=self._clock.monotonic_s() - asked_s):
                 break
             if left_s <= 0:
+                if fence is not None:  # heard of too late to begin: it is given back
+                    await self._safe_release(talk, own_keys, owner, int(fence))
                 return
             if fence is None:
                 wait_s = max(0.001, round(min(left_s, 1.0, busy_ms[0] / 1000 + 0.01 if busy_ms[0] >= 0 else 1.0), 3))
@@ -153,10 +155,14 @@ class Program:
         script = sync_store._EXTEND
         extend = partial(talk.run, script.source, script.sha, own_keys, owner, 1000 * EXPIRE_S, int(fence))
         await self._hold(name, int(fence), owner, asked_s, extend)
+        still_ours = await self._safe_release(talk, own_keys, owner, int(fence))
+        self._tell("released", name, int(fence), still_ours=still_ours, handed_over=False)
+
+    async def _safe_release(self, talk: Talk, own_keys: tuple[str, ...], owner: str, fence: int) -> bool:
         script = sync_store._RELEASE
-        arguments = (owner, self._random.randbytes(6).hex(), QueueLimits().signal_ms, int(fence))
-        reply = await talk.run(script.source, script.sha, own_keys, *arguments)
-        self._tell("released", name, int(fence), still_ours=reply == b"released", handed_over=False)
+        call_id, signal_ms = self._random.randbytes(6).hex(), QueueLimits().signal_ms
+        reply = await talk.run(script.source, script.sha, own_keys, owner, call_id, signal_ms, fence)
+        return bool(reply == b"released")
 
     async def _hold(
         self, name: str, fence: int | None, owner: str, asked_s: float, extend: Callable[[], Awaitable[Any]]

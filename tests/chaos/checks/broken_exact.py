@@ -151,6 +151,8 @@ BROKEN_EXACT = (
     Broken("exact: takeovers, disturbed by anybody", "takeover.is_disturbed", _disturbed_by_anybody),
     Broken("exact: takeovers, never disturbed", "takeover.is_disturbed", fixed(False)),
     Broken("exact: takeovers, everybody has to do with it", "takeover.concerned_of", _whatever_has_to_do_with),
+    Broken("exact: takeovers, forced, whichever", "takeover.was_forced", lambda *of: "forced" in of[-1].points),
+    Broken("exact: takeovers, nobody uses force", "takeover.was_forced", fixed(False)),
     Broken("exact: takeovers, nobody has to do with it", "takeover.concerned_of", fixed(defaultdict(set))),
     Broken("exact: takeovers, the dead one was whole", "takeover.LINK_RECOVERED_NS", -A_YEAR_NS),
     Broken("exact: takeovers, messages take no time", "takeover.DELAYS", 0),

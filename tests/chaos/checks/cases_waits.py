@@ -291,6 +291,20 @@ TAKEOVER_CASES = (
         dies(took_ms=856.1, silent=True),
         {TAKEOVER},
     ),
+    Case(
+        "exact: the server was not told of the death, and passed the lock on by force",
+        dies(took_ms=1041, silent=True).point("forced", "p2", at_ms=AT + 300, name=JOB, fence=5),
+    ),
+    Case(
+        "exact: the server was not told of the death, and passed another lock on by force",
+        dies(took_ms=1041, silent=True).point("forced", "p2", at_ms=AT + 300, name="n:1", fence=5),
+        {TAKEOVER},
+    ),
+    Case(
+        "exact: the lock of a dead one was passed on by force, and not taken",
+        dies(took_ms=1041).point("forced", "p2", at_ms=AT + 300, name=JOB, fence=5),
+        {TAKEOVER, IDLE},
+    ),
     Case("exact: never taken over", dies(took_ms=None), {TAKEOVER, IDLE}),
     Case(
         "exact: the waiter stood still as the lease was about to end",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tests.chaos.checks import promises
+from tests.chaos.checks.causes import was_forced
 from tests.chaos.checks.evidence import Event, Evidence
 from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.quiet import LINK_RECOVERED_NS, STORE, around_ns_of, concerned_of, is_disturbed, newborn_of
@@ -136,6 +137,9 @@ def _amiss(lock: Event, death: Event, waiters: set[Process], due: int, evidence:
     # What the dead one had asked for may be carried out later: its lease ends later too.
     if evidence.spans_of(f"link:{death['i']}:redis").touch(death["t"] - LINK_RECOVERED_NS, due):
         return "link_fault"
+    # By force the lock goes to whoever is next, and that may be a waiter in the dead process, for its claim.
+    if death.get("silent") and was_forced(lock["name"], lock.get("fence"), death["t"], due, evidence):
+        return "ended_by_force"
     others = concerned_of(evidence)[lock["name"]] - {str(death["i"])}
     if any(is_disturbed(evidence, who, over, due) for who in others):
         return "another_disturbed"
