@@ -122,6 +122,8 @@ BROKEN_EXACT = (
     Broken("exact: losses, disturbed by anybody", "losses.is_disturbed", _disturbed_by_anybody),
     Broken("exact: losses, nobody uses force", "losses.was_forced", fixed(False)),
     Broken("exact: losses, forced, whichever", "losses.was_forced", lambda *of: "forced" in of[-1].points),
+    Broken("exact: losses, claims last for ever", "losses.CLAIM_MS", A_YEAR_NS),
+    Broken("exact: losses, claims last for no time", "losses.CLAIM_MS", 0),
     Broken("exact: losses, of whichever lease", "losses.bodies_of", _all_clear),
     Broken("exact: patience, answered whenever", "patience.ANSWERED_WITHIN_NS", A_YEAR_NS),
     Broken("exact: patience, answered at once", "patience.ANSWERED_WITHIN_NS", 0),

@@ -47,14 +47,14 @@ def waits(
     return history.point("answered", "p1", at_ms=answered_ms, name=JOB, ask=1, outcome=outcome, waited_s=waited_s)
 
 
-def kept(*, kept_s: float | None = 0.6, **run: Any) -> HandWritten:
-    """p0 is told at AT + 900 that the lease is lost under which a body has begun, and was to be kept."""
+def kept(*, kept_s: float | None = 0.6, lost_ms: float = 900, **run: Any) -> HandWritten:
+    """p0 is told at AT + lost_ms that the lease is lost under which a body has begun, and was to be kept."""
     history = HandWritten(exact=True, **run).event("end", at_ms=AT + 5000, why="time")
     facts: dict[str, Any] = {"name": JOB, "fence": 5, "until": round((AT + 1203) * MS)}
     history.point("acquired", "p0", at_ms=AT + 10, queued=False, waited_s=0.001, **facts)
-    history.point("lost", "p0", at_ms=AT + 900, reason="expired", **facts)
+    history.point("lost", "p0", at_ms=AT + lost_ms, reason="expired", **facts)
     history.point("body_began", "p0", at_ms=AT + 10.1, name=JOB, fence=5, kept_s=kept_s)
-    return history.point("body_ended", "p0", at_ms=AT + 900.1, name=JOB, fence=5)
+    return history.point("body_ended", "p0", at_ms=AT + lost_ms + 0.1, name=JOB, fence=5)
 
 
 def amiss(scope: str, *, to_ms: float) -> HandWritten:
@@ -121,6 +121,11 @@ LOSS_CASES = (
     Case("a lease is lost that is not kept for as long as its body lasts", kept(kept_s=None)),
     Case("a lease is lost that is shorter than an answer takes", kept(longest_delay_s=0.15)),
     Case("a lease is lost on a slow network that is not as slow as that", kept(longest_delay_s=0.149), {LOSSES}),
+    Case("a claim is lost that is shorter than an answer takes", kept(lost_ms=710, longest_delay_s=0.059)),
+    Case(
+        "a claim is lost on a network that is not as slow as that", kept(lost_ms=710, longest_delay_s=0.058), {LOSSES}
+    ),
+    Case("a lease is lost that is a claim no more", kept(lost_ms=711, longest_delay_s=0.059), {LOSSES}),
     Case("a lease is lost, and the server has just paused", amiss("redis", to_ms=1900)),
     Case("a lease is lost, and the server had paused long ago", amiss("redis", to_ms=2001), {LOSSES}),
     Case("a lease is lost, and its process has just gone on", amiss("instance:p0", to_ms=799)),

@@ -5,19 +5,20 @@ from __future__ import annotations
 from tests.chaos.checks.bodies import Body, bodies_of
 from tests.chaos.checks.causes import was_forced
 from tests.chaos.checks.evidence import Evidence
+from tests.chaos.checks.promises import CLAIM_MS, MS
 from tests.chaos.checks.quiet import is_disturbed
 from tests.chaos.checks.verdict import Example, Verdict, found
 
 NAME = "losses_have_a_cause"
 DELAYS = 4  # a shorter lease may be over before an answer is there: its two last thirds are less than three delays
+LEAST_CLAIM_NS = CLAIM_MS * MS // 3  # nobody begins under what is left of one when it is less
 
 
 def losses_have_a_cause(evidence: Evidence) -> Verdict:
     """No body of a hold was told of a loss if nobody had used force, and nothing was amiss for as long as a lease."""
     if not evidence.slack.is_exact:
         return found(NAME, [], checked=0, missing="the history does not tell of bodies")
-    least_ns = DELAYS * evidence.slack.delay_ns
-    bodies = [body for body in bodies_of(evidence) if body.kept_ns is not None and body.kept_ns > least_ns]
+    bodies = [body for body in bodies_of(evidence) if _is_kept(body, evidence)]
     lost = [body for body in bodies if body.lost is not None and body.is_clear]
     violations = [
         Example(f"{body} was told of a loss that has no cause", body.lost)
@@ -26,6 +27,14 @@ def losses_have_a_cause(evidence: Evidence) -> Verdict:
     ]
     missing = None if bodies else "the history has no body of a hold that is kept"
     return found(NAME, violations, checked=len(bodies), counts={"lost": len(lost)}, missing=missing)
+
+
+def _is_kept(body: Body, evidence: Evidence) -> bool:
+    """Whether its lease was extended for as long as it lasted, and was long enough for that; a claim is so at first."""
+    if body.kept_ns is None:
+        return False
+    is_claim = body.lost is not None and body.lost - body.began < CLAIM_MS * MS
+    return min(body.kept_ns, LEAST_CLAIM_NS if is_claim else body.kept_ns) > DELAYS * evidence.slack.delay_ns
 
 
 def _has_cause(body: Body, evidence: Evidence) -> bool:
