@@ -81,8 +81,15 @@ if not age_us then return {remaining_ms, -1, 0, by_sync_program and 1 or 0, told
 stand_in_line(channel, {
   age_us = age_us, later = later, waiter_count = waiter_count, lease_ms = lease_ms, lease_id = lease_id, who = who,
 })
--- Whoever is first now must know: only the first watches the lock. Our first waiter has left, or took a little less time to be heard.
-if head == channel and call('ZRANK', queue, channel) > 0 then wake_head() end
+if head == channel then
+  -- Our first waiter may have left, or took a little less time to be heard. Whoever is first now must know, since only the
+  -- first watches the lock; who does not hear is gone.
+  local first, its = live_head()
+  while first ~= channel and call('PUBLISH', first, 'look ' .. its.lease_id) == 0 do
+    drop(first)
+    first, its = live_head()
+  end
+end
 local place = call('ZRANK', queue, channel)
 if place == 0 then
   if by_sync_program then count_sync_turn(holder, remaining_ms) end

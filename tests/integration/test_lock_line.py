@@ -114,3 +114,13 @@ def test_whoever_is_first_because_the_one_before_has_moved_behind_is_told(server
         message = messages.get_message(timeout=5)
         assert message is not None
         assert (message["channel"], message["data"]) == (b"channel-2", f"look {2:032}".encode())
+
+
+def test_those_who_do_not_hear_that_they_are_first_are_gone_and_whoever_asks_is_not(server: Server) -> None:
+    """Its own messages may be away for a moment, while it can ask."""
+    server.acquire(0, HELD_MS)
+    assert [server.acquire(process, WANTED_MS, age_us=900_000)[1] for process in (1, 2, 3)] == [0, 1, 2]
+
+    assert server.acquire(1, WANTED_MS, age_us=0)[1] == 0
+    server.free()
+    assert server.acquire(1, WANTED_MS, age_us=0) > 0
