@@ -102,6 +102,10 @@ class Recording:
         """A process' event loop was told of an exception that nobody takes."""
         self.write("unhandled", process.now_s, i=process.name, life=process.life, error=what)
 
+    def failed(self, process: Process, what: str) -> None:
+        """A process' script ended by an error of its own."""
+        self.write("failed", process.world.now_s, i=process.name, life=process.life, error=what)
+
     def fault(self, kind: str, scope: str, *, lasts_s: float, forgets: bool, from_s: float | None = None) -> None:
         """A fault begins, and how long it lasts is known."""
         began_s = self._world.now_s if from_s is None else from_s

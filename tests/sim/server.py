@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from hiredis import Reader
 
 from tests.sim.network import Connection
+from tests.sim.process import Process
 from tests.sim.recording import Held
 from tests.sim.redis import Client, Data, Model, Refusal
 from tests.sim.world import World
@@ -39,6 +41,7 @@ class Server:
         self._busy_until_s = 0.0
         self._refuses_until_s = 0.0
         self._expires = True
+        self.on_failed: Callable[[Process, str], None] = lambda process, words: None  # no script of ours may
         self.expire()
 
     @property
@@ -201,7 +204,10 @@ class Server:
         while (command := reader.gets()) is not False:
             self.now_s += COMMAND_S[0] + self._random.random() * (COMMAND_S[1] - COMMAND_S[0])
             self.commands += 1
-            answers.append(self.model.execute(client, command, self.now_us))
+            answer = self.model.execute(client, command, self.now_us)
+            if answer.startswith(b"-ERR") and b"@user_script" in answer:
+                self.on_failed(connection.process, answer[1:-2].decode())
+            answers.append(answer)
         self.works_for = None
         connection.send_down(b"".join(answers), self.now_s)
 

@@ -120,6 +120,7 @@ class Simulation:
         self._missed: list[int] = []
         self._random = self.world.random("simulation")
         self.server = Server(self.world, rate=self._rate())
+        self.server.on_failed = self.recording.failed
         self.truth = Truth(self)
         self.client_numbers = itertools.count(1)
         self._lives = 0

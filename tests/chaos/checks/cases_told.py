@@ -119,5 +119,6 @@ TOLD_CASES = (
 
 STRAY_CASES = (
     Case("a cancellation that nobody sent", exact().event("stray_cancel", i="p0", where="hold"), {STRAY}),
+    Case("an error in a script", exact().event("failed", i="p0", error="ERR attempt to index"), {STRAY}),
     Case("an error in a callback", exact().event("unhandled", i="p0", error="KeyError()"), {STRAY}),
 )
