@@ -36,14 +36,14 @@ class Holding:
         max_hold_s: float | None = None,
     ) -> None:
         self._place, self._name, self._wait_s = place, name, wait_s
-        self._kept_s = lease_ttl_s if max_hold_s is None else None
+        self._limits = {"kept_s": lease_ttl_s} if max_hold_s is None else {"max_hold_s": max_hold_s}
         self._hold = place.locker.hold(name, lease_ttl_s=lease_ttl_s, wait_s=wait_s, max_hold_s=max_hold_s)
         self._lease: Lease | None = None
 
     async def __aenter__(self) -> Lease:
         with _asking(self._place, self._name, self._wait_s):
             self._lease = await self._hold.__aenter__()
-        _tell_body(self._place, "body_began", [self._lease], kept_s=self._kept_s)
+        _tell_body(self._place, "body_began", [self._lease], **self._limits)
         return self._lease
 
     async def __aexit__(
@@ -58,14 +58,14 @@ class HoldingMany:
     """As Locker.hold_many. Its patience is for all together, so the history is not told of it."""
 
     def __init__(self, place: Place, names: Sequence[str], *, lease_ttl_s: float, wait_s: float | None = None) -> None:
-        self._place, self._names, self._kept_s = place, names, lease_ttl_s
+        self._place, self._names, self._limits = place, names, {"kept_s": lease_ttl_s}
         self._hold = place.locker.hold_many(names, lease_ttl_s=lease_ttl_s, wait_s=wait_s)
         self._leases: list[Lease] = []
 
     async def __aenter__(self) -> list[Lease]:
         self._place.invokes(*self._names)
         self._leases = await self._hold.__aenter__()
-        _tell_body(self._place, "body_began", self._leases, kept_s=self._kept_s)
+        _tell_body(self._place, "body_began", self._leases, **self._limits)
         return self._leases
 
     async def __aexit__(
@@ -95,6 +95,6 @@ def _asking(place: Place, name: str, wait_s: float | None) -> Iterator[None]:
 
 
 def _tell_body(place: Place, p: str, leases: Sequence[Lease], **facts: Any) -> None:
-    """`kept_s`: how long the lease is that the body is kept under, for as long as it lasts; None: not so long."""
+    """`kept_s`: how long the lease is that is kept for as long as the body lasts; `max_hold_s`: for no longer."""
     for lease in leases:
         place.recording.point(place.process, p, name=lease.name, fence=lease.fencing_token, **facts)

@@ -87,6 +87,20 @@ _OWN = (
         ),
     ),
     Mutant(
+        name="leaves-untold",
+        does="Does not tell whoever stands first from now on that the one before has left, while the lock is held.",
+        caught_by=_IDLE,
+        edits=(
+            Lua(
+                "release.lua",
+                """
+                -    if call('EXISTS', lock) == 0 then offer() else wake_head() end
+                +    if call('EXISTS', lock) == 0 then offer() end
+                """,
+            ),
+        ),
+    ),
+    Mutant(
         name="claims-for-the-dead",
         does="Hands the lock over whether or not anybody hears of it; the claim has its end all the same.",
         caught_by=_IDLE,
@@ -354,6 +368,20 @@ _OWN = (
         ),
     ),
     Mutant(
+        name="holds-without-limit",
+        does="Extends a lease for longer than its holder may hold it.",
+        caught_by=("bodies_end_with_their_leases",),
+        edits=(
+            Python(
+                "locks.lease:Lease.bound",
+                """
+                -        self.holds_until_s = from_s + max_hold_s
+                +        self.holds_until_s = math.inf
+                """,
+            ),
+        ),
+    ),
+    Mutant(
         name="body-not-cancelled",
         does="Tells whoever asks of a loss, and lets the body run on.",
         caught_by=("bodies_end_with_their_leases",),
@@ -502,6 +530,7 @@ SHOWS_IN: dict[str, tuple[str, ...]] = {
     "unanswered-extension-kept": ("extend-late",),
     "extension-taken-for-nothing": ("beside",),
     "new-head-untold": ("beside-impatient",),
+    "leaves-untold": ("beside-impatient",),
     "tracking-lost": ("beside",),
     "own-turn-given-back": ("scripts",),
     "extension-shortens": ("extend-by-more",),

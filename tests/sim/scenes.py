@@ -97,6 +97,11 @@ def tasks_of(place: Place) -> list[asyncio.Task[Any]]:
     return place.tasks[:-1]
 
 
+def cycle(at_s: float, act: Act) -> list[tuple[float, Act]]:
+    """The act, some times."""
+    return [(0.4 * number + at_s, act) for number in range(6)]
+
+
 SCENES: dict[str, Callable[[], Scene]] = {
     # Nobody is there before.
     "acquire": lambda: Scene([[(0.0, acquires_and_releases)], [(0.0, tries)], []]),
@@ -200,15 +205,12 @@ SCENES: dict[str, Callable[[], Scene]] = {
     ),
     # Programs with python-redis-lock, and SafeLock, which ask for more time and then give the lock back.
     "beside": lambda: Scene([[(0.3 * i + 0.01 * who, holds(0.01)) for i in range(4)] for who in range(3)]),
-    # Whoever stands first leaves, so another process is first from then on, while a program holds the lock.
+    # Whoever stands first leaves, with all of its process or but for a later caller, while a program holds the lock.
     "beside-impatient": lambda: Scene(
         [
-            [
-                (0.4 * i + at_s, holds(0.01, wait_s=wait_s))
-                for i in range(6)
-                for at_s, wait_s in ((0.0, 0.05), (0.01, 2.0))
-            ],
-            [(0.4 * i + 0.005, holds(0.01)) for i in range(6)],
+            [*cycle(0.002, holds(0.01, wait_s=0.05)), *cycle(0.01, holds(0.01, wait_s=2.0))],
+            cycle(0.005, holds(0.01)),
+            cycle(0.0, holds(0.01, wait_s=0.08)),
         ]
     ),
     # Callers who give up one after another, so that their process looks again and again, and hears late.

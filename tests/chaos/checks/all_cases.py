@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos.checks.cases_bodies import BODY_CASES, LOSS_CASES, PATIENCE_CASES
+from tests.chaos.checks.cases_bodies import BODY_CASES, LIMIT_CASES, LOSS_CASES, PATIENCE_CASES
 from tests.chaos.checks.cases_charges import CHARGE_CASES
 from tests.chaos.checks.cases_early import EARLY_CASES, NOBODYS_CASES
 from tests.chaos.checks.cases_exact import EXACT_CASES
@@ -27,6 +27,7 @@ CASES = (
     *WAIT_CASES,
     *TOLD_CASES,
     *BODY_CASES,
+    *LIMIT_CASES,
     *LOSS_CASES,
     *PATIENCE_CASES,
     *EARLY_CASES,

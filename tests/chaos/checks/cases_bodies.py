@@ -19,6 +19,13 @@ def runs_on(to_ms: float | None, *, from_ms: float = 10.1, i: str = "p0", fence:
     return history if to_ms is None else history.point("body_ended", i, at_ms=to_ms, name=JOB, fence=fence)
 
 
+def limited(to_ms: float, *, max_hold_s: float | None = 0.3) -> HandWritten:
+    """A body from 10 on that may hold its lock for 0.3 s."""
+    history = exact().leased("p0", JOB, 5, from_ms=9.9, to_ms=to_ms + 0.1, until_ms=603)
+    history.point("body_began", "p0", at_ms=10, name=JOB, fence=5, max_hold_s=max_hold_s)
+    return history.point("body_ended", "p0", at_ms=to_ms, name=JOB, fence=5)
+
+
 def released() -> HandWritten:
     """A body that goes on to 400, and then gives its lease back."""
     history = exact().leased("p0", JOB, 5, from_ms=10, to_ms=400, until_ms=603)
@@ -113,6 +120,26 @@ BODY_CASES = (
         .point("body_began", "p0", at_ms=11, name=JOB, fence=5)
         .point("lost", "p0", at_ms=300, name=JOB, fence=5)
         .event("end", at_ms=5000, why="time"),
+    ),
+)
+
+LIMIT_CASES = (
+    Case("a body holds for as long as it may", limited(310)),
+    Case("a body holds for as long as it may, by a clock that may be slow", limited(319)),
+    Case("a body holds for longer than it may", limited(320.5), {BODIES}),
+    Case("a body may hold for ever", limited(390, max_hold_s=None)),
+    Case(
+        "a body may hold for no longer, and its process stands still",
+        stands_still(limited(390), "p0", from_ms=312, to_ms=389),
+    ),
+    Case(
+        "a body may hold for no longer, and its machine was suspended",
+        stands_still(limited(490), "p0", from_ms=200, to_ms=390, suspended=True),
+    ),
+    Case(
+        "a body holds for longer than it may, and its process stood still before",
+        stands_still(limited(490), "p0", from_ms=200, to_ms=390),
+        {BODIES},
     ),
 )
 
