@@ -47,9 +47,9 @@ def stopped(who: str, *, got_ms: float, to_ms: float = 100, **more: Any) -> Hand
     return stands_still(history, who, from_ms=AT + 5, to_ms=AT + to_ms, **more)
 
 
-def fault(history: HandWritten, scope: str, *, to_ms: float = 50) -> HandWritten:
-    """Something is amiss from 5 on."""
-    return history.fault(1, "amiss", scope, from_ms=AT + 5, to_ms=AT + to_ms, forgets=False)
+def fault(history: HandWritten, scope: str, *, from_ms: float = 5, to_ms: float = 50) -> HandWritten:
+    """Something is amiss from 5 on, or another time."""
+    return history.fault(1, "amiss", scope, from_ms=AT + from_ms, to_ms=AT + to_ms, forgets=False)
 
 
 def knows(history: HandWritten, who: str) -> HandWritten:
@@ -156,6 +156,15 @@ IDLE_CASES = (
     Case("exact: the server paused", fault(released(2267), "redis")),
     Case("exact: the server had paused long ago", fault(released(2267.1), "redis"), {IDLE}),
     Case("exact: the server's clock was moved", fault(released(2976), "clock:redis")),
+    Case(
+        "exact: the server's clock was moved while somebody had it",
+        fault(lapsed(1880), "clock:redis", from_ms=-1000, to_ms=-930),
+    ),
+    Case(
+        "exact: the server's clock had been moved before anybody had it",
+        fault(lapsed(1880), "clock:redis", from_ms=-2000, to_ms=-1600),
+        {IDLE},
+    ),
     Case("exact: the server's clock had been moved long ago", fault(released(2976.1), "clock:redis"), {IDLE}),
     Case(
         "exact: the server's clock was moved, a key dropped, and the clock put right",

@@ -241,12 +241,15 @@ class _Excuses:
         else:
             # A lease lasts for longer by what the clock was set back, until somebody cuts it to a lease; but where the
             # server has forgotten the grant only, nobody can, and it lasts until the clock is put right.
-            lasts_ns = self._unheard_ns
-            if kind == "clock":
-                lasts_ns = 2 * self._unheard_ns
-                if any(other.kind == EVICTED for other in evidence.faults):
-                    lasts_ns = max(lasts_ns, _last_moved(evidence) - fault.ended)
-            self._of_store.append(_Window(began, fault.ended + STORE_RECOVERED_NS, lasts_ns))
+            recovered, lasts_ns = fault.ended + STORE_RECOVERED_NS, self._unheard_ns
+            if kind != "clock":
+                self._of_store.append(_Window(began, recovered, lasts_ns))
+                return
+            lasts_ns = 2 * lasts_ns
+            if any(other.kind == EVICTED for other in evidence.faults):
+                lasts_ns = max(lasts_ns, _last_moved(evidence) - fault.ended)
+            # Whoever has it may count on it for a lease more, and only then it lies idle.
+            self._of_store.append(_Window(began, recovered + self._lease_ns, lasts_ns, over=recovered + lasts_ns))
 
     def _ends(self, end: Event, *, is_known: bool) -> None:
         """The server drops a process from a line when it knows of its end, or has heard nothing of it for long."""
