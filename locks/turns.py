@@ -78,7 +78,7 @@ class Run:
         before, self.lease = self.lease, lease
         self.turns_left -= 1
         lease.known_as, lease.grant_fence, lease.granted_as = before.known_as, self.last_fence, before.granted_as
-        lease.may_outlast = before.may_outlast or before.lease_ttl_s > lease.lease_ttl_s
+        lease.may_outlast = before.may_outlast or before.unanswered > 0 or before.lease_ttl_s > lease.lease_ttl_s
         if not (before.is_for_body and lease.is_for_body):
             self.tell()
         elif self._timer is None:

@@ -175,7 +175,13 @@ class _Reading:
             hold.released, hold.still_ours = event["t"], event.get("still_ours")
 
     def _ended_some_time_before(self, event: Event) -> None:
-        """Its end was not recorded: what is certain ends where it was last told of."""
+        """Its end was not recorded: what is certain ends where it was last told of.
+
+        Where ends are, the release that was answered is an earlier lease's, which had the same token.
+        """
+        holds = self._open[_process(event)].get(_lease(event))
+        if holds and holds[0].until is not None:
+            return
         hold = _take(self._open[_process(event)], _lease(event))
         if hold is not None:
             _end(hold, hold.told_before(event["t"]), "released")
