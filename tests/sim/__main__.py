@@ -38,6 +38,8 @@ SEEDS_UNTIL, PAIRS_UNTIL = 0.5, 0.8
 
 def main(words: list[str]) -> int:
     """The exit status."""
+    if sys.stdout is None or sys.stderr is None:
+        return 2  # nobody could be told
     parser = _parser()
     arguments = parser.parse_args(words)
     try:
@@ -193,7 +195,7 @@ def _again(arguments: argparse.Namespace) -> int:
     if arguments.shrink:
         trial = shrunk(trial)
     outcome = trial.run()
-    if arguments.trace:
+    if arguments.trace is not None:
         _write_trace(arguments.trace, outcome.history)
     print(Finding(trial, tuple(outcome.violations)))
     print(f"checksum {outcome.checksum}, {outcome.events:,} events, {outcome.lasted_s:.0f} simulated s")

@@ -12,6 +12,7 @@ from tests.sim.scenes import SCENES
 from tests.sim.trial import LASTS_S, SIZES, Trial
 
 FAULT, SIZE, MOST = "KIND:WHO:EVENT:NUMBER", "NAME=COUNT", 99
+FAULT_IN_WORDS = f"{FAULT}: a kind of fault, then numbers from 0: of the process, the event, and the fault"
 BEGINS_WITH = "-m tests.sim again"  # behind whichever Python
 
 
@@ -96,7 +97,7 @@ def parsed(command: str) -> Trial:
 def _fault(text: str) -> Fault:
     parts = text.split(":")
     if len(parts) != 4 or not all(part.isdecimal() for part in parts[1:]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {FAULT}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not {FAULT_IN_WORDS}")
     kind, who, event, number = parts
     if kind not in KINDS:
         raise argparse.ArgumentTypeError(f"{kind!r} is no kind of fault; there are {', '.join(KINDS)}")

@@ -60,6 +60,7 @@ def refused(words: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("again --scene choose --fault stall:1", "--fault"),
         ("again --seed 1 --faults 99999", "--faults"),
         ("again --scene acquire --trace /nowhere/at/all", "--trace"),
+        ("again --scene acquire --trace=", "--trace"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(words: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,6 +215,13 @@ def test_what_cannot_be_written_is_said_in_a_line() -> None:
         )
     assert done.returncode == 2
     assert done.stderr.splitlines() == [f"{PROGRAM}: error: [Errno 28] No space left on device"]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_it_does_not_search_where_nobody_could_be_told(closed: str) -> None:
+    words = " ".join([*COMMAND, "again", "--scene", "acquire", closed])
+    done = subprocess.run(["sh", "-c", words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
 
 
 def test_the_conformance_says_what_it_does_and_refuses_what_means_nothing(capsys: pytest.CaptureFixture[str]) -> None:
