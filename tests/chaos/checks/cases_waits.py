@@ -170,6 +170,12 @@ IDLE_CASES = (
         "exact: the server's clock was moved, a key dropped, and the clock put right",
         clock_right(released(3950), at_ms=3900).fault(2, "evict", "redis", from_ms=AT - 9000, to_ms=AT - 9000),
     ),
+    Case(
+        "exact: the server's clock was moved beside a python-redis-lock program, and put right",
+        clock_right(released(3950), at_ms=3900)
+        .point("acquired", "sync-1", at_ms=AT - 8000, name=JOB, until=round((AT - 7500) * MS))
+        .point("releasing", "sync-1", at_ms=AT - 7900, name=JOB),
+    ),
     Case("exact: the server's clock was moved, and put right", clock_right(released(3950), at_ms=3900), {IDLE}),
     Case("exact: one who knows it died as the lease may have been over", lapsed_beside(died_ms=505)),
     Case("exact: one who knows it died before the lease was over", lapsed_beside(died_ms=490), {IDLE}),

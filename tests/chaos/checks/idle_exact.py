@@ -239,17 +239,24 @@ class _Excuses:
         elif kind == "clock" and of != "redis":
             self._stands_still(of.rpartition(":")[2], fault.began, fault.ended)
         else:
-            # A lease lasts for longer by what the clock was set back, until somebody cuts it to a lease; but where the
-            # server has forgotten the grant only, nobody can, and it lasts until the clock is put right.
+            # A lease lasts for longer by what the clock was set back, until somebody cuts it to a lease; where the grant is
+            # not known, until the clock is put right.
             recovered, lasts_ns = fault.ended + STORE_RECOVERED_NS, self._unheard_ns
             if kind != "clock":
                 self._of_store.append(_Window(began, recovered, lasts_ns))
                 return
             lasts_ns = 2 * lasts_ns
-            if any(other.kind == EVICTED for other in evidence.faults):
+            if self._grants_are_unknown(evidence):
                 lasts_ns = max(lasts_ns, _last_moved(evidence) - fault.ended)
             # Whoever has it may count on it for a lease more, and only then it lies idle.
             self._of_store.append(_Window(began, recovered + self._lease_ns, lasts_ns, over=recovered + lasts_ns))
+
+    @staticmethod
+    def _grants_are_unknown(evidence: Evidence) -> bool:
+        """The server may have forgotten one, and python-redis-lock programs write none down."""
+        return any(fault.kind == EVICTED for fault in evidence.faults) or any(
+            hold.fence is None for hold in evidence.holds
+        )
 
     def _ends(self, end: Event, *, is_known: bool) -> None:
         """The server drops a process from a line when it knows of its end, or has heard nothing of it for long."""
