@@ -239,8 +239,8 @@ class _Excuses:
         elif kind == "clock" and of != "redis":
             self._stands_still(of.rpartition(":")[2], fault.began, fault.ended)
         else:
-            # A lease lasts for longer by what the clock was set back, until somebody cuts it to a lease; where its grant
-            # is not known, until the clock is put right.
+            # A lease lasts for longer by what the clock was set back, until somebody cuts it to a lease; where the
+            # grant is not known, until the clock is put right.
             recovered, lasts_ns = fault.ended + STORE_RECOVERED_NS, self._unheard_ns
             if kind != "clock":
                 self._of_store.append(_Window(began, recovered, lasts_ns))
