@@ -21,7 +21,7 @@ from tests.chaos.checks.judging import LOCK_CHECKERS
 from tests.chaos.history import Event
 from tests.sim import again
 from tests.sim import arguments as values
-from tests.sim.ending import deaf_to_terminal, leave, on_signals, status_of
+from tests.sim.ending import deaf_to_signals, leave, on_signals, status_of
 from tests.sim.faults import KINDS
 from tests.sim.mutants import SIM_MUTANTS
 from tests.sim.scenes import SCENES
@@ -173,7 +173,7 @@ def _hunt(arguments: argparse.Namespace) -> int:
     worst = 0
     with side_by_side(arguments.processes) as lanes:
         searches = range(arguments.searches)
-        with deaf_to_terminal():
+        with deaf_to_signals():
             hunts = [lanes.submit(hunting.hunted, name, searches, arguments.cpu_s) for name in names]
         for done in as_completed(hunts):
             found = done.result()

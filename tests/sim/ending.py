@@ -51,9 +51,12 @@ def stop() -> None:
 
 
 @contextlib.contextmanager
-def deaf_to_terminal() -> Iterator[None]:
-    """Processes that are started here hear nothing of Ctrl-C, from their first moment on: this one ends them."""
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+def deaf_to_signals() -> Iterator[None]:
+    """Processes that are started here hear no signal from their first moment on, nor does whoever starts them.
+
+    It ends them; in the middle of a start it would not know of the one that begins, which would complain.
+    """
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:

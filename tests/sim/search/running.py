@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 
-from tests.sim.ending import deaf_to_terminal, end_with_parent, stop
+from tests.sim.ending import deaf_to_signals, end_with_parent, stop
 from tests.sim.search.finding import Finding, Tally
 from tests.sim.trial import Trial
 
@@ -52,7 +52,7 @@ def search(
         while True:
             wanted = 2 * processes - len(running)
             more = list(itertools.islice(chunks, wanted))
-            with deaf_to_terminal():
+            with deaf_to_signals():
                 running |= {pool.submit(judged, chunk) for chunk in more}
             if not running:
                 return
