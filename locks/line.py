@@ -336,7 +336,7 @@ class Line:
         if self._down_since_s is not None:
             return True
         if not isinstance(self.asked, Request):
-            return False
+            return self.asked is self  # who asks for itself has no answer yet, so nobody here has
         sent_at_s = self.asked.sent_at_s
         is_silent = sent_at_s <= waiter.started_at_s or self._lines.now_s() - sent_at_s > UNANSWERED_S
         return is_silent or self._heard_at_s == 0.0
@@ -347,6 +347,8 @@ class Line:
             if not _is_refusal(reply):
                 fencing_token, turns = _granted(reply)
                 self._lines.granted_to_nobody(self.name, lease_id, fencing_token, turns)
+            elif request.sent_again:
+                self._lines.stands_for_nobody(self.name, lease_id)
             return
         self.asked = None
         self._down_since_s = None
@@ -480,7 +482,8 @@ class Line:
 
     def _look_in(self, wait_s: float, source: WakeSource) -> None:
         self._stop_next_look()
-        self._next_look = asyncio.get_running_loop().call_later(max(0.0, wait_s), self._look_now, source)
+        loop = asyncio.get_running_loop()
+        self._next_look = loop.call_later(max(0.0, wait_s), self._look_now, source)
 
     def _look_now(self, source: WakeSource) -> None:
         self._next_look = None

@@ -193,6 +193,15 @@ class Lines:
         else:
             self.give_back(name, lease_id)
 
+    def stands_for_nobody(self, name: str, lease_id: str) -> None:
+        """The server has put an id in line under which nobody here waits: asked again, after it was given back."""
+        if lease_id in self._by_lease_id:
+            return
+        self.give_back(name, lease_id)
+        line = self.by_name.get(name)
+        if line is not None and line.waiters:
+            line.look(WakeSource.HEARTBEAT)  # who waits here now has no place any more: a process has one
+
     def look_lost(self, name: str, lease_id: str, lease_ttl_s: float) -> None:
         """Nobody will hear of a look that is out of date: it may have taken the lock, or given it more time."""
         lease = self.held.known_as(name, lease_id)

@@ -149,20 +149,23 @@ class Renewal:
 
 async def extend(store: LockStore, lease: Lease, lease_ttl_s: float) -> tuple[float, ExtendOutcome]:
     """Asks for more time; when the answered question was sent, and its answer. Raises LockStoreDown, ValueError."""
-    sent_at_s = 0.0
+    sent_at_s, asked_as = 0.0, ""
     lease_ms, keys = milliseconds(lease_ttl_s), packed_keys(lease.name)
 
     def command(_: object) -> str:
-        nonlocal sent_at_s
-        sent_at_s = store.clock.monotonic_s()
+        nonlocal sent_at_s, asked_as
+        sent_at_s, asked_as = store.clock.monotonic_s(), lease.known_as
         return store.scripts.extend(
-            keys, lease.known_as, grant_fence=lease.grant_fence, lease_ms=lease_ms, fencing_token=lease.fencing_token
+            keys, asked_as, grant_fence=lease.grant_fence, lease_ms=lease_ms, fencing_token=lease.fencing_token
         )
 
     lease.unanswered += 1  # until its answer is there, it may be done later, and last for longer than its holder counts
-    reply = await store.ask(lease.name, command)
+    outcome = ExtendOutcome((await store.ask(lease.name, command)).decode())
+    if outcome is not ExtendOutcome.EXTENDED and asked_as != lease.known_as:
+        # A server that had lost the script was asked once more, behind the turn that has given the lease its own id.
+        outcome = ExtendOutcome((await store.ask(lease.name, command)).decode())
     lease.unanswered -= 1
-    return sent_at_s, ExtendOutcome(reply.decode())
+    return sent_at_s, outcome
 
 
 def _renewal_due_s(lease: Lease) -> float:

@@ -17,7 +17,17 @@ Spawn = Callable[[Coroutine[Any, Any, None]], None]
 class Request:
     """A command whose answer goes to a callback, whatever becomes of whoever wanted it."""
 
-    __slots__ = ("_command", "_name", "_node", "_on_error", "_on_reply", "_spawn", "_store", "sent_at_s")
+    __slots__ = (
+        "_command",
+        "_name",
+        "_node",
+        "_on_error",
+        "_on_reply",
+        "_spawn",
+        "_store",
+        "sent_again",
+        "sent_at_s",
+    )
 
     def __init__(
         self,
@@ -33,6 +43,7 @@ class Request:
         self._on_reply = on_reply
         self._on_error = on_error
         self.sent_at_s = 0.0
+        self.sent_again = False  # behind what has been sent since, as the server would not carry it out before
 
     def send(self, node: Node, command: str) -> None:
         """On its way with this tick's others. Raises LockStoreDown at once while there is no connection."""
@@ -48,6 +59,7 @@ class Request:
     def set_result(self, reply: Any) -> None:
         """The connection's answer; one that is an error is first asked about again where that helps."""
         if reply.__class__ is hiredis.ReplyError:
+            self.sent_again = True
             self._spawn(self._settle(reply))
         else:
             self._on_reply(self, reply)

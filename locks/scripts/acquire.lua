@@ -95,10 +95,12 @@ if place == 0 then
   if by_sync_program then count_sync_turn(holder, remaining_ms) end
   if free_at_ms > 0 then look_within_ms = math.min(look_within_ms, free_at_ms - now_ms + 1) end
 else
-  -- Whoever stands before us may be given the lock now and die: we look once before its first lease can have run out.
+  -- Whoever stands before us may be given the lock now and die: we look once before its first lease can have run out; or it
+  -- may be dead: we look as soon as it does not count as alive any more.
   local before = call('ZRANGE', queue, place - 1, place - 1)[1]
   local its = heard(before)
   if its then look_within_ms = math.min(look_within_ms, tonumber(its.lease_ms)) end
+  if its and its.alive then look_within_ms = math.min(look_within_ms, its.alive_for_ms + 1) end
   -- The first in line looks when the holder's lease ends. It may have died with the holder, and others before us too: each
   -- looks a little later than the one before it, and whoever looks drops all that are gone.
   local free_in_ms = free_at_ms > 0 and free_at_ms - now_ms or remaining_ms

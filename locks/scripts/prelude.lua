@@ -96,6 +96,7 @@ local function heard(waiter)
   return {
     -- One from the future: the clock was set back.
     alive = tonumber(seen_ms) <= now_ms and now_ms < seen_ms + alive_ms,
+    alive_for_ms = seen_ms + alive_ms - now_ms,
     later = later, waiter_count = waiter_count, lease_ms = lease_ms, lease_id = lease_id, who = who,
   }
 end

@@ -124,6 +124,27 @@ async def test_nor_does_one_that_takes_the_lock_after_a_lease_that_nobody_extend
         assert SYSTEM.monotonic_s() < ends_at_s - 1.0, "it was not given back, but over"
 
 
+async def test_a_look_that_the_server_has_refused_for_a_while_stands_in_line_for_nobody_who_has_left(
+    redis_server: RedisServer, name: str, keys: Keys
+) -> None:
+    """It is sent again behind the give-back of its id, and another caller of its process has a place by then."""
+    keys.client.set(keys.lock, "another", px=LONG_MS)
+    async with locking(redis_server.url, alive_ms=LONG_MS) as locker:
+        keys.client.config_set("min-replicas-to-write", 1)
+        leaves = asyncio.create_task(locker.acquire(name))
+
+        def is_refused() -> bool:
+            line = locker._lines.by_name.get(name)
+            return line is not None and isinstance(line.asked, Request) and line.asked.sent_again
+
+        await until(is_refused, "a look that is refused")
+        leaves.cancel()
+        await asyncio.wait([leaves])
+        keys.client.config_set("min-replicas-to-write", 0)
+        await until(lambda: len(locker._tasks) == 0, "an answer to it")
+        await keys.queue_of(0)
+
+
 async def test_a_lease_that_is_confirmed_when_it_is_lost_is_given_back(
     redis_server: RedisServer, proxy: Proxy, name: str, keys: Keys
 ) -> None:

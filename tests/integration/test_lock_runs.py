@@ -328,5 +328,33 @@ async def test_a_grant_told_once_more_takes_nothing_from_a_turn_that_the_server_
         await second.release()
 
 
+async def test_a_turn_that_is_told_of_before_an_older_extension_is_carried_out_keeps_its_lease(
+    own_redis: OwnRedis, name: str
+) -> None:
+    """Its turn goes by its predecessor's id when more time is asked for, and by its own once a lost script is there."""
+    heard = Heard()
+    async with process(own_redis.url, "api-1", heard) as locker:
+
+        async def extends_at_once() -> int:
+            async with locker.hold(name, lease_ttl_s=LONG_S) as lease:
+                with redis.Redis(port=own_redis.port) as server:
+                    server.script_flush()
+                    server.script_load(locker.store.scripts._turn.source)
+                extending = asyncio.create_task(lease.extend(LONG_S))
+                for _ in range(3):  # it is sent
+                    await asyncio.sleep(0)
+                time.sleep(0.05)  # noqa: ASYNC251  # so that its answer is there when the turn is told of
+                await extending
+                return lease.fencing_token
+
+        turns = Turns()
+        holder = await locker.acquire(name, lease_ttl_s=LONG_S)
+        (before,) = await in_line(heard, takers(turns, locker, name, range(1)))
+        (body,) = await in_line(heard, [lambda: asyncio.create_task(extends_at_once())])
+        await holder.release()
+        await before
+        assert await body == turns.tokens[0] + 1
+
+
 def _give_back(locker: Locker, node: Node, name: str, lease_id: str) -> str:
     return locker.store.scripts.give_back(node, packed_keys(name), lease_id)

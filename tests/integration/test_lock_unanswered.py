@@ -42,6 +42,19 @@ async def test_a_waiter_whose_looks_were_never_answered_is_told_that_the_store_i
         await asyncio.wait([first])
 
 
+async def test_whoever_comes_while_the_first_caller_has_no_answer_is_told_that_nobody_knows(
+    proxy: Proxy, name: str
+) -> None:
+    async with locking(url_of(proxy)) as locker:
+        proxy.hold(Way.REPLIES)
+        first = asyncio.create_task(locker.acquire(name))
+        await asyncio.sleep(0)  # it has asked
+        with pytest.raises(LockStoreDown, match="has not told"):
+            await asyncio.wait_for(locker.acquire(name, wait_s=0.05), SOON_S)
+        proxy.let_through(Way.REPLIES)
+        assert await (await first).release()
+
+
 async def test_the_first_caller_whose_call_failed_is_told_that_the_store_is_down(
     redis_server: RedisServer, name: str
 ) -> None:

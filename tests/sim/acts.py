@@ -185,6 +185,28 @@ async def lends(stage: Stage) -> None:
     await client.release(stage.place)
 
 
+def lends_to(clients: Shelf[Client]) -> Act:
+    async def act(stage: Stage) -> None:
+        client = await Client.lent(stage.simulation, stage.place, LOCK, lease_ttl_s=LEASE_S, wait_s=1.0)
+        clients.leave(stage.place.process, client)
+
+    return act
+
+
+def keeps_on_for(clients: Shelf[Client], *, for_s: float) -> Act:
+    """A client of another process asks this one for more time again and again, and gives the lease back here."""
+
+    async def act(stage: Stage) -> None:
+        process, ends_s = stage.place.process, stage.place.process.now_s + for_s
+        for client in clients.seen_by(process):
+            while process.now_s < ends_s:
+                await client.extend(stage.place)
+                await asyncio.sleep(LEASE_S / 2)
+            await client.release(stage.place)
+
+    return act
+
+
 def chooses(lease_id: str) -> Act:
     """A client that asks again where it is told that nobody knows whether it has the lock."""
 

@@ -217,7 +217,7 @@ def _evict(simulation: Simulation, process: Process, numbers: random.Random) -> 
 
 @kind("script-flush", of_server=True)
 def _script_flush(simulation: Simulation, process: Process, numbers: random.Random) -> None:
-    simulation.server_fault("script-flush", 0.0)
+    simulation.recording.fault("script-flush", "scripts:redis", lasts_s=0.0, forgets=False)
     simulation.server.model.forgets_scripts()
 
 

@@ -87,6 +87,20 @@ _OWN = (
         ),
     ),
     Mutant(
+        name="silent-head-unwatched",
+        does="Looks no sooner where whoever stands before counts as dead.",
+        caught_by=_IDLE,
+        edits=(
+            Lua(
+                "acquire.lua",
+                """
+                -  if its and its.alive then look_within_ms = math.min(look_within_ms, its.alive_for_ms + 1) end
+                +  if false then end
+                """,
+            ),
+        ),
+    ),
+    Mutant(
         name="leaves-untold",
         does="Does not tell whoever stands first from now on that the one before has left, while the lock is held.",
         caught_by=_IDLE,
@@ -468,6 +482,90 @@ _OWN = (
         ),
     ),
     Mutant(
+        name="force-called-a-deletion",
+        does="Tells a holder whose lease was ended by force that its key is gone.",
+        caught_by=("losses_have_a_cause",),
+        edits=(
+            Python(
+                "locks.locker:Locker._on_message",
+                """
+                -                self._renewal.lose(lease, LossReason.FORCED)
+                +                self._renewal.lose(lease, LossReason.DELETED)
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="lent-lost-in-an-outage",
+        does="Takes a lease that it has lent for lost where the server does not answer.",
+        caught_by=("losses_have_a_cause",),
+        edits=(
+            Python(
+                "locks.lending:Lending._look",
+                """
+                -            self._look_in(kept, LOOK_AGAIN_S)
+                +            self._ended(kept, "expired")
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="silence-called-busy",
+        does="Tells whoever has heard nothing that another has the lock.",
+        caught_by=("busy_is_true",),
+        edits=(
+            Python(
+                "locks.line:Line._give_up",
+                """
+                -        if is_unheard:
+                +        if False:
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="free-called-busy",
+        does="Gives the lock only to those who would wait for it.",
+        caught_by=("busy_is_true",),
+        edits=(
+            Lua(
+                "acquire.lua",
+                """
+                -  if take then
+                +  if take and age_us then
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="outages-waited-for",
+        does="Waits for a connection for as long as for the lock.",
+        caught_by=("outages_are_told",),
+        edits=(
+            Python(
+                "locks.line:Line._store_is_down",
+                """
+                -        if left_s <= 0 or isinstance(error, LockStoreRefused):
+                +        if isinstance(error, LockStoreRefused):
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="looks-without-pause",
+        does="Asks again and again who has the lock.",
+        caught_by=("little_is_asked",),
+        edits=(
+            Python(
+                "locks.line:Line._look_in",
+                """
+                -        self._next_look = loop.call_later(max(0.0, wait_s), self._look_now, source)
+                +        self._next_look = loop.call_later(0.002, self._look_now, source)
+                """,
+            ),
+        ),
+    ),
+    Mutant(
         name="force-not-told",
         does="Ends a lease by force, and does not tell its holder.",
         caught_by=("told_of_loss_in_time",),
@@ -514,6 +612,8 @@ SIM_MUTANTS = {mutant.name: mutant for mutant in (*LOCKING, *UNSEEN, *_OWN) if m
 
 # The scenes in which some of them show best, as the points of chaos' mutants.
 SHOWS_IN: dict[str, tuple[str, ...]] = {
+    "silence-called-busy": ("silence",),
+    "lent-lost-in-an-outage": ("lend-on",),
     "old-messages-believed": ("impatient",),
     "turns-after-lending": ("hang-up",),
     "grant-by-id-alone": ("adopt-nobodys",),
@@ -531,6 +631,7 @@ SHOWS_IN: dict[str, tuple[str, ...]] = {
     "extension-taken-for-nothing": ("beside",),
     "new-head-untold": ("beside-impatient",),
     "leaves-untold": ("beside-impatient",),
+    "silent-head-unwatched": ("beside-silent",),
     "tracking-lost": ("beside",),
     "own-turn-given-back": ("scripts",),
     "extension-shortens": ("extend-by-more",),

@@ -53,14 +53,14 @@ class Talk(asyncio.Protocol):
         return answer
 
     async def run(self, source: str | bytes, sha: str, keys: tuple[str, ...], *arguments: str | int) -> Any:
-        """A script, by its hash where the server knows it."""
-        try:
-            return await self.ask("EVALSHA", sha, len(keys), *keys, *arguments)
-        except hiredis.ReplyError as error:
-            if not str(error).startswith("NOSCRIPT"):
-                raise
+        """A script, by its hash where the server knows it; however often it forgets that one again."""
+        while True:
+            try:
+                return await self.ask("EVALSHA", sha, len(keys), *keys, *arguments)
+            except hiredis.ReplyError as error:
+                if not str(error).startswith("NOSCRIPT"):
+                    raise
             await self.ask("SCRIPT", "LOAD", source)
-            return await self.ask("EVALSHA", sha, len(keys), *keys, *arguments)
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport

@@ -148,10 +148,17 @@ class Recording:
 class Ears:
     """The listener of one life of one process' Locker."""
 
-    def __init__(self, recording: Recording, process: Process, lock_ends_s: Callable[[str, str], float]) -> None:
-        """`lock_ends_s`: when a lock that is held under an id is over at the server, by true time."""
+    def __init__(
+        self,
+        recording: Recording,
+        process: Process,
+        lock_ends_s: Callable[[str, str], float],
+        left_s: Callable[[str, int], float],
+    ) -> None:
+        """`lock_ends_s`: when a lock that is held under an id is over at the server, by true time; `left_s`: how much
+        is left there of a lease that has it under a token."""
         self._recording = recording
-        self._lock_ends_s = lock_ends_s
+        self._lock_ends_s, self._left_s = lock_ends_s, left_s
         self._process = process
         self._locker: Locker | None = None
         self._leases: dict[tuple[str, int], Lease] = {}
@@ -176,6 +183,7 @@ class Ears:
             facts |= end
             if not is_holders:
                 point = OF_KEEPER + point
+                facts["left_ms"] = 1000 * self._left_s(name, fence)
         if isinstance(event, locks.Acquired):
             facts |= {"queued": event.queued, "waited_s": event.waited_s, "wake": event.wake_source.value}
             facts["takeover"] = event.takeover

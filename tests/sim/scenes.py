@@ -27,8 +27,10 @@ from tests.sim.acts import (
     hangs_up,
     holds,
     inspects,
+    keeps_on_for,
     lapses,
     lends,
+    lends_to,
     stops_asking,
     strikes,
     takes_over,
@@ -42,6 +44,7 @@ from tests.sim.shelf import Shelf
 from tests.sim.workload import REFUSALS, stray
 
 if TYPE_CHECKING:
+    from tests.sim.clients import Client
     from tests.sim.simulation import Place, Simulation
 
 LAST_TRY_S = 1.3
@@ -57,6 +60,7 @@ CIRCUMSTANCES = {
     "extend-late": replace(IN_SCENES, weather=Weather(slow_share=0.1, slowest_s=1.0)),
     "beside": replace(IN_SCENES, programs=2, names=(LOCK,), extensions=2),
     "beside-impatient": replace(IN_SCENES, programs=1, names=(LOCK,), extensions=1),
+    "beside-silent": replace(IN_SCENES, programs=1, names=(LOCK,), extensions=4),
 }
 
 
@@ -102,6 +106,12 @@ def cycle(at_s: float, act: Act) -> list[tuple[float, Act]]:
     return [(0.4 * number + at_s, act) for number in range(6)]
 
 
+def _lent_on(clients: Shelf[Client]) -> Scene:
+    return Scene(
+        [[(0.0, lends_to(clients)), (0.3, strikes("black-hole"))], [(0.2, keeps_on_for(clients, for_s=3.0))], []]
+    )
+
+
 SCENES: dict[str, Callable[[], Scene]] = {
     # Nobody is there before.
     "acquire": lambda: Scene([[(0.0, acquires_and_releases)], [(0.0, tries)], []]),
@@ -138,6 +148,12 @@ SCENES: dict[str, Callable[[], Scene]] = {
         ]
     ),
     "lend": lambda: Scene([[(0.0, lends)], [(0.005, lends)], [(0.01, holds(0.01))]]),
+    # A client goes on through another process while its keeper is cut off.
+    "lend-on": lambda: _lent_on(Shelf()),
+    # Callers who hear nothing, of a lock that nobody has.
+    "silence": lambda: Scene(
+        [[(0.0, strikes("black-hole")), *((0.06 * number, holds(0.0, wait_s=0.05)) for number in range(6))], [], []]
+    ),
     "choose": lambda: Scene(
         [
             [(0.0, holds(0.03))],
@@ -213,6 +229,8 @@ SCENES: dict[str, Callable[[], Scene]] = {
             cycle(0.0, holds(0.01, wait_s=0.08)),
         ]
     ),
+    # Whoever stands first dies, and nobody is told; the program frees the lock when the dead one counts as dead.
+    "beside-silent": lambda: Scene([[(0.24, holds(0.01))], [(0.0, holds(0.01)), (0.36, strikes("power"))], []]),
     # Callers who give up one after another, so that their process looks again and again, and hears late.
     "impatient": lambda: Scene(
         [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +17,8 @@ from tests.sim.world import World
 
 EPOCH_US = 1_800_000_000_000_000
 COMMAND_S = (5e-6, 6e-5)  # what a command takes
+# What a new connection begins with, whoever it is for.
+GREETINGS = frozenset({b"HELLO", b"CLIENT", b"SCRIPT", b"SUBSCRIBE", b"PING"})
 EXPIRES_EVERY_S = (0.02, 0.1)
 
 
@@ -29,6 +31,8 @@ class Server:
         self.commands = 0
         self.now_s = 0.0  # true time of the command that it works on
         self.works_for: Connection | None = None  # whose command that is
+        self.asked: Counter[tuple[str, int]] = Counter()  # commands about locks, by process and second of true time
+        self.dialed: Counter[tuple[str, int]] = Counter()  # connections
         self.history = 0  # a hash of whose commands it has carried out, and what was over, in order
         self._world, self._rate = world, rate
         self._random = world.random("server")
@@ -58,6 +62,7 @@ class Server:
             connection.send_down(data, self.now_s)
 
         self._clients[connection] = (self.model.connect(push), Reader())
+        self.dialed[connection.process.name, int(self._world.now_s)] += 1
 
     def arrived(self, connection: Connection, data: bytes) -> None:
         """Some bytes of a client; they wait for those before them."""
@@ -160,6 +165,16 @@ class Server:
         """When the lock that is held under this id is over here, in true seconds; now where it is not."""
         return self.lease_ends_s(Held(name, None, None, lease_id, 0.0))
 
+    def left_s(self, name: str, fence: int) -> float:
+        """How much of a lease is left here that has the lock under this token; 0.0 where none does."""
+        granted, _ = self.model.peek(f"lock-grant:{{{name}}}".encode())
+        if not isinstance(granted, bytes):
+            return 0.0
+        token, _, lease_id = granted.decode().split("\t")[:3]
+        seconds, microseconds = token.split(" ")[:2]
+        ends_s = self.lock_ends_s(name, lease_id) if int(seconds) * 1_000_000 + int(microseconds) == fence else 0.0
+        return max(0.0, ends_s - self.now_s)
+
     def keys(self) -> list[str]:
         """Those that there are now."""
         self._look_at_clock()
@@ -204,6 +219,8 @@ class Server:
         while (command := reader.gets()) is not False:
             self.now_s += COMMAND_S[0] + self._random.random() * (COMMAND_S[1] - COMMAND_S[0])
             self.commands += 1
+            if command[0] not in GREETINGS:
+                self.asked[connection.process.name, int(self.now_s)] += 1
             answer = self.model.execute(client, command, self.now_us)
             if answer.startswith(b"-ERR") and b"@user_script" in answer:
                 self.on_failed(connection.process, answer[1:-2].decode())

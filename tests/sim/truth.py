@@ -22,13 +22,31 @@ class Grant(NamedTuple):
 
 
 class Truth:
-    """Writes down each lease that was over at the server before its holder stopped counting on it, and each that ran
-    out there and that nobody knew of any more."""
+    """Writes down each lease that was over at the server before its holder stopped counting on it, each that ran out
+    there and that nobody knew of any more, and from when to when each lock was free;
+    and how much each process asked for in each second."""
 
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
         self._grants: dict[str, Grant] = {}
+        self._free_since_s: dict[str, float] = {}
         simulation.server.model.on_lock = self._changed
+
+    def end(self) -> None:
+        """The run is over."""
+        simulation, server = self._simulation, self._simulation.server
+        for name in simulation.circumstances.names:
+            if name not in self._grants:
+                self._tell_free(name)
+        lockers = {place.process.name for place in simulation.places.values()}
+        for who, second in sorted({*server.asked, *server.dialed}):
+            if who in lockers:
+                numbers = {"commands": server.asked[who, second], "connections": server.dialed[who, second]}
+                simulation.recording.write("asked", float(second), i=who, **numbers)
+
+    def _tell_free(self, name: str) -> None:
+        since_s = self._free_since_s.pop(name, 0.0)
+        self._simulation.recording.write("free", self._simulation.server.now_s, name=name, since=ns(since_s))
 
     def _changed(self, key: bytes, before: bytes | None, after: bytes | None, why: str) -> None:
         if before == after:
@@ -40,10 +58,13 @@ class Truth:
             is_heard = asked_by is not None and not asked_by.is_closing()
             self._grants[name] = Grant(server.now_s, asked_by if is_heard else None)
         if before is None:
+            self._tell_free(name)
             return
         over_at_s = server.now_s
         if why == "expired":
             over_at_s = min(over_at_s, server.lock_ends_s(name, before.decode()))
+        if after is None:
+            self._free_since_s[name] = over_at_s
         self._look_at_holder(name, before.decode(), after, over_at_s, why)
         if why == "expired" and granted is not None and granted.asked_by is not None:
             self._look_whose_it_was(name, before.decode(), granted.asked_by, granted.at_s, over_at_s)

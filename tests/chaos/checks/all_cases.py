@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.chaos.checks.cases_answers import ANSWER_CASES
 from tests.chaos.checks.cases_bodies import BODY_CASES, LIMIT_CASES, LOSS_CASES, PATIENCE_CASES
 from tests.chaos.checks.cases_charges import CHARGE_CASES
 from tests.chaos.checks.cases_early import EARLY_CASES, NOBODYS_CASES
@@ -30,6 +31,7 @@ CASES = (
     *LIMIT_CASES,
     *LOSS_CASES,
     *PATIENCE_CASES,
+    *ANSWER_CASES,
     *EARLY_CASES,
     *NOBODYS_CASES,
     *STRAY_CASES,

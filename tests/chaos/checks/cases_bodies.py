@@ -59,7 +59,7 @@ def kept(*, kept_s: float | None = 0.6, lost_ms: float = 900, **run: Any) -> Han
     history = HandWritten(exact=True, **run).event("end", at_ms=AT + 5000, why="time")
     facts: dict[str, Any] = {"name": JOB, "fence": 5, "until": round((AT + 1203) * MS)}
     history.point("acquired", "p0", at_ms=AT + 10, queued=False, waited_s=0.001, **facts)
-    history.point("lost", "p0", at_ms=AT + lost_ms, reason="expired", **facts)
+    history.point("lost", "p0", at_ms=AT + lost_ms, **facts)
     history.point("body_began", "p0", at_ms=AT + 10.1, name=JOB, fence=5, kept_s=kept_s)
     return history.point("body_ended", "p0", at_ms=AT + lost_ms + 0.1, name=JOB, fence=5)
 

@@ -32,7 +32,7 @@ def loses(i: str, fence: int, *, from_ms: float, until_ms: float, lost_ms: float
     """A holder is told that its lease is gone."""
     facts: dict[str, Any] = {"name": JOB, "fence": fence, "until": round(until_ms * MS)}
     history = exact().point("acquired", i, at_ms=from_ms, **facts, **{"queued": False, "waited_s": 0.001, **acquired})
-    return history.point("lost", i, at_ms=lost_ms, reason="expired", **facts)
+    return history.point("lost", i, at_ms=lost_ms, **facts)
 
 
 def second(history: HandWritten, fence: int = 6, *, from_ms: float = 60, to_ms: float = 100) -> HandWritten:
@@ -84,6 +84,16 @@ def released_late(**fault: Any) -> HandWritten:
     """p0's release at 200 finds its lock, which p1 had got at 60, still its own."""
     history = exact().leased("p0", JOB, 5, from_ms=10, to_ms=200, until_ms=603)
     return second(history, to_ms=300).fault(1, **{**FLUSH, **fault})
+
+
+def larger_and_older(*, set_back_ms: float | None = 100) -> HandWritten:
+    """p1 is granted the lock at 190, and hears of it at 250; a flush at 205 has given it to p0, from 210 to 300."""
+    history = exact().leased("p0", JOB, 6, from_ms=210, to_ms=300, until_ms=800, waited_s=0.01)
+    history.fault(1, **{**FLUSH, "from_ms": 205, "to_ms": 205})
+    facts: dict[str, Any] = {"name": JOB, "fence": 7, "until": 780 * MS}
+    history.point("acquired", "p1", at_ms=250, queued=False, waited_s=0.06, **facts)
+    history.point("lost", "p1", at_ms=260, **facts)
+    return history if set_back_ms is None else set_back(history, set_back_ms)
 
 
 def heard_late_outside(**lease: Any) -> HandWritten:
@@ -299,6 +309,8 @@ TOKEN_CASES = (
     Case("exact: a program heard late of a lease that it cannot have had so long", heard_late_outside(), {FENCES}),
     Case("exact: a client outside has seen no token", forgotten(6, 5, outside=True)),
     Case("exact: released as its own, though the store was emptied", released_late(), {RELEASE}),
+    Case("exact: released as its own, which a larger token was forgotten for", larger_and_older()),
+    Case("exact: released as its own after a larger token", larger_and_older(set_back_ms=None), {RELEASE}),
     Case("exact: a server came back that knew an older state", released_late(kind="failover")),
     Case("exact: passed on within its run, though the store was emptied", passed_on()),
     Case("exact: passed on, and nothing was lost", passed_on(forgets=False), {RELEASE, *OVERLAP}),

@@ -38,7 +38,7 @@ def lapsed(got_ms: float) -> HandWritten:
     history = HandWritten(exact=True).event("end", at_ms=AT + 4000, why="time")
     facts: dict[str, Any] = {"name": JOB, "fence": 5, "until": round((AT + 500) * MS)}
     history.point("acquired", "p0", at_ms=AT - 80, queued=False, waited_s=0.001, **facts)
-    return waits(history.point("lost", "p0", at_ms=AT + 500, reason="expired", **facts), got_ms=got_ms)
+    return waits(history.point("lost", "p0", at_ms=AT + 500, **facts), got_ms=got_ms)
 
 
 def stopped(who: str, *, got_ms: float, to_ms: float = 100, **more: Any) -> HandWritten:

@@ -41,8 +41,12 @@ class _Run:
     def block(self) -> None:
         """Some more events."""
         name = f"n:{self._rng.randrange(NAMES)}"
-        scene = self._rng.choice((self._line, self._line, self._line, self._stood_still, self._emptied, self._died))
+        scenes = (self._stood_still, self._emptied, self._died, self._busy, self._outage)
+        scene = self._rng.choice((self._line, self._line, self._line, *scenes))
+        second = self._now_ms // 1000
         scene(name, self._now_ms)
+        numbers = {"commands": self._rng.randrange(20), "connections": self._rng.randrange(3)}
+        self._history.event("asked", at_ms=second * 1000, i=self._process(), **numbers)
 
     def finish(self) -> list[Event]:
         """The end of it."""
@@ -105,6 +109,29 @@ class _Run:
         got_ms = at_ms + TTL_MS + self._rng.uniform(1, 20)
         self._leased(heir, name, got_ms, got_ms + 10, queued=True, waited_s=(got_ms - at_ms - 10) / 1000)
         self._now_ms = got_ms + RECOVERED_MS
+
+    def _busy(self, name: str, at_ms: float) -> None:
+        """Somebody asks while another has the lock, which was free before, and does not wait."""
+        holder, other = self._rng.sample(sorted(self._lives), 2)
+        self._history.event("free", at_ms=at_ms, name=name, since=round(at_ms * MS) - 1)
+        self._leased(holder, name, at_ms + 0.1, at_ms + 50)
+        self._ask += 1
+        ask, facts = {"name": name, "ask": self._ask}, {"outcome": "LockBusy", "waited_s": 0.001}
+        self._point("invoked", other, at_ms + 10, wait_s=0, **ask)
+        self._point("answered", other, at_ms + 11, **ask, **facts)
+        self._now_ms = at_ms + 60
+        self._history.event("free", at_ms=self._now_ms, name=name, since=round((at_ms + 50) * MS))
+
+    def _outage(self, name: str, at_ms: float) -> None:
+        """Somebody asks while its process has no connection."""
+        i = self._process()
+        self._point("store_lost", i, at_ms)
+        self._ask += 1
+        ask, facts = {"name": name, "ask": self._ask}, {"outcome": "LockStoreDown", "waited_s": 0.4}
+        self._point("invoked", i, at_ms + 10, wait_s=None, **ask)
+        self._point("answered", i, at_ms + 410, **ask, **facts)
+        self._point("store_up", i, at_ms + 600)
+        self._now_ms = at_ms + 700
 
     def _leased(
         self,

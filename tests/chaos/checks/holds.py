@@ -27,7 +27,7 @@ class Hold:
     `lease_ns`: how long its lease is, where that is not known of the run.
     `kept_until`: when the lease that was exported is over at the server at the latest.
     `left`: when its holder came to its end, which is later than `ended` where its lease was over before; None: never.
-    `lost_after`: when it was told of a loss although it had given it back.
+    `lost_after`: when it was told of a loss although it had given it back. `loss_reason`: what it was told of a loss.
     `released`, `still_ours`: when the release was answered, and how; None where it was not.
     """
 
@@ -51,6 +51,7 @@ class Hold:
     was_queued: bool = False
     left: int | None = None
     lost_after: int | None = None
+    loss_reason: str | None = None
 
     def told_before(self, t: int) -> int:
         """When its holder was last told, not after `t`, that it has a lease."""
@@ -161,6 +162,7 @@ class _Reading:
         else:
             hold.left = event["t"]
             hold.kept_until = event.get("kept_until")
+            hold.loss_reason = event.get("reason")
             self._last[_process(event), _lease(event)] = hold
             hold.until = event.get("until", hold.until)  # the last word: a grant may be confirmed without a point
             _end(hold, event["t"], how)

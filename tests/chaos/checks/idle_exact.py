@@ -16,6 +16,7 @@ from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.promises import ALIVE_MS, CLAIM_MS, CLOCK_RATES, MARGIN_MS, MS, SLOT_MS, TAKEOVER_MS, YIELD_MS
 from tests.chaos.checks.quiet import (
     AWAKE_NS,
+    FORGOTTEN,
     STORE_RECOVERED_NS,
     around_ns_of,
     concerned_of,
@@ -233,7 +234,7 @@ class _Excuses:
             if link == "redis":
                 window = _Window(began, link_recovered_at(instance, fault.ended, evidence), self._unheard_ns)
                 self._of_others[instance].append(window)
-        elif kind == "tracking":
+        elif kind in FORGOTTEN:
             # What is no change is not looked at again at once, so that a change behind it is heard of later.
             self._of_store.append(_Window(began, fault.ended + self._around_ns, 0))
         elif kind == "clock" and of != "redis":

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tests.chaos.checks.acknowledged import acknowledged_is_there
 from tests.chaos.checks.balances import balances_conserved
 from tests.chaos.checks.bodies import bodies_end_with_their_leases
+from tests.chaos.checks.busy import busy_is_true
 from tests.chaos.checks.charges import charged_at_most_once, refused_not_charged, unknown_is_settled
 from tests.chaos.checks.deadlocks import no_deadlocks
 from tests.chaos.checks.early import leases_end_at_the_holder_first, nobodys_lock_is_given_back
@@ -16,7 +17,9 @@ from tests.chaos.checks.fences import fences_rise, row_fence_rises
 from tests.chaos.checks.healing import alive_after_healing, nothing_left_behind
 from tests.chaos.checks.idle import no_lock_lies_idle
 from tests.chaos.checks.losses import losses_have_a_cause
+from tests.chaos.checks.moderation import little_is_asked
 from tests.chaos.checks.order import order_of_arrival
+from tests.chaos.checks.outages import outages_are_told
 from tests.chaos.checks.overlap import holders_do_not_overlap, overlaps_are_explained
 from tests.chaos.checks.patience import patience_is_kept
 from tests.chaos.checks.register import consume_once_linearizable
@@ -49,6 +52,9 @@ CHECKERS = (
     bodies_end_with_their_leases,
     losses_have_a_cause,
     patience_is_kept,
+    outages_are_told,
+    busy_is_true,
+    little_is_asked,
     leases_end_at_the_holder_first,
     nobodys_lock_is_given_back,
     no_stray_cancellation,
@@ -70,6 +76,9 @@ LOCK_CHECKERS = (
     bodies_end_with_their_leases,
     losses_have_a_cause,
     patience_is_kept,
+    outages_are_told,
+    busy_is_true,
+    little_is_asked,
     leases_end_at_the_holder_first,
     nobodys_lock_is_given_back,
     no_stray_cancellation,

@@ -12,13 +12,16 @@ from tests.chaos.checks.healing import HEALED_WITHIN_LEASES
 from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.idle import EVERYBODY, excuses_of
 from tests.chaos.checks.lies_exact import (
+    asked_too_much,
     body_went_on,
     cancelled_by_nobody,
     kept_by_nobody,
     lost_for_nothing,
     overtaken,
     taken_early,
+    told_busy,
     told_late,
+    told_nothing,
     waited_on,
 )
 from tests.chaos.checks.spans import Spans
@@ -257,6 +260,9 @@ LIES: tuple[tuple[Lie, str], ...] = (
     (body_went_on, "bodies_end_with_their_leases"),
     (lost_for_nothing, "losses_have_a_cause"),
     (waited_on, "patience_is_kept"),
+    (told_nothing, "outages_are_told"),
+    (told_busy, "busy_is_true"),
+    (asked_too_much, "little_is_asked"),
     (taken_early, "leases_end_at_the_holder_first"),
     (kept_by_nobody, "nobodys_lock_is_given_back"),
     (cancelled_by_nobody, "no_stray_cancellation"),

@@ -91,6 +91,34 @@ def waited_on(draft: Draft) -> None:
     draft.replace(ask, wait_s=answers[ask["ask"]]["waited_s"] - LATE_NS / 1e9)
 
 
+def told_nothing(draft: Draft) -> None:
+    """Somebody waited for longer than outages are waited for."""
+    if not draft.evidence.slack.is_exact:
+        raise CannotPlant
+    lost = draft.one_of(draft.evidence.points.get("store_lost", ()))
+    who = {"i": "liar", "life": 1}
+    draft.add("point", lost["t"], p="store_lost", **who)
+    draft.add("point", lost["t"], p="invoked", name="n:0", ask=-1, wait_s=None, **who)
+    draft.add(
+        "point", lost["t"] + 600 * MS, p="answered", name="n:0", ask=-1, outcome="LockStoreDown", waited_s=0.6, **who
+    )
+
+
+def told_busy(draft: Draft) -> None:
+    """Somebody was told that a lock is busy which was free."""
+    free = draft.one_of(draft.evidence.by_kind["free"])
+    who = {"i": "liar", "life": 1, "name": "n:liar", "ask": -1}
+    draft.add("free", free["t"] + MS, name="n:liar", since=free["t"] - MS)
+    draft.add("point", free["t"], p="invoked", wait_s=0, **who)
+    draft.add("point", free["t"], p="answered", outcome="LockBusy", waited_s=0.0, **who)
+
+
+def asked_too_much(draft: Draft) -> None:
+    """A process sent commands without number."""
+    second = draft.one_of(draft.evidence.by_kind["asked"])
+    draft.replace(second, commands=1000 + len(draft.evidence.by_kind["point"]))
+
+
 def taken_early(draft: Draft) -> None:
     """A lease was over at the server while its holder counted on it."""
     evidence = draft.evidence

@@ -1,21 +1,29 @@
-"""A lease that is kept extended is lost only where something has befallen its process, the store, or the lease."""
+"""A lease that is kept extended is lost only where something has befallen its process, the store, or the lease; and
+whoever loses one is told the reason that it was."""
 
 from __future__ import annotations
 
 from tests.chaos.checks.bodies import Body, bodies_of
-from tests.chaos.checks.causes import was_forced
+from tests.chaos.checks.causes import granted_after, taken_away, was_forced
 from tests.chaos.checks.evidence import Evidence
-from tests.chaos.checks.promises import CLAIM_MS, MS
+from tests.chaos.checks.holds import Hold
+from tests.chaos.checks.promises import CLAIM_MS, MS, SLOT_MS
 from tests.chaos.checks.quiet import is_disturbed
 from tests.chaos.checks.verdict import Example, Verdict, found
 
 NAME = "losses_have_a_cause"
 DELAYS = 4  # a shorter lease may be over before an answer is there: its two last thirds are less than three delays
+FORCED, DELETED = "forced", "deleted"
+OVER = frozenset({"expired", "unreachable"})
 LEAST_CLAIM_NS = CLAIM_MS * MS // 3  # nobody begins under what is left of one when it is less
 
 
 def losses_have_a_cause(evidence: Evidence) -> Verdict:
-    """No body of a hold was told of a loss if nobody had used force, and nothing was amiss for as long as a lease."""
+    """No body of a hold was told of a loss if nobody had used force, and nothing was amiss for as long as a lease.
+
+    Nor was anybody told of a reason that it cannot have been, or that a lease is over which it has lent, and which is
+    held.
+    """
     if not evidence.slack.is_exact:
         return found(NAME, [], checked=0, missing="the history does not tell of bodies")
     bodies = [body for body in bodies_of(evidence) if _is_kept(body, evidence)]
@@ -24,6 +32,18 @@ def losses_have_a_cause(evidence: Evidence) -> Verdict:
         Example(f"{body} was told of a loss that has no cause", body.lost)
         for body in lost
         if not _has_cause(body, evidence)
+    ]
+    violations += [
+        Example(f"{hold}: told that it is {hold.loss_reason}, which it was not", hold.left)
+        for hold in evidence.holds
+        if not _is_named(hold, evidence)
+    ]
+    violations += [
+        Example(
+            f"{it['i']} was told of the loss of {it['name']}, lent under token {it['fence']}, which is held", it["t"]
+        )
+        for it in evidence.points.get("keeper_lost", ())
+        if it.get("left_ms")
     ]
     missing = None if bodies else "the history has no body of a hold that is kept"
     return found(NAME, violations, checked=len(bodies), counts={"lost": len(lost)}, missing=missing)
@@ -43,3 +63,19 @@ def _has_cause(body: Body, evidence: Evidence) -> bool:
     assert body.kept_ns is not None
     since = body.lost - body.kept_ns
     return is_disturbed(evidence, i, since, body.lost) or was_forced(name, fence, since, body.lost, evidence)
+
+
+def _is_named(hold: Hold, evidence: Evidence) -> bool:
+    """Whether it was told how its lease was lost as that can have been."""
+    reason, left = hold.loss_reason, hold.left
+    if reason is None or left is None or hold.until is None:
+        return True
+    granted, is_over = granted_after(hold, evidence), left >= hold.until - SLOT_MS * MS
+    forced = was_forced(hold.name, hold.fence, granted, left, evidence)
+    if reason == FORCED:
+        return forced
+    if reason in OVER:
+        return is_over
+    if forced and reason == DELETED and not is_disturbed(evidence, hold.i, granted, left):
+        return is_over
+    return is_over or taken_away(hold, left, evidence) is not None

@@ -13,6 +13,7 @@ RUN_TURNS = 16
 KEEP_MS = 10_000
 
 RETURN_MS = 1_000  # the longest pause between two tries to give back
+BOOKS_MS = 10_000  # whoever keeps the books of a lease that is lent looks at it so often at least
 RECONNECT_MS = 250  # the longest pause between two tries to connect
 TAKEOVER_MS = 50  # after the end of a dead holder's lease
 SLOT_MS = 4  # leases that end within it are looked at together

@@ -15,6 +15,7 @@ LINK_RECOVERED_NS = (COMMAND_TIMEOUT_MS + CONNECT_MS + 2 * RECONNECT_MS) * MS
 # Everybody stands in line again, and who does not is dropped.
 STORE_RECOVERED_NS = (ALIVE_MS + 2 * RECONNECT_MS) * MS
 BORN_NS = STORE_RECOVERED_NS
+FORGOTTEN = frozenset({"tracking", "scripts"})  # by the server, which is told once more: that takes no longer
 AROUND_DELAYS, AROUND_MS = 4, 5
 AWAKE_NS = 2 * RESUMED_MS * MS
 
@@ -31,7 +32,7 @@ def disturbances_of(evidence: Evidence) -> dict[str, Spans]:
         elif kind == "link":
             if link == "redis":
                 found[instance].append((fault.began, link_recovered_at(instance, fault.ended, evidence)))
-        elif kind == "tracking":
+        elif kind in FORGOTTEN:
             found[STORE].append((fault.began, fault.ended + around_ns_of(evidence)))
         elif kind == "clock" and of != "redis":
             found[of.rpartition(":")[2]].append((fault.began, fault.ended + AWAKE_NS))

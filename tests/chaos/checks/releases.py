@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tests.chaos.checks.causes import taken_away
 from tests.chaos.checks.evidence import Evidence
+from tests.chaos.checks.fences import is_forgotten
 from tests.chaos.checks.holds import Hold
 from tests.chaos.checks.overlap import NO_HOLDS, uncaused_overlaps
 from tests.chaos.checks.verdict import Example, Verdict, found
@@ -36,6 +37,8 @@ def _released_what_was_anothers(evidence: Evidence) -> Iterator[Example]:
         stale, holder = overlap.earlier, overlap.later
         if not stale.still_ours or stale.fence is None or holder.fence is None or holder.fence <= stale.fence:
             continue
+        if is_forgotten(holder, stale, evidence):
+            continue  # and was granted first, so that the larger token is the older one
         if not _may_be_holder_again(stale, evidence) and not _was_passed_on(stale, holder, evidence):
             yield Example(f"{stale} was released as still its own, but {holder} had begun before", stale.ended)
 

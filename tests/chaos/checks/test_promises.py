@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from locks import lease, link, renewal, returns
+from locks import lease, lending, link, renewal, returns
 from locks.store import QueueLimits
 from tests.chaos.checks import promises
 
@@ -25,6 +25,7 @@ def test_the_judges_know_the_queues_limits() -> None:
 
 def test_the_judges_know_the_other_times() -> None:
     assert promises.RECONNECT_MS == link.LONGEST_BACKOFF_S * 1000
+    assert promises.BOOKS_MS == lending.LOOK_AT_LEAST_EVERY_S * 1000
     assert promises.RETURN_MS == returns.LONGEST_PAUSE_S * 1000
     assert promises.SLOT_MS == renewal.SLOT_S * 1000
     assert lease.margin_s(1.0) * 1000 == promises.MARGIN_MS + promises.CLOCK_RATES * 1000
