@@ -273,7 +273,7 @@ class Acquiring:
         if self._emit is not ignore:
             token = lease.fencing_token
             self._emit(Acquired(lease.name, token, lease.waited_s, source, queued, takeover, handoff_s))
-        if self._held.was_forced(lease.lease_id):
+        if self._held.was_forced(lease.lease_id, lease.fencing_token):
             self._renewal.lose(lease, LossReason.FORCED)
         return lease
 

@@ -8,6 +8,7 @@ from locks.errors import TooManyLeases
 from locks.lease import Lease
 
 MOST_EXPORTED = 10_000
+NO_TOKEN = -1
 MOST_FORCED = 1_000
 
 
@@ -23,7 +24,7 @@ class HeldLeases:
         # Ids that somebody else goes by now. An old look of its line, answered late, must not take one for nobody's.
         self._exported: dict[str, int] = {}
         # Ids whose grant was ended by force before we heard of it: the answer of its acquire is still on its way.
-        self._forced: dict[str, None] = {}
+        self._forced: dict[str, int] = {}
 
     def check_room(self) -> None:
         """Raises TooManyLeases when there is none for one more."""
@@ -77,15 +78,15 @@ class HeldLeases:
         """It may be ours again, and so to be given back."""
         self._exported.pop(lease_id, None)
 
-    def forced(self, lease_id: str) -> None:
-        """What was granted under an id that no lease here goes by has been ended by force."""
-        self._forced[lease_id] = None
+    def forced(self, lease_id: str, fencing_token: int) -> None:
+        """What was granted under an id that no lease here goes by has been ended by force, to this token."""
+        self._forced[lease_id] = fencing_token
         if len(self._forced) > MOST_FORCED:
             del self._forced[next(iter(self._forced))]
 
-    def was_forced(self, lease_id: str) -> bool:
-        """Whether what was granted under this id had been ended by force before it was heard of."""
-        return lease_id in self._forced
+    def was_forced(self, lease_id: str, fencing_token: int = 0) -> bool:
+        """Whether what was granted under this id, and token, had been ended by force before it was heard of."""
+        return fencing_token <= self._forced.get(lease_id, NO_TOKEN)
 
     def forget(self, lease: Lease) -> None:
         """It has ended."""

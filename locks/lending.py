@@ -247,7 +247,7 @@ class Lending:
             self._released(kept, handed_over=rest[0] == "1")
         elif word == "ended":
             self._ended(kept, rest[0])
-        elif word == "forced":
+        elif word == "forced" and kept.fencing_token <= int(rest[0]):
             self._ended(kept, word)
 
     @contextlib.contextmanager

@@ -92,9 +92,9 @@ class Lines:
         if line is not None and (line.waiters or line.asked is not None):
             line.look(WakeSource.MESSAGE)
 
-    def on_forced(self, lease_id: str) -> None:
+    def on_forced(self, lease_id: str, fencing_token: int) -> None:
         """What was granted under an id that no lease here goes by, as far as we have heard, was ended by force."""
-        self.held.forced(lease_id)
+        self.held.forced(lease_id, fencing_token)
         line = self._by_lease_id.get(lease_id)
         if line is not None and line.waiters:
             line.forced()
@@ -195,7 +195,7 @@ class Lines:
 
     def stands_for_nobody(self, name: str, lease_id: str) -> None:
         """The server has put an id in line under which nobody here waits: asked again, after it was given back."""
-        if lease_id in self._by_lease_id:
+        if self._is_in_use(name, lease_id):
             return
         self.give_back(name, lease_id)
         line = self.by_name.get(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Self
 
@@ -512,14 +513,23 @@ class Locker:
             **options,
         )
 
+    def _on_forced(self, lease_id: str, name: str, token: str = "") -> None:
+        """`token`: the largest of the grant that was ended; '' from a process of an earlier version."""
+        fencing_token, lease = int(token or sys.maxsize), self._held.holder_of(name)
+        if lease is None or lease.known_as != lease_id:
+            self._lines.on_forced(lease_id, fencing_token)
+            self.lending.on_message("forced", lease_id, (str(fencing_token), name))
+        elif lease.fencing_token <= fencing_token:  # else it has the lock again, under the same id
+            self._renewal.lose(lease, LossReason.FORCED)
+
     def _on_up(self, node: Node) -> None:
         self._emit(StoreUp())
         self._lines.returns.go_on()
         self._lines.look_all(WakeSource.RECONNECT)
 
     def _on_message(self, message: bytes) -> None:
-        """Scripts publish: granted <lease id> <token> <turns> <name>, look <lease id>, forced <lease id> <name>,
-        finished <name>; and of a lease that is lent: extended, released or ended <lease id> <what> <name>.
+        """Scripts publish: granted <lease id> <token> <turns> <name>, look <lease id>, finished <name>, forced
+        <lease id> <name> <token>; and of a lease that is lent: extended, released or ended <lease id> <what> <name>.
         """
         word, lease_id, *rest = message.decode().split(" ")
         if word == "granted":
@@ -529,12 +539,7 @@ class Locker:
         elif word == "finished":
             self._lines.dismiss(lease_id)
         elif word == "forced":
-            lease = self._held.holder_of(rest[0])
-            if lease is not None and lease.known_as == lease_id:
-                self._renewal.lose(lease, LossReason.FORCED)
-            else:
-                self._lines.on_forced(lease_id)
-                self.lending.on_message(word, lease_id, rest)
+            self._on_forced(lease_id, *rest)
         else:
             self.lending.on_message(word, lease_id, rest)
 

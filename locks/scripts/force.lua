@@ -14,7 +14,9 @@ call('PEXPIRE', waiters, ALIVE_MS + KEEP_MS)
 if current_fence ~= 0 then
   call('HSET', waiters, '.forced', holder)
   call('PEXPIRE', waiters, lease_ms + KEEP_MS)
-  call('PUBLISH', string.match(who, '^[^\t]*'), 'forced ' .. holder .. ' ' .. string.sub(lock, 7, -2))
+  local name = string.sub(lock, 7, -2)
+  local channel = string.match(who, '^[^\t]*')
+  call('PUBLISH', channel, string.format('forced %s %s %.0f', holder, name, fence))
 end
 pass_on('', nil)
 return 'forced'

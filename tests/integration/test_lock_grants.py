@@ -464,6 +464,19 @@ async def test_a_lease_that_was_forced_before_it_was_heard_of_begins_no_body(
         assert (bodies, caught.value.reason) == (0, LossReason.FORCED)
 
 
+async def test_force_that_ended_an_earlier_grant_under_a_leases_id_ends_no_later_one(
+    redis_url: str, keys: Keys
+) -> None:
+    """Its process had looked again before it heard of the force, and has the lock once more."""
+    async with locking(redis_url) as locker:
+        lease = await locker.acquire(keys.name, lease_ttl_s=LONG_S)
+        told = f"forced {lease.lease_id} {keys.name} "
+        locker._on_message(f"{told}{lease.fencing_token - 1}".encode())
+        assert not lease.is_lost
+        locker._on_message(f"{told}{lease.fencing_token}".encode())
+        assert lease.loss_reason is LossReason.FORCED
+
+
 async def test_a_waiter_does_not_begin_under_what_was_forced_before_it_was_heard_of(redis_url: str, keys: Keys) -> None:
     """Whoever forces has looked: it is the waiter's lease that is ended, and the waiter asks again."""
     async with locking(redis_url) as other, locking(redis_url) as locker:

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from locks import LeaseLost, LockStoreDown
-from tests.sim.callers import Holding, acquired
+from locks import HolderChanged, LeaseLost, LockStoreDown
+from tests.sim.callers import Holding, acquired, forces
 from tests.sim.clients import Client
 from tests.sim.faults import Fault, strike
 from tests.sim.recording import CHOSEN
@@ -120,6 +120,11 @@ async def extends_by_more(stage: Stage) -> None:
 
 async def inspects(stage: Stage) -> None:
     await stage.locker.inspect(LOCK)
+
+
+async def forces_out(stage: Stage) -> None:
+    with contextlib.suppress(HolderChanged):
+        await forces(stage.place, LOCK)
 
 
 async def finishes(stage: Stage) -> None:

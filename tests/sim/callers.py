@@ -23,6 +23,15 @@ async def acquired(place: Place, name: str, *, wait_s: float | None = None, **ho
         return await place.locker.acquire(name, wait_s=wait_s, **how)
 
 
+async def forces(place: Place, name: str) -> None:
+    """An operator ends somebody's lease: what he has seen may have changed by then. Raises as Locker.force_release."""
+    view = await place.locker.inspect(name)
+    if view is not None and view.is_held:
+        fence = view.fencing_token or 0
+        place.recording.point(place.process, "forcing", name=name, fence=fence)
+        await place.locker.force_release(name, fencing_token=fence)
+
+
 class Holding:
     """As Locker.hold."""
 

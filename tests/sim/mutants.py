@@ -487,10 +487,24 @@ _OWN = (
         caught_by=("losses_have_a_cause",),
         edits=(
             Python(
-                "locks.locker:Locker._on_message",
+                "locks.locker:Locker._on_forced",
                 """
-                -                self._renewal.lose(lease, LossReason.FORCED)
-                +                self._renewal.lose(lease, LossReason.DELETED)
+                -            self._renewal.lose(lease, LossReason.FORCED)
+                +            self._renewal.lose(lease, LossReason.DELETED)
+                """,
+            ),
+        ),
+    ),
+    Mutant(
+        name="force-by-id-alone",
+        does="Takes force that ended an earlier grant under a lease's id for its own end.",
+        caught_by=("losses_have_a_cause", *_IDLE),
+        edits=(
+            Python(
+                "locks.locker:Locker._on_forced",
+                """
+                -        elif lease.fencing_token <= fencing_token:  # else it has the lock again, under the same id
+                +        else:
                 """,
             ),
         ),
@@ -573,7 +587,7 @@ _OWN = (
             Lua(
                 "force.lua",
                 """
-                -  call('PUBLISH', string.match(who, '^[^\\t]*'), 'forced ' .. holder .. ' ' .. string.sub(lock, 7, -2))
+                -  call('PUBLISH', channel, string.format('forced %s %s %.0f', holder, name, fence))
                 """,
             ),
         ),
@@ -613,6 +627,7 @@ SIM_MUTANTS = {mutant.name: mutant for mutant in (*LOCKING, *UNSEEN, *_OWN) if m
 # The scenes in which some of them show best, as the points of chaos' mutants.
 SHOWS_IN: dict[str, tuple[str, ...]] = {
     "silence-called-busy": ("silence",),
+    "force-by-id-alone": ("force",),
     "lent-lost-in-an-outage": ("lend-on",),
     "old-messages-believed": ("impatient",),
     "turns-after-lending": ("hang-up",),

@@ -21,6 +21,7 @@ from tests.sim.acts import (
     extends,
     extends_by_more,
     finishes,
+    forces_out,
     forgets,
     gives_up,
     hands_over,
@@ -227,6 +228,17 @@ SCENES: dict[str, Callable[[], Scene]] = {
             [*cycle(0.002, holds(0.01, wait_s=0.05)), *cycle(0.01, holds(0.01, wait_s=2.0))],
             cycle(0.005, holds(0.01)),
             cycle(0.0, holds(0.01, wait_s=0.08)),
+        ]
+    ),
+    # Whoever has it is forced out, and so is the next one, who has only begun to ask, and hears late of both.
+    "force": lambda: Scene(
+        [
+            [
+                *cycle(0.0, holds(0.05)),
+                *(act for number in range(4) for act in cycle(0.01 + 0.0004 * number, forces_out)),
+            ],
+            cycle(0.01, holds(0.01)),
+            [act for number in range(4) for act in cycle(0.0098 + 0.0003 * number, forces_out)],
         ]
     ),
     # Whoever stands first dies, and nobody is told; the program frees the lock when the dead one counts as dead.

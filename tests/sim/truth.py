@@ -23,48 +23,60 @@ class Grant(NamedTuple):
 
 class Truth:
     """Writes down each lease that was over at the server before its holder stopped counting on it, each that ran out
-    there and that nobody knew of any more, and from when to when each lock was free;
-    and how much each process asked for in each second."""
+    there and that nobody knew of any more, and from when to when each lock was free and no line stood for it; and how
+    much each process asked for in each second."""
 
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
         self._grants: dict[str, Grant] = {}
-        self._free_since_s: dict[str, float] = {}
+        self._lines: set[str] = set()  # the locks for which one stands, or did, and nobody has looked since
+        self._free_since_s = dict.fromkeys(simulation.circumstances.names, 0.0)
         simulation.server.model.on_lock = self._changed
+        simulation.server.model.on_queue = self._line_changed
 
     def end(self) -> None:
         """The run is over."""
         simulation, server = self._simulation, self._simulation.server
-        for name in simulation.circumstances.names:
-            if name not in self._grants:
-                self._tell_free(name)
+        for name in list(self._free_since_s):
+            self._free_no_more(name)
         lockers = {place.process.name for place in simulation.places.values()}
         for who, second in sorted({*server.asked, *server.dialed}):
             if who in lockers:
                 numbers = {"commands": server.asked[who, second], "connections": server.dialed[who, second]}
                 simulation.recording.write("asked", float(second), i=who, **numbers)
 
-    def _tell_free(self, name: str) -> None:
-        since_s = self._free_since_s.pop(name, 0.0)
-        self._simulation.recording.write("free", self._simulation.server.now_s, name=name, since=ns(since_s))
+    def _free_no_more(self, name: str) -> None:
+        since_s = self._free_since_s.pop(name, None)
+        if since_s is not None:
+            self._simulation.recording.write("free", self._simulation.server.now_s, name=name, since=ns(since_s))
+
+    def _line_changed(self, key: bytes, there: bool) -> None:
+        name = _name_in(key)
+        if there:
+            self._lines.add(name)
+            self._free_no_more(name)
+        else:
+            self._lines.discard(name)
+            if name not in self._grants:
+                self._free_since_s[name] = self._simulation.server.now_s
 
     def _changed(self, key: bytes, before: bytes | None, after: bytes | None, why: str) -> None:
         if before == after:
             return
-        name, server = key[6:-1].decode(), self._simulation.server
+        name, server = _name_in(key), self._simulation.server
         granted = self._grants.pop(name, None)
         if after is not None:
             asked_by = server.works_for
             is_heard = asked_by is not None and not asked_by.is_closing()
             self._grants[name] = Grant(server.now_s, asked_by if is_heard else None)
         if before is None:
-            self._tell_free(name)
+            self._free_no_more(name)
             return
         over_at_s = server.now_s
         if why == "expired":
             over_at_s = min(over_at_s, server.lock_ends_s(name, before.decode()))
-        if after is None:
-            self._free_since_s[name] = over_at_s
+        if after is None and name not in self._lines:
+            self._free_since_s[name] = server.now_s
         self._look_at_holder(name, before.decode(), after, over_at_s, why)
         if why == "expired" and granted is not None and granted.asked_by is not None:
             self._look_whose_it_was(name, before.decode(), granted.asked_by, granted.at_s, over_at_s)
@@ -106,6 +118,10 @@ class Truth:
     def _write(self, place: Place, e: str, at_s: float, name: str, **facts: object) -> None:
         process = place.process
         self._simulation.recording.write(e, at_s, i=process.name, life=process.life, name=name, **facts)
+
+
+def _name_in(key: bytes) -> str:
+    return key[key.index(b"{") + 1 : -1].decode()
 
 
 def _knows(place: Place, name: str, lease_id: str) -> bool:

@@ -20,7 +20,7 @@ from locks import (
 )
 from locks.lease import Lease
 from locks.lending import LeaseOver
-from tests.sim.callers import Holding, HoldingMany, acquired
+from tests.sim.callers import Holding, HoldingMany, acquired, forces
 from tests.sim.clients import Client
 from tests.sim.shelf import Shelf
 
@@ -167,12 +167,7 @@ class Caller:
             await client.release(self._place)
 
     async def _force(self, name: str) -> None:
-        """An operator ends somebody's lease: what he has seen may have changed by then."""
-        view = await self._locker.inspect(name)
-        if view is not None and view.is_held:
-            fence = view.fencing_token or 0
-            self._simulation.recording.point(self._place.process, "forcing", name=name, fence=fence)
-            await self._locker.force_release(name, fencing_token=fence)
+        await forces(self._place, name)
 
     async def _inspect(self, name: str) -> None:
         await self._locker.inspect(name)

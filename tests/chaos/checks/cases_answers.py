@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.chaos.checks.cases import Case
-from tests.chaos.checks.cases_exact import FLUSH, JOB, exact, stands_still
+from tests.chaos.checks.cases_exact import FLUSH, JOB, exact, set_back, stands_still
 from tests.chaos.checks.cases_locks import ASKED, BUSY, LOSSES, OUTAGES
 from tests.chaos.checks.histories import MS, HandWritten
 
@@ -38,11 +38,11 @@ def busy(
     return history.point("answered", "p1", at_ms=2050, name=JOB, ask=1, **facts)
 
 
-def wanted(i: str, *, from_ms: float, to_ms: float, name: str = JOB) -> HandWritten:
-    """The same, and somebody stood in line for a while."""
-    history = busy().point("waiting", i, at_ms=from_ms, name=name)
+def in_line(*, since_ms: float, from_ms: float = 1990, to_ms: float = 2060, i: str = "p1") -> HandWritten:
+    """The same, and another caller stood in line for a while."""
     facts: dict[str, Any] = {"outcome": "cancelled", "queued": True, "waited_s": (to_ms - from_ms) / 1000}
-    return history.point("gave_up", i, at_ms=to_ms, name=name, **facts)
+    history = busy(since_ms=since_ms).point("waiting", i, at_ms=from_ms, name=JOB)
+    return history.point("gave_up", i, at_ms=to_ms, name=JOB, **facts)
 
 
 def outage(
@@ -95,7 +95,20 @@ REASON_CASES = (
     Case("told that the key is gone, which force has ended", forced("deleted"), {LOSSES}),
     Case("told that the key is gone, which force has ended while the store was away", forced("deleted", **PAUSE)),
     Case("told of the loss of what it has lent", lent(0.0)),
-    Case("told of the loss of what it has lent, and what is held", lent(0.1), {LOSSES}),
+    Case("told of the loss of what it was about to lend, as that was over by its own clock", lent(66.0)),
+    Case("told of the loss of what it has lent, and what is held", lent(66.1), {LOSSES}),
+    Case("told of the loss of what it has lent, and the data is gone", lent(500.0).fault(1, **FLUSH)),
+    Case(
+        "told of the loss of what it has lent, and the data was gone long before",
+        lent(500.0).fault(1, **{**FLUSH, "from_ms": -301, "to_ms": -301}),
+        {LOSSES},
+    ),
+    Case(
+        "told of the loss of what it has lent, and the store has paused",
+        lent(500.0).fault(1, **{**FLUSH, **PAUSE}),
+        {LOSSES},
+    ),
+    Case("told of the loss of what it has lent, and the clock was set back", set_back(lent(500.0), 299)),
 )
 
 BUSY_CASES = (
@@ -104,14 +117,27 @@ BUSY_CASES = (
     Case("busy: it was free until a moment before", busy(to_ms=2049.9)),
     Case("busy: another lock was free", busy(name="n:1")),
     Case("busy: told that nobody knows", busy(outcome="LockStoreDown")),
-    Case("busy: another stood in line a moment ago", wanted("p2", from_ms=1000, to_ms=1100)),
-    Case("busy: another stood in line some time ago", wanted("p2", from_ms=1000, to_ms=1099), {BUSY}),
-    Case("busy: another stood in line afterwards", wanted("p2", from_ms=2051, to_ms=2060), {BUSY}),
-    Case("busy: another stood in line for another lock", wanted("p2", from_ms=1960, to_ms=2050, name="n:1"), {BUSY}),
-    Case("busy: its own process stood in line", wanted("p1", from_ms=1960, to_ms=2050)),
-    Case("busy: it has itself stood in line", wanted("p1", from_ms=2001, to_ms=2049.9), {BUSY}),
-    Case("busy: the store has just lost its data", busy().fault(1, **{**FLUSH, "from_ms": 1100, "to_ms": 1100})),
-    Case("busy: the store had lost its data", busy().fault(1, **{**FLUSH, "from_ms": 1099, "to_ms": 1099}), {BUSY}),
+    Case("busy: its process stood in line, and had heard a heartbeat ago", in_line(since_ms=1740.1)),
+    Case("busy: its process stood in line, and had heard since", in_line(since_ms=1740), {BUSY}),
+    Case("busy: its process stands in line only now", in_line(since_ms=1740.1, from_ms=2001), {BUSY}),
+    Case("busy: its process stood in line before", in_line(since_ms=1740.1, to_ms=1999), {BUSY}),
+    Case("busy: another process stood in line", in_line(since_ms=1740.1, i="p2"), {BUSY}),
+    Case("busy: its process had it", busy().leased("p1", JOB, 5, from_ms=1500, to_ms=2000, until_ms=2100)),
+    Case(
+        "busy: its process had it before", busy().leased("p1", JOB, 5, from_ms=1500, to_ms=1999, until_ms=2100), {BUSY}
+    ),
+    Case(
+        "busy: its process had it afterwards",
+        busy().leased("p1", JOB, 5, from_ms=2051, to_ms=2060, until_ms=2600),
+        {BUSY},
+    ),
+    Case(
+        "busy: another process had given it back",
+        busy(since_ms=1600).leased("p2", JOB, 5, from_ms=1500, to_ms=1600, until_ms=2100),
+        {BUSY},
+    ),
+    Case("busy: the store has just lost its data", busy().fault(1, **{**FLUSH, "from_ms": 1700, "to_ms": 1700})),
+    Case("busy: the store had lost its data", busy().fault(1, **{**FLUSH, "from_ms": 1699, "to_ms": 1699}), {BUSY}),
     Case("busy: the store had paused", busy().fault(1, **{**FLUSH, **PAUSE, "to_ms": 1999}), {BUSY}),
 )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from tests.chaos.checks.bodies import Body, bodies_of
 from tests.chaos.checks.causes import granted_after, taken_away, was_forced
-from tests.chaos.checks.evidence import Evidence
+from tests.chaos.checks.evidence import Event, Evidence
 from tests.chaos.checks.holds import Hold
-from tests.chaos.checks.promises import CLAIM_MS, MS, SLOT_MS
+from tests.chaos.checks.promises import CLAIM_MS, CLOCK_RATES, MARGIN_MS, MS, RUN_MS, SLOT_MS
 from tests.chaos.checks.quiet import is_disturbed
 from tests.chaos.checks.verdict import Example, Verdict, found
 
@@ -43,7 +43,7 @@ def losses_have_a_cause(evidence: Evidence) -> Verdict:
             f"{it['i']} was told of the loss of {it['name']}, lent under token {it['fence']}, which is held", it["t"]
         )
         for it in evidence.points.get("keeper_lost", ())
-        if it.get("left_ms")
+        if _is_held(it, evidence)
     ]
     missing = None if bodies else "the history has no body of a hold that is kept"
     return found(NAME, violations, checked=len(bodies), counts={"lost": len(lost)}, missing=missing)
@@ -63,6 +63,15 @@ def _has_cause(body: Body, evidence: Evidence) -> bool:
     assert body.kept_ns is not None
     since = body.lost - body.kept_ns
     return is_disturbed(evidence, i, since, body.lost) or was_forced(name, fence, since, body.lost, evidence)
+
+
+def _is_held(loss: Event, evidence: Evidence) -> bool:
+    """Whether the lease of which its keeper was told that it is lost goes on at the server; where it was only about to
+    lend it, for longer than by its own clock."""
+    lease_ns, t = evidence.lease_ttl_ns, loss["t"]
+    most_ns = (RUN_MS + MARGIN_MS) * MS + round(2 * CLOCK_RATES * lease_ns) + 2 * evidence.slack.delay_ns
+    forgot = evidence.store_forgot(t - lease_ns, t) or evidence.clock_moved(loss["i"], t - lease_ns, t)
+    return loss["left_ms"] * MS > most_ns and not forgot
 
 
 def _is_named(hold: Hold, evidence: Evidence) -> bool:

@@ -12,7 +12,8 @@ from tests.sim.redis.sorted_set import SortedSet
 
 Value = bytes | dict[bytes, bytes] | deque[bytes] | SortedSet
 OnLock = Callable[[bytes, bytes | None, bytes | None, str], None]
-_LOCK = b"lock:{"
+OnQueue = Callable[[bytes, bool], None]
+_LOCK, _QUEUE = b"lock:{", b"lock-queue:{"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Keyspace:
         "now_ms",
         "now_us",
         "on_lock",
+        "on_queue",
         "over",
         "pushed",
         "values",
@@ -47,6 +49,7 @@ class Keyspace:
         self.now_us = self.now_ms = 0
         self.changed = changed  # who watches the key is told
         self.on_lock: OnLock = lambda key, old, new, why: None
+        self.on_queue: OnQueue = lambda key, there: None
         self.why = ""  # what changes locks just now, for on_lock
         self.pushed: list[bytes] = []  # lists that have got something
         self.over = 0  # how many keys have gone because their end had passed
@@ -105,11 +108,20 @@ class Keyspace:
             self.ends_ms.pop(key, None)
         self.changed(key)
 
+    def put_sorted_set(self, key: bytes) -> SortedSet:
+        """An empty sorted set where nothing was."""
+        if key.startswith(_QUEUE):
+            self.on_queue(key, True)
+        found = self.values[key] = SortedSet()
+        return found
+
     def remove(self, key: bytes, why: str) -> None:
         """The key, which is there, goes."""
         self.over += why == "expired"
         if key.startswith(_LOCK):
             self.on_lock(key, _holder(self.values[key]), None, why)
+        elif key.startswith(_QUEUE):
+            self.on_queue(key, False)
         del self.values[key]
         self.ends_ms.pop(key, None)
         self.changed(key)
@@ -135,6 +147,8 @@ class Keyspace:
                 old, new = _holder(before.get(key)), _holder(self.values.get(key))
                 if old != new:
                     self.on_lock(key, old, new, why)
+            elif key.startswith(_QUEUE):
+                self.on_queue(key, key in self.values)
 
 
 def _copied(values: dict[bytes, Value]) -> dict[bytes, Value]:

@@ -8,7 +8,7 @@ from tests.sim.redis.blocking import Blocking
 from tests.sim.redis.clients import Client
 from tests.sim.redis.commands import COMMANDS, READS, keys_read
 from tests.sim.redis.dialects import VALKEY_9, Dialect
-from tests.sim.redis.keyspace import Data, Keyspace, OnLock, Value
+from tests.sim.redis.keyspace import Data, Keyspace, OnLock, OnQueue, Value
 from tests.sim.redis.refusals import Refusal, check
 from tests.sim.redis.resp import OK, ErrorReply, Status, encoded, encoded_error, integer
 from tests.sim.redis.scripts import Scripts
@@ -21,7 +21,7 @@ class Model:
     """A server without I/O and without a clock: it lives at the `now_us` of the last call, which may go back.
 
     on_lock hears of each write of a lock: key, old holder, new holder, and why ("script", "set", "deleted", "expired",
-    "evicted", "flush", "restart").
+    "evicted", "flush", "restart"). on_queue hears when there is a line for one, and when there is none any more.
     """
 
     def __init__(self, dialect: Dialect = VALKEY_9) -> None:
@@ -71,6 +71,15 @@ class Model:
     @on_lock.setter
     def on_lock(self, on_lock: OnLock) -> None:
         self._keys.on_lock = on_lock
+
+    @property
+    def on_queue(self) -> OnQueue:
+        """Who hears when the line of a lock begins, and ends."""
+        return self._keys.on_queue
+
+    @on_queue.setter
+    def on_queue(self, on_queue: OnQueue) -> None:
+        self._keys.on_queue = on_queue
 
     def connect(self, push: Callable[[bytes], None]) -> Client:
         """A new connection."""

@@ -115,7 +115,4 @@ def _changed(keys: Keyspace, key: bytes, found: SortedSet, count: int) -> None:
 
 
 def _of(keys: Keyspace, key: bytes) -> SortedSet:
-    found = keys.sorted_set(key)
-    if found is None:
-        found = keys.values[key] = SortedSet()
-    return found
+    return keys.sorted_set(key) or keys.put_sorted_set(key)
