@@ -261,7 +261,7 @@ _OWN = (
             Python(
                 "locks.renewal:extend",
                 """
-                     reply = await store.ask(lease.name, command)
+                     outcome = ExtendOutcome((await store.ask(lease.name, command)).decode())
                 +    sent_at_s = store.clock.monotonic_s()
                 """,
             ),

@@ -53,14 +53,12 @@ LOCKING = (
             Python(
                 "locks.renewal:extend",
                 """
-                -    reply = await store.ask(lease.name, command)
-                -    lease.unanswered -= 1
-                -    return sent_at_s, ExtendOutcome(reply.decode())
+                -    outcome = ExtendOutcome((await store.ask(lease.name, command)).decode())
                 +    try:
                 +        await store.ask(lease.name, command)
                 +    except LockStoreDown:
                 +        sent_at_s = store.clock.monotonic_s()
-                +    return sent_at_s, ExtendOutcome.EXTENDED
+                +    outcome = ExtendOutcome.EXTENDED
                 """,
             ),
             Python(
