@@ -17,7 +17,8 @@ HEARD_NS = (ALIVE_MS // 3 + 10) * MS  # so old may be what a process that stands
 def busy_is_true(evidence: Evidence) -> Verdict:
     """No lock was answered for busy that was free at the server, and had no line, for as long as somebody asked for it.
 
-    Where the store has just lost its data a free lock is nobody's for a moment: those who stood in line may come back.
+    Where the store has just lost its data a free lock is nobody's for a moment: those who stood in line may come back;
+    by a clock that is set forward keys are over, and the moment lasts for longer by one that is set back.
     """
     if not evidence.slack.is_exact:
         return found(NAME, [], checked=0, missing="the history does not tell when a lock was free")
@@ -38,7 +39,8 @@ def busy_is_true(evidence: Evidence) -> Verdict:
 def _is_true(ask: Event, answer: Event, free: list[Event], evidence: Evidence) -> bool:
     """As far as the process knew: it may have the lock itself, or stand in line and have heard a heartbeat ago."""
     name, process, since = ask["name"], (ask["i"], ask["life"]), ask["t"]
-    if evidence.store_forgot(since - GRACE_MS * MS, answer["t"]):
+    window = since - GRACE_MS * MS, answer["t"]
+    if evidence.store_forgot(*window) or evidence.clock_moved(ask["i"], *window):
         return True
     if any(
         (hold.i, hold.life) == process and hold.began <= answer["t"] and since <= (hold.left or FOREVER)

@@ -80,8 +80,8 @@ def asked(commands: int, connections: int = 0, *, happened_ms: tuple[float, ...]
 PAUSE: dict[str, Any] = {"kind": "pause", "forgets": False}
 
 REASON_CASES = (
-    Case("told that it is over, at the last moment of its slot", told("expired", lost_ms=599)),
-    Case("told that it is over, before", told("expired", lost_ms=598.9), {LOSSES}),
+    Case("told that it is over, at the last moment of its slot", told("expired", lost_ms=598.97)),
+    Case("told that it is over, before", told("expired", lost_ms=598.95), {LOSSES}),
     Case("told that the store is away, before it is over", told("unreachable"), {LOSSES}),
     Case("told of force", forced("forced")),
     Case("told of force that nobody used", told("forced"), {LOSSES}),
@@ -89,7 +89,7 @@ REASON_CASES = (
     Case("told of force that was used before it had the lock", forced("forced", at_ms=5), {LOSSES}),
     Case("told that the key is gone, as the data is", told("deleted", **FLUSH)),
     Case("told that the key is gone, which it is not", told("deleted"), {LOSSES}),
-    Case("told that the key is gone as its lease is over", told("deleted", lost_ms=599)),
+    Case("told that the key is gone as its lease is over", told("deleted", lost_ms=598.97)),
     Case("told that another has it, since the data is gone", told("taken", **FLUSH)),
     Case("told that another has it, which nobody has", told("taken", **PAUSE), {LOSSES}),
     Case("told that the key is gone, which force has ended", forced("deleted"), {LOSSES}),
@@ -138,6 +138,8 @@ BUSY_CASES = (
     ),
     Case("busy: the store has just lost its data", busy().fault(1, **{**FLUSH, "from_ms": 1700, "to_ms": 1700})),
     Case("busy: the store had lost its data", busy().fault(1, **{**FLUSH, "from_ms": 1699, "to_ms": 1699}), {BUSY}),
+    Case("busy: the clock was set back just before", set_back(busy(), 1700)),
+    Case("busy: the clock had been set back", set_back(busy(), 1699), {BUSY}),
     Case("busy: the store had paused", busy().fault(1, **{**FLUSH, **PAUSE, "to_ms": 1999}), {BUSY}),
 )
 

@@ -79,7 +79,8 @@ def _is_named(hold: Hold, evidence: Evidence) -> bool:
     reason, left = hold.loss_reason, hold.left
     if reason is None or left is None or hold.until is None:
         return True
-    granted, is_over = granted_after(hold, evidence), left >= hold.until - SLOT_MS * MS
+    granted, slot_ns = granted_after(hold, evidence), round(SLOT_MS * MS * (1 + CLOCK_RATES))
+    is_over = left >= hold.until - slot_ns
     forced = was_forced(hold.name, hold.fence, granted, left, evidence)
     if reason == FORCED:
         return forced
