@@ -190,6 +190,8 @@ BROKEN_EXACT = (
     Broken("exact: takeovers, nobody has to do with it", "takeover.concerned_of", fixed(defaultdict(set))),
     Broken("exact: takeovers, the dead one was whole", "takeover.LINK_RECOVERED_NS", -A_YEAR_NS),
     Broken("exact: takeovers, messages take no time", "takeover.DELAYS", 0),
+    Broken("exact: takeovers, whatever is cut is told of", "quiet.UNTOLD", frozenset()),
+    Broken("exact: takeovers, a reset is not told of", "quiet.UNTOLD", frozenset({"half-open", "reset"})),
     Broken("exact: takeovers, every death is silent", "takeover._offered_ms", fixed(300.0)),
     Broken("exact: takeovers, no death is silent", "takeover._offered_ms", fixed(0.0)),
     Broken("exact: stray, of cancellations alone", "stray.KINDS", stray.KINDS[:1]),

@@ -90,6 +90,13 @@ def dies(*, took_ms: float | None, left_ms: float = 500, **death: Any) -> HandWr
     return waits(history, got_ms=None if took_ms is None else 10 + took_ms)
 
 
+def cut_before(i: str, kind: str, *, born_ms: float = AT - 9500) -> HandWritten:
+    """p0 dies, born then, and the lock is had 300 ms later than that takes; a connection was cut long before."""
+    history = dies(took_ms=856).event("born", at_ms=born_ms, i="p0", life=1)
+    at_ms = AT - 9000
+    return history.fault(1, kind, f"link:{i}:redis", from_ms=at_ms, to_ms=at_ms + 1000, forgets=False)
+
+
 IDLE_CASES = (
     Case("exact: had as soon as it was free", released(11)),
     Case("exact: had at the last moment after a release", released(28)),
@@ -301,6 +308,14 @@ TAKEOVER_CASES = (
     Case("exact: taken over at the last moment", dies(took_ms=556)),
     Case("exact: taken over too late", dies(took_ms=556.1), {TAKEOVER}),
     Case("exact: the server was not told of the death", dies(took_ms=856, silent=True)),
+    Case("exact: nor of the end of a connection before", cut_before("p0", "half-open")),
+    Case("exact: a connection before was reset", cut_before("p0", "reset"), {IDLE, TAKEOVER}),
+    Case("exact: a connection of another was cut before", cut_before("p2", "half-open"), {IDLE, TAKEOVER}),
+    Case(
+        "exact: a connection was cut before it was born",
+        cut_before("p0", "black-hole", born_ms=AT - 8000),
+        {IDLE, TAKEOVER},
+    ),
     Case(
         "exact: the server was not told of the death, and nobody took over",
         dies(took_ms=856.1, silent=True),

@@ -20,6 +20,7 @@ from tests.chaos.checks.quiet import (
     STORE_RECOVERED_NS,
     around_ns_of,
     concerned_of,
+    is_untold,
     link_recovered_at,
     newborn_of,
 )
@@ -208,7 +209,7 @@ class _Excuses:
             self._stands_still(str(stall["i"]), stall["from"], stall["to"])
         for kind in ("died", "closing"):
             for end in evidence.by_kind[kind]:
-                self._ends(end, is_known=kind == "died" and not end.get("silent"))
+                self._ends(end, is_known=kind == "died" and not is_untold(end, evidence))
 
     def windows(self, name: str) -> Iterator[_Window]:
         """Of the store, and of the processes that have had to do with this lock."""

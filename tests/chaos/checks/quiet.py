@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from functools import lru_cache
 
-from tests.chaos.checks.evidence import Evidence
+from tests.chaos.checks.evidence import Event, Evidence
 from tests.chaos.checks.promises import ALIVE_MS, COMMAND_TIMEOUT_MS, CONNECT_MS, MS, RECONNECT_MS, RESUMED_MS
 from tests.chaos.checks.spans import NO_SPANS, Spans
 
@@ -16,6 +16,7 @@ LINK_RECOVERED_NS = (COMMAND_TIMEOUT_MS + CONNECT_MS + 2 * RECONNECT_MS) * MS
 STORE_RECOVERED_NS = (ALIVE_MS + 2 * RECONNECT_MS) * MS
 BORN_NS = STORE_RECOVERED_NS
 FORGOTTEN = frozenset({"tracking", "scripts"})  # by the server, which is told once more: that takes no longer
+UNTOLD = frozenset({"half-open", "black-hole"})  # the server hears nothing of the end of such a connection
 AROUND_DELAYS, AROUND_MS = 4, 5
 AWAKE_NS = 2 * RESUMED_MS * MS
 
@@ -65,6 +66,14 @@ def is_disturbed(evidence: Evidence, who: int | str, begin: int, end: int) -> bo
     """Whether something was amiss between these moments with this process, or with the store."""
     found = disturbances_of(evidence)
     return any(found.get(each, NO_SPANS).touch(begin, end) for each in (STORE, str(who)))
+
+
+def is_untold(death: Event, evidence: Evidence) -> bool:
+    """Whether the server goes on counting a dead process as heard: it was not told of its end, or of that of a
+    connection which was cut before, in this life."""
+    born, link = evidence.births.get((death["i"], death["life"]), 0), f"link:{death['i']}:redis"
+    faults = evidence.faults_by_scope.get(link, ())
+    return bool(death.get("silent")) or any(fault.kind in UNTOLD and born <= fault.began for fault in faults)
 
 
 @lru_cache(maxsize=1)

@@ -10,7 +10,15 @@ from tests.chaos.checks import promises
 from tests.chaos.checks.causes import was_forced
 from tests.chaos.checks.evidence import Event, Evidence
 from tests.chaos.checks.holds import Hold
-from tests.chaos.checks.quiet import LINK_RECOVERED_NS, STORE, around_ns_of, concerned_of, is_disturbed, newborn_of
+from tests.chaos.checks.quiet import (
+    LINK_RECOVERED_NS,
+    STORE,
+    around_ns_of,
+    concerned_of,
+    is_disturbed,
+    is_untold,
+    newborn_of,
+)
 from tests.chaos.checks.spans import NO_SPANS
 from tests.chaos.checks.verdict import Counts, Example, Verdict, found
 from tests.chaos.checks.waits import Process, Waiting, waiting_of
@@ -63,9 +71,9 @@ def grace_ms_of(evidence: Evidence) -> float:
     return grace_ms + DELAYS * evidence.slack.delay_ns / 1e6
 
 
-def _offered_ms(death: Event) -> float:
+def _offered_ms(death: Event, evidence: Evidence) -> float:
     """Where the server was not told of the death, the lock is offered to those who wait in the dead process first."""
-    return promises.GRACE_MS if death.get("silent") else 0.0
+    return promises.GRACE_MS if is_untold(death, evidence) else 0.0
 
 
 def takeovers_of(evidence: Evidence) -> tuple[list[Takeover], Counter[str]]:
@@ -90,7 +98,7 @@ def _takeover(death: Event, lock: Event, waiting: Waiting, evidence: Evidence) -
     waiters = waiting.at(name, died + round(left_ms * 1e6) - evidence.slack.settled_ns) - {(death["i"], death["life"])}
     if not waiters:
         return "no_other_instance_waits"
-    grace_ms = grace_ms_of(evidence) + _offered_ms(death)
+    grace_ms = grace_ms_of(evidence) + _offered_ms(death, evidence)
     due = died + round((left_ms + grace_ms) * 1e6)
     if evidence.slack.is_exact:
         reason = _amiss(lock, death, waiters, due, evidence)
@@ -138,14 +146,14 @@ def _amiss(lock: Event, death: Event, waiters: set[Process], due: int, evidence:
     if evidence.spans_of(f"link:{death['i']}:redis").touch(death["t"] - LINK_RECOVERED_NS, due):
         return "link_fault"
     # By force the lock goes to whoever is next, and that may be a waiter in the dead process, for its claim.
-    if death.get("silent") and was_forced(lock["name"], lock.get("fence"), death["t"], due, evidence):
+    if is_untold(death, evidence) and was_forced(lock["name"], lock.get("fence"), death["t"], due, evidence):
         return "ended_by_force"
     others = concerned_of(evidence)[lock["name"]] - {str(death["i"])}
     if any(is_disturbed(evidence, who, over, due) for who in others):
         return "another_disturbed"
     if all(newborn_of(evidence).get(str(who), NO_SPANS).touch(over, due) for who, _ in waiters):
         return "waiters_newborn"
-    return "another_died" if any(_holds_up(end, others, over, due) for end in _ends_of(evidence)) else None
+    return "another_died" if any(_holds_up(end, others, over, due, evidence) for end in _ends_of(evidence)) else None
 
 
 def _ends_of(evidence: Evidence) -> Iterator[Event]:
@@ -153,9 +161,9 @@ def _ends_of(evidence: Evidence) -> Iterator[Event]:
     yield from evidence.by_kind["closing"]
 
 
-def _holds_up(end: Event, others: set[str], over: int, due: int) -> bool:
+def _holds_up(end: Event, others: set[str], over: int, due: int, evidence: Evidence) -> bool:
     """Whether this process may have got the lock in its last moment, or been offered it after that."""
-    is_known = end["e"] == "died" and not end.get("silent")
+    is_known = end["e"] == "died" and not is_untold(end, evidence)
     stands_until = end["t"] + (0 if is_known else promises.ALIVE_MS * promises.MS)
     return str(end["i"]) in others and end["t"] <= due and stands_until >= over
 
