@@ -7,10 +7,11 @@ from collections import defaultdict
 from tests.chaos.checks.asks import asks_of
 from tests.chaos.checks.evidence import FOREVER, Event, Evidence
 from tests.chaos.checks.patience import BUSY
-from tests.chaos.checks.promises import ALIVE_MS, GRACE_MS, MS
+from tests.chaos.checks.promises import ALIVE_MS, GRACE_MS, MS, RECONNECT_MS
 from tests.chaos.checks.verdict import Example, Verdict, found
 
 NAME = "busy_is_true"
+COMES_BACK_NS = (GRACE_MS + 2 * RECONNECT_MS) * MS  # until whoever stood in line has, and the moment after that
 HEARD_NS = (ALIVE_MS // 3 + 10) * MS  # so old may be what a process that stands in line has heard
 
 
@@ -39,7 +40,7 @@ def busy_is_true(evidence: Evidence) -> Verdict:
 def _is_true(ask: Event, answer: Event, free: list[Event], evidence: Evidence) -> bool:
     """As far as the process knew: it may have the lock itself, or stand in line and have heard a heartbeat ago."""
     name, process, since = ask["name"], (ask["i"], ask["life"]), ask["t"]
-    window = since - GRACE_MS * MS, answer["t"]
+    window = since - COMES_BACK_NS, answer["t"]
     if evidence.store_forgot(*window) or evidence.clock_moved(ask["i"], *window):
         return True
     if any(
