@@ -23,9 +23,13 @@ def forced(reason: str, *, at_ms: float = 299.5, fence: int = 5, **fault: Any) -
     return told(reason, **fault).point("forced", "p2", at_ms=at_ms, name=JOB, fence=fence)
 
 
-def lent(left_ms: float) -> HandWritten:
-    """Whoever has lent a lease is told that it is lost, of which so much is left."""
-    return exact().point("keeper_lost", "p0", at_ms=300, name=JOB, fence=5, reason="expired", left_ms=left_ms)
+def lent(left_ms: float, fence: int = 5, lent_ms: float = 10) -> HandWritten:
+    """Whoever has lent a lease with token 5 is told at 300 that one is lost, of which so much is left."""
+    facts: dict[str, Any] = {"name": JOB, "fence": 5, "until": 603 * MS, "outside": True}
+    history = (
+        exact().point("adopted", "c1", at_ms=lent_ms, **facts).point("releasing", "c1", at_ms=500, name=JOB, fence=5)
+    )
+    return history.point("keeper_lost", "p0", at_ms=300, name=JOB, fence=fence, left_ms=left_ms)
 
 
 def busy(
@@ -94,9 +98,10 @@ REASON_CASES = (
     Case("told that another has it, which nobody has", told("taken", **PAUSE), {LOSSES}),
     Case("told that the key is gone, which force has ended", forced("deleted"), {LOSSES}),
     Case("told that the key is gone, which force has ended while the store was away", forced("deleted", **PAUSE)),
-    Case("told of the loss of what it has lent", lent(0.0)),
-    Case("told of the loss of what it was about to lend, as that was over by its own clock", lent(66.0)),
-    Case("told of the loss of what it has lent, and what is held", lent(66.1), {LOSSES}),
+    Case("told of the loss of what it has lent", lent(1.0)),
+    Case("told of the loss of what it was about to lend, as that was over by its own clock", lent(500.0, fence=6)),
+    Case("told of the loss of what it lends all the same", lent(500.0, lent_ms=301)),
+    Case("told of the loss of what it has lent, and what is held", lent(1.1), {LOSSES}),
     Case("told of the loss of what it has lent, and the data is gone", lent(500.0).fault(1, **FLUSH)),
     Case(
         "told of the loss of what it has lent, and the data was gone long before",

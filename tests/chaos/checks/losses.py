@@ -6,13 +6,14 @@ from __future__ import annotations
 from tests.chaos.checks.bodies import Body, bodies_of
 from tests.chaos.checks.causes import granted_after, taken_away, was_forced
 from tests.chaos.checks.evidence import Event, Evidence
-from tests.chaos.checks.holds import Hold
-from tests.chaos.checks.promises import CLAIM_MS, CLOCK_RATES, MARGIN_MS, MS, RUN_MS, SLOT_MS
+from tests.chaos.checks.holds import Hold, Lease
+from tests.chaos.checks.promises import CLAIM_MS, CLOCK_RATES, MS, SLOT_MS
 from tests.chaos.checks.quiet import is_disturbed
 from tests.chaos.checks.verdict import Example, Verdict, found
 
 NAME = "losses_have_a_cause"
 DELAYS = 4  # a shorter lease may be over before an answer is there: its two last thirds are less than three delays
+LEAST_LEFT_MS = 1  # the server counts in whole ones
 FORCED, DELETED = "forced", "deleted"
 OVER = frozenset({"expired", "unreachable"})
 LEAST_CLAIM_NS = CLAIM_MS * MS // 3  # nobody begins under what is left of one when it is less
@@ -38,12 +39,13 @@ def losses_have_a_cause(evidence: Evidence) -> Verdict:
         for hold in evidence.holds
         if not _is_named(hold, evidence)
     ]
+    lent = {(hold.name, hold.fence): hold.began for hold in evidence.holds if hold.is_outside}
     violations += [
         Example(
             f"{it['i']} was told of the loss of {it['name']}, lent under token {it['fence']}, which is held", it["t"]
         )
         for it in evidence.points.get("keeper_lost", ())
-        if _is_held(it, evidence)
+        if _is_held(it, lent, evidence)
     ]
     missing = None if bodies else "the history has no body of a hold that is kept"
     return found(NAME, violations, checked=len(bodies), counts={"lost": len(lost)}, missing=missing)
@@ -65,13 +67,15 @@ def _has_cause(body: Body, evidence: Evidence) -> bool:
     return is_disturbed(evidence, i, since, body.lost) or was_forced(name, fence, since, body.lost, evidence)
 
 
-def _is_held(loss: Event, evidence: Evidence) -> bool:
-    """Whether the lease of which its keeper was told that it is lost goes on at the server; where it was only about to
-    lend it, for longer than by its own clock."""
+def _is_held(loss: Event, lent: dict[Lease, int], evidence: Evidence) -> bool:
+    """Whether a lease that a client has goes on at the server, of which its keeper was told that it is lost.
+
+    `lent`: when each was (ns).
+    """
     lease_ns, t = evidence.lease_ttl_ns, loss["t"]
-    most_ns = (RUN_MS + MARGIN_MS) * MS + round(2 * CLOCK_RATES * lease_ns) + 2 * evidence.slack.delay_ns
     forgot = evidence.store_forgot(t - lease_ns, t) or evidence.clock_moved(loss["i"], t - lease_ns, t)
-    return loss["left_ms"] * MS > most_ns and not forgot
+    lent_at = lent.get((loss["name"], loss["fence"]), t)
+    return lent_at < t and loss["left_ms"] > LEAST_LEFT_MS and not forgot
 
 
 def _is_named(hold: Hold, evidence: Evidence) -> bool:
