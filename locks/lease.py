@@ -15,6 +15,7 @@ from locks.for_whom import read_for_whom
 _log = logging.getLogger("locks")
 
 SHORTEST_LEASE_S, LONGEST_LEASE_S = 0.1, 3600
+LATE_S = 0.1  # so much later than it was asked for, an extension makes the server's lease longer than its holder's
 
 
 class LeaseKeeper(Protocol):
@@ -193,9 +194,10 @@ class Lease:
         self._on_lost = tell
 
     def extended(self, *, sent_at_s: float, lease_ttl_s: float) -> None:
-        """Redis has confirmed the extension that was sent at `sent_at_s`."""
+        """Redis has confirmed the extension that was sent at `sent_at_s`, and counts from when it got that."""
         self.lease_ttl_s = lease_ttl_s
         self.deadline_s = min(sent_at_s + lease_ttl_s - margin_s(lease_ttl_s), self.holds_until_s)
+        self.may_outlast = self.may_outlast or self._keeper.clock.monotonic_s() - sent_at_s > LATE_S
         self.renewal_unanswered = False
 
     def bound(self, max_hold_s: float, *, from_s: float) -> None:

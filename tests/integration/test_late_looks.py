@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from locks import Lease, LeaseLost, Locker
+from locks import Lease, LeaseLost, Locker, LossReason
 from locks.clock import SYSTEM
 from locks.events import StoreLost, WakeSource
+from locks.lease import LATE_S
 from locks.request import Request
 from tests.harness import PATIENCE_S, wait_until_async
 from tests.integration.lock_faults import LONG_MS, lease_end_s, stand_and_listen, url_of
@@ -122,6 +123,21 @@ async def test_nor_does_one_that_takes_the_lock_after_a_lease_that_nobody_extend
         await keys.gone()
         assert ends_at_s is not None
         assert SYSTEM.monotonic_s() < ends_at_s - 1.0, "it was not given back, but over"
+
+
+async def test_a_lease_that_the_server_was_asked_late_to_extend_is_given_back_when_it_is_lost(
+    proxy: Proxy, name: str, keys: Keys
+) -> None:
+    """Its holder counts from when it asked, the server from when it was asked."""
+    async with locking(url_of(proxy)) as locker:
+        lease = await locker.acquire(name, lease_ttl_s=LEASE_S)
+        proxy.hold(Way.REQUESTS)
+        extending = asyncio.create_task(lease.extend(LEASE_S))
+        await asyncio.sleep(2 * LATE_S)
+        proxy.let_through(Way.REQUESTS)
+        await extending
+        locker._renewal.lose(lease, LossReason.EXPIRED)
+        await keys.gone()
 
 
 async def test_a_look_that_the_server_has_refused_for_a_while_stands_in_line_for_nobody_who_has_left(
